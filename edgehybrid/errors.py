@@ -1,0 +1,119 @@
+"""What can go wrong through no fault of the code, and the exit code of each.
+
+```
+EdgeHybridError              what happened, why (found and needed), what to run next
+├─ UsageError          2     options that contradict each other or make no sense
+├─ NotReadyError       3     a library, device or driver is missing
+├─ InputError          4     a model, weights, images or a name that cannot be used
+│  ├─ NotFoundError          no such model, target, image set or file: names near misses
+│  ├─ GraphError             unsupported or malformed ONNX: names the node
+│  ├─ WeightsError           a checkpoint that is damaged, hostile, or for another model
+│  └─ ImagesError            an image set that is empty, damaged or too small
+├─ StageError          5     export, calibration, quantization, build or run failed
+├─ GateError           6     the accuracy budget (`--max-drop`) was not met
+├─ ArtifactError       7     a bundle or engine that is damaged, untrusted or incompatible
+└─ ResourceError       8     disk full, out of memory, not writable
+```
+Anything else that escapes is a bug (exit code 1).
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgeHybridError(Exception):
+    """Three short lines for the user.
+
+    Args:
+        what: What happened, one line.
+        why: What was found and what was needed, one line.
+        fix: What to do or run next, one line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, why: str, fix: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.fix = fix
+
+    def __str__(self) -> str:
+        """The three lines."""
+        return f"{self.what}\n  why: {self.why}\n  fix: {self.fix}"
+
+
+class UsageError(EdgeHybridError):
+    """Options that contradict each other or make no sense."""
+
+    exit_code = 2
+
+
+class NotReadyError(EdgeHybridError):
+    """A library, device or driver is missing."""
+
+    exit_code = 3
+
+
+class InputError(EdgeHybridError):
+    """Something the user gave cannot be used."""
+
+    exit_code = 4
+
+
+class NotFoundError(InputError):
+    """No such model, target, image set or file."""
+
+
+class GraphError(InputError):
+    """An ONNX graph that is malformed or not supported; `what` names the node."""
+
+
+class WeightsError(InputError):
+    """A checkpoint that is damaged, hostile or made for another model."""
+
+
+class ImagesError(InputError):
+    """An image set that is empty, damaged or too small."""
+
+
+class StageError(EdgeHybridError):
+    """A stage started and could not finish."""
+
+    exit_code = 5
+
+
+class GateError(EdgeHybridError):
+    """The result is there and misses the budget that was asked for."""
+
+    exit_code = 6
+
+
+class ArtifactError(EdgeHybridError):
+    """A bundle or engine that is damaged, untrusted or incompatible."""
+
+    exit_code = 7
+
+
+class ResourceError(EdgeHybridError):
+    """The machine ran out of something, or a place cannot be written."""
+
+    exit_code = 8
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], fix: str) -> NotFoundError:
+    """The error for a name that is not in a table.
+
+    Args:
+        kind: What was looked for, as in "model".
+        name: What was given.
+        known: Every valid name.
+        fix: The command that lists them.
+
+    Returns:
+        An error whose second line suggests near misses, or else lists what is known.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    why = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return NotFoundError(f"no {kind} named '{name}'", why=why, fix=fix)

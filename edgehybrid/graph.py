@@ -1,0 +1,210 @@
+"""The one currency between stages: an ONNX graph, how to open, save, check and measure it."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgehybrid.errors import GraphError
+
+MIN_OPSET = 13
+MAX_OPSET = 23
+
+
+class Graph:
+    """An ONNX model of standard operators with static shapes; `model` may be edited in place by its owner."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+
+    @property
+    def body(self) -> ir.Graph:
+        """The main graph."""
+        return self.model.graph
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return self.model.opset_imports[""]
+
+    @property
+    def input(self) -> ir.Value:
+        """The image input, float32 (N, 3, H, W)."""
+        return self.body.inputs[0]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return tuple(name_of(v) for v in self.body.outputs)
+
+    def clone(self) -> "Graph":
+        """An independent copy; constant data is shared, as it is never written in place."""
+        return Graph(self.model.clone())
+
+    def to_bytes(self) -> bytes:
+        """The ONNX protobuf."""
+        data: bytes = ir.to_proto(self.model).SerializeToString(deterministic=True)
+        return data
+
+    def digest(self) -> str:
+        """SHA-256 of the protobuf."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def nodes(self, *ops: str) -> Iterator[ir.Node]:
+        """Nodes of the main graph in order, all or only those of the operators named."""
+        for node in self.body:
+            if not ops or (node.op_type in ops and node.domain == ""):
+                yield node
+
+
+def load(path: Path) -> Graph:
+    """Open and check an ONNX file.
+
+    Args:
+        path: The `.onnx` file. External data must lie in its folder.
+
+    Returns:
+        The graph, shapes inferred.
+
+    Raises:
+        GraphError: Not ONNX, damaged, an opset outside 13..23, or operators outside the standard domain.
+    """
+    try:
+        proto = onnx.load(path)  # bounds external data to the file's own folder (onnx >= 1.21)
+        return from_proto(proto)
+    except GraphError:
+        raise
+    except Exception as error:  # protobuf, onnx and onnx_ir raise a dozen unrelated types
+        raise GraphError(
+            f"{path} is not a usable ONNX file",
+            why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}",
+            fix="check the file with `python -m onnx.checker` or export it again",
+        ) from error
+
+
+def from_proto(proto: onnx.ModelProto) -> Graph:
+    """Check a protobuf, infer its shapes and wrap it.
+
+    Raises:
+        GraphError: An opset outside 13..23 or an operator outside the standard domain.
+    """
+    versions = {o.domain: o.version for o in proto.opset_import}
+    opset = versions.get("", versions.get("ai.onnx", 0))
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise GraphError(
+            f"ONNX opset {opset} is not supported",
+            why=f"the rewrites and TensorRT's parser know opsets {MIN_OPSET} to {MAX_OPSET}",
+            fix="export again with opset_version=17",
+        )
+    for node in proto.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise GraphError(
+                f"node '{node.name}' uses {node.domain}.{node.op_type}",
+                why="only operators of the ONNX standard can be rewritten and built by TensorRT",
+                fix="export without custom or runtime-specific operators",
+            )
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    return Graph(ir.from_proto(inferred))
+
+
+def infer_shapes(graph: Graph) -> Graph:
+    """The same graph with the shape and type of every value filled in again, after an edit."""
+    for value in values(graph):
+        if value.producer() is not None and not value.is_graph_output():
+            value.shape = None
+            value.type = None
+    return Graph(ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(graph.model))))
+
+
+def tidy(graph: Graph) -> Graph:
+    """Drop what nothing reads any more, sort topologically, infer shapes."""
+    graph.body.sort()
+    for node in reversed(list(graph.body)):
+        if not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            graph.body.remove(node, safe=True)
+    for name, value in list(graph.body.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.body.initializers[name]
+    return infer_shapes(graph)
+
+
+def values(graph: Graph) -> Iterator[ir.Value]:
+    """Every value of the main graph once: inputs, initializers, node outputs."""
+    yield from graph.body.inputs
+    yield from graph.body.initializers.values()
+    for node in graph.body:
+        yield from node.outputs
+
+
+def name_of(value: ir.Value) -> str:
+    """The value's name; every value of a loaded graph has one."""
+    if value.name is None:
+        raise ValueError("a value without a name")
+    return value.name
+
+
+def shape_of(value: ir.Value) -> tuple[int, ...]:
+    """The static shape of a value.
+
+    Raises:
+        GraphError: Unknown or dynamic.
+    """
+    dims = () if value.shape is None else tuple(value.shape)
+    if value.shape is None or not all(isinstance(d, int) for d in dims):
+        raise GraphError(
+            f"the shape of '{value.name}' is not static",
+            why=f"found {value.shape}; engines here are built for one fixed size",
+            fix="export with a fixed batch and input size",
+        )
+    return tuple(int(d) for d in dims if isinstance(d, int))
+
+
+def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """The array behind an initializer or Constant output; None for anything computed."""
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def add_constant(graph: Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
+    """Register a new initializer under `name`, made unique by a suffix if it is taken."""
+    taken = {v.name for v in values(graph)}
+    unique, i = name, 1
+    while unique in taken:
+        unique, i = f"{name}_{i}", i + 1
+    tensor = ir.tensor(np.ascontiguousarray(array), name=unique)
+    value = ir.Value(
+        name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.body.register_initializer(value)
+    return value
+
+
+def count_params(graph: Graph) -> int:
+    """Number of float weights."""
+    arrays = (constant(v) for v in graph.body.initializers.values())
+    return sum(a.size for a in arrays if a is not None and a.dtype.kind == "f")
+
+
+def count_macs(graph: Graph) -> int:
+    """Multiply-accumulates of one image: Conv, Gemm and MatMul, as papers count them."""
+    total = 0
+    for node in graph.nodes("Conv", "Gemm", "MatMul"):
+        first, second = node.inputs[0], node.inputs[1]
+        if first is None or second is None:
+            continue
+        out = math.prod(shape_of(node.outputs[0]))
+        if node.op_type == "Conv":
+            total += out * math.prod(shape_of(second)[1:])
+        elif node.op_type == "Gemm":
+            transposed = node.attributes.get_int("transA", 0)
+            total += out * shape_of(first)[0 if transposed else 1]
+        else:
+            total += out * shape_of(first)[-1]
+    return total // shape_of(graph.input)[0]

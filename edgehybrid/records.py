@@ -1,0 +1,298 @@
+"""The nouns that stages exchange: frozen dataclasses without logic. Units stand in names or comments."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Precision = Literal["fp32", "fp16", "int8"]
+Method = Literal["mse", "minmax", "percentile", "entropy"]
+Dialect = Literal["fp32", "typed"]
+"""`fp32`: float32-typed Q/DQ, opset 17 (ONNX Runtime, TensorRT 8.5 and 8.6). `typed`: strongly typed float16
+with Q/DQ, opset 19 (TensorRT 10, 11 and RTX)."""
+Status = Literal["measured", "estimated", "deferred", "failed"]
+
+
+# --- models and images ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes network input; one object for calibration, evaluation and stream.
+
+    Resize the shorter side to int(size / crop_pct), cut the centre size x size, scale to [0, 1],
+    subtract mean, divide by std. RGB order.
+    """
+
+    size: int  # px
+    crop_pct: float = 0.875
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights came from."""
+
+    source: str  # path, URL or "random (seed 0)"
+    sha256: str  # of the file; of the name and seed for random weights
+    trained: bool
+    note: str = ""  # what the user must know: a resized table, an untrained network
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known about one architecture variant without building it."""
+
+    name: str
+    family: str
+    input_size: int  # px, as published
+    params: int  # counted by this code at the published size, 1000 classes
+    macs: int  # counted likewise: convolutions, linear layers and attention products of one image
+    published: Mapping[str, str]  # "top1", "params", "macs" as printed by the authors
+    paper: str
+    licence: str
+    weights_url: str | None  # direct download, None where a browser is needed
+    weights_note: str = ""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One concrete network: an architecture or a file, with its weights and preprocessing."""
+
+    name: str
+    preprocess: Preprocess
+    classes: int
+    weights: Provenance
+    card: ModelCard | None = None  # None for a user's ONNX file
+    labels: tuple[str, ...] = ()  # class names, may be empty
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Which images were used."""
+
+    name: str
+    source: str  # folder, file or URL
+    images: int
+    sha256: str  # over the chosen images' bytes, independent of their order
+    labelled: bool = False
+    classes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # "path: reason" for each image that could not be read
+    licence: str = ""
+    note: str = ""
+
+
+# --- targets and what to do -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a data sheet and where it was read."""
+
+    value: str | float | None  # None: unknown
+    source: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a model will run."""
+
+    name: str
+    title: str
+    backend: Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+    dialect: Dialect
+    precisions: tuple[Precision, ...]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice that shapes a bundle; two equal recipes on the same inputs give the same bundle."""
+
+    model: str
+    weights: str
+    precision: Precision
+    target: str
+    batch: int
+    input_size: int
+    crop_pct: float
+    num_classes: int
+    calib: str
+    num_calib: int
+    method: Method
+    eval: str | None
+    num_eval: int
+    seed: int
+
+
+# --- quantization ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Calibrated activation ranges."""
+
+    method: Method
+    images: int
+    sha256: str  # of the calibration images
+    tensors: Mapping[str, float]  # tensor name -> amax; int8 scale = amax / 127
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to one input of one node, and why."""
+
+    node: str
+    op: str
+    input: int  # index into the node's inputs
+    tensor: str
+    kind: Literal["activation", "weight", "float"]  # float: stays in the float type of the dialect
+    rule: str  # short name of the row in the rule table
+    reason: str
+    axis: int | None = None  # channel axis of a weight's scales
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where Q/DQ goes. Every input of every weighted or attention operator has one decision."""
+
+    dialect: Dialect
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """Signal to quantization noise at one layer output."""
+
+    node: str
+    op: str
+    tensor: str
+    sqnr_db: float
+
+
+# --- measurements ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """What a latency must be quoted with; None where the machine does not tell."""
+
+    name: str  # CPU or board name
+    cores: int
+    threads: int  # used by the runner
+    memory_gib: float
+    system: str
+    load: float | None = None  # 1-minute load average when the measurement began
+    clocks_mhz: Mapping[str, float] = field(default_factory=dict)
+    temperature_c: float | None = None
+    power_mode: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per batch of synchronous calls; no sample is dropped."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    min: float
+    max: float
+    mean: float
+    std: float
+    n: int
+    samples: tuple[float, ...] = ()  # in order of measurement
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 and top-5 in percent; `ci95` is Wilson's interval of top-1."""
+
+    top1: float
+    top5: float
+    n: int
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Paired loss of top-1 against the reference, in percentage points (positive: worse)."""
+
+    points: float
+    ci95: tuple[float, float]
+    mcnemar_p: float
+    discordant: int
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close outputs are to the reference, labels or not."""
+
+    agreement: float  # percent of images with the same top-1
+    sqnr_db: float  # of the logits
+    logit_kl: float  # mean KL(reference || this) of the softmax, nats
+    n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report: one precision on one backend."""
+
+    precision: Precision
+    backend: str
+    status: Status
+    reason: str | None = None
+    latency: Latency | None = None
+    accuracy: Accuracy | None = None
+    drop: Drop | None = None
+    fidelity: Fidelity | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The engine, or why there is none."""
+
+    flavor: Literal["tensorrt", "tensorrt-rtx"] | None
+    status: Literal["built", "checked", "deferred", "failed"]
+    reason: str | None = None
+    path: str | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one step of a build cost."""
+
+    name: str
+    seconds: float
+    peak_rss_mb: float
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a build found out."""
+
+    version: str
+    model: ModelSpec
+    params: int
+    macs: int
+    batch: int
+    target: Target
+    device: DeviceState
+    calibration: ImageSet | None
+    method: Method | None
+    evaluation: ImageSet | None
+    rows: tuple[Row, ...]
+    engine: Engine
+    stages: tuple[Stage, ...]
+    bundle: str
+    placement: tuple[Decision, ...] = ()
+    layers: tuple[LayerError, ...] = ()
+    notes: tuple[str, ...] = ()
+    next_command: str = ""
