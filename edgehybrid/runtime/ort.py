@@ -1,0 +1,160 @@
+"""Run ONNX files on the CPU with ONNX Runtime: the default backend, and the one accuracy is judged on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgehybrid.errors import EdgeHybridError, GraphError, NotFoundError, ResourceError, StageError
+from edgehybrid.runtime import TensorInfo, Tensors, available_cores, check_feeds
+
+_SILENT = (
+    4  # fatal only: every error also arrives as an exception, and stderr belongs to the progress display
+)
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+onnxruntime.set_default_logger_severity(_SILENT)
+
+
+class OrtRunner:
+    """An ONNX file on the CPU execution provider."""
+
+    def __init__(self, path: Path, *, threads: int = 0, canonical: bool = False, spin: bool = True) -> None:
+        """Load the file; arguments and errors as in `edgehybrid.runtime.open_runner`."""
+        if threads < 0:
+            raise ValueError(f"threads must be 0 (all physical cores) or more, got {threads}")
+        if not path.is_file():
+            raise NotFoundError(
+                f"no file {path}",
+                why="found nothing to load there, needed an .onnx file",
+                fix="check the path, or make one with `edgehybrid export`",
+            )
+        self.path = path
+        self.threads = threads or available_cores()
+        options = _options(self.threads, canonical=canonical, spin=spin)
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+            raise _load_error(path, error) from error
+        self._session: onnxruntime.InferenceSession | None = session
+        self._inputs = {port.name: _info(path, port) for port in session.get_inputs()}
+        self._outputs = {port.name: _info(path, port) for port in session.get_outputs()}
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.log_severity_level = _SILENT
+
+    @property
+    def inputs(self) -> Mapping[str, TensorInfo]:
+        """What `run` needs, by name."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> Mapping[str, TensorInfo]:
+        """What `run` returns, by name."""
+        return self._outputs
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
+        """One synchronous call; see `edgehybrid.runtime.Runner.run`."""
+        if self._session is None:
+            raise ValueError(f"the runner of {self.path} is closed")
+        check_feeds(self._inputs, feeds)
+        try:
+            arrays = self._session.run(list(self._outputs), dict(feeds), self._run_options)
+        except Exception as error:
+            raise _run_error(self.path, error) from error
+        return dict(zip(self._outputs, cast(list[NDArray[np.generic]], arrays), strict=True))
+
+    def __enter__(self) -> "OrtRunner":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the session, its memory and its threads."""
+        self._session = None
+
+
+def _options(threads: int, *, canonical: bool, spin: bool) -> onnxruntime.SessionOptions:
+    """Session options: explicit threads, one operator at a time, silent."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _SILENT
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_DISABLE_ALL if canonical else level.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    return options
+
+
+def _info(path: Path, port: onnxruntime.NodeArg) -> TensorInfo:
+    """Shape and dtype of a graph input or output.
+
+    Raises:
+        GraphError: A dynamic shape, or not a tensor of numbers.
+    """
+    if port.type not in _DTYPES:
+        raise GraphError(
+            f"{path}: '{port.name}' is a {port.type}",
+            why=f"inputs and outputs must be tensors of {', '.join(sorted(set(_DTYPES.values())))}",
+            fix="export the network without preprocessing or sequence outputs",
+        )
+    if not all(isinstance(dim, int) for dim in port.shape):
+        raise GraphError(
+            f"{path}: the shape of '{port.name}' is not static",
+            why=f"found {port.shape}; networks here run at one fixed size",
+            fix="export with a fixed batch and input size",
+        )
+    return TensorInfo(tuple(port.shape), np.dtype(_DTYPES[port.type]))
+
+
+def _load_error(path: Path, error: Exception) -> EdgeHybridError:
+    """What a failure to load means to the user."""
+    reason = _first_line(error)
+    if isinstance(error, MemoryError) or "Failed to allocate memory" in str(error):
+        return ResourceError(f"not enough memory to load {path}", why=reason, fix="close other programs")
+    if (
+        type(error).__name__ == "NotImplemented"
+    ):  # onnxruntime's class: the operator exists, not for this type
+        return GraphError(
+            f"ONNX Runtime cannot run {path} on the CPU",
+            why=reason,
+            fix="use another precision or backend for this graph",
+        )
+    return GraphError(
+        f"{path} is not a usable ONNX file",
+        why=reason,
+        fix="check the file with `python -m onnx.checker` or export it again",
+    )
+
+
+def _run_error(path: Path, error: Exception) -> EdgeHybridError:
+    """What a failure to run means to the user."""
+    reason = _first_line(error)
+    if isinstance(error, MemoryError) or "Failed to allocate memory" in str(error):
+        return ResourceError(
+            f"not enough memory to run {path}", why=reason, fix="use a smaller batch or input size"
+        )
+    return StageError(
+        f"{path} failed while running",
+        why=reason,
+        fix="check the graph with `python -m onnx.checker`; if it passes, report this",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """The message without ONNX Runtime's prefix, on one line."""
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.removeprefix("[ONNXRuntimeError] : ").split())
