@@ -1,0 +1,1 @@
+"""Tests: `tests/test_<module>.py` mirrors `edgehybrid/<module>.py`."""
