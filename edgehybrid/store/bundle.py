@@ -1,0 +1,168 @@
+"""Bundles: a folder of results and a manifest with the hash of every file."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgehybrid import __version__
+from edgehybrid.errors import ArtifactError, ResourceError, UsageError
+from edgehybrid.store.documents import to_json
+from edgehybrid.store.files import Content, guarding, locked, sha256_of, sync_folder, write_beside
+
+BUNDLE_SCHEMA = "edgehybrid.bundle/1"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose files match its manifest."""
+
+    path: Path
+    manifest: Mapping[str, object]
+
+    def file(self, name: str) -> Path:
+        """Path of a file that the manifest lists.
+
+        Raises:
+            ArtifactError: It is not listed.
+        """
+        files = self.manifest["files"]
+        if not isinstance(files, dict) or name not in files:
+            listed = ", ".join(sorted(files)) if isinstance(files, dict) else "nothing"
+            raise ArtifactError(
+                f"the bundle {self.path} has no {name}",
+                why=f"its manifest lists {listed}",
+                fix="build it again with `edgehybrid build`",
+            )
+        return self.path / name
+
+
+def check_output(folder: Path, model: str) -> None:
+    """Make sure that writing a bundle of `model` into `folder` destroys nothing.
+
+    Raises:
+        UsageError: It is a file, or holds something that is not a bundle.
+        ArtifactError: It is a bundle of another model.
+        ResourceError: It cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(
+            f"--output {folder} is a file",
+            why="a bundle is a folder",
+            fix="give the name of a new or empty folder",
+        )
+    with guarding(folder):
+        existing = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        parent = folder
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise ResourceError(
+                f"cannot write {folder}",
+                why=f"{parent} is {'read-only or not yours' if parent.is_dir() else 'a file'}",
+                fix="choose another folder with --output, or correct its permissions",
+            )
+    leftovers = [n for n in existing if not (n.startswith(".") and n.endswith(".tmp"))]
+    if not leftovers:
+        return
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())
+        owner = found["recipe"]["model"] if found["schema"] == BUNDLE_SCHEMA else None
+    except (OSError, ValueError, KeyError, TypeError):
+        owner = None
+    if owner is None:
+        raise UsageError(
+            f"--output {folder} is not empty and not a bundle",
+            why=f"found {', '.join(leftovers[:3])}{' ...' if len(leftovers) > 3 else ''}",
+            fix="give the name of a new or empty folder",
+        )
+    if owner != model:
+        raise ArtifactError(
+            f"--output {folder} is a bundle of another model",
+            why=f"found {owner}, about to write {model}",
+            fix="give another folder; nothing was changed",
+        )
+
+
+def write_bundle(folder: Path, files: Mapping[str, Content], facts: Mapping[str, object]) -> Bundle:
+    """Write or replace a bundle: every file under a temporary name first, then renames, the manifest last.
+
+    Args:
+        folder: Checked with `check_output` before any work began.
+        files: File name -> content.
+        facts: What the manifest says besides schema, version and file digests.
+
+    Raises:
+        ResourceError: Disk full or not writable; an older bundle there stays whole unless the failure falls
+            between the renames, and then `open_bundle` refuses it and a second build repairs it.
+    """
+    with locked(f"bundle {folder.resolve()}"), guarding(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        old = _listed(folder)
+        staged: dict[str, Path] = {}
+        try:
+            for name, content in files.items():
+                staged[name] = write_beside(folder / name, content)
+            listing = {
+                n: {"sha256": sha256_of(p), "bytes": p.stat().st_size} for n, p in sorted(staged.items())
+            }
+            manifest = {"schema": BUNDLE_SCHEMA, "edgehybrid": __version__, **facts, "files": listing}
+            staged[MANIFEST] = write_beside(folder / MANIFEST, to_json(manifest))
+            for name, path in staged.items():
+                path.replace(folder / name)
+            sync_folder(folder)
+        finally:
+            for path in staged.values():
+                path.unlink(missing_ok=True)
+        for name in old - staged.keys():
+            (folder / name).unlink(missing_ok=True)
+    return Bundle(folder, manifest)
+
+
+def _listed(folder: Path) -> set[str]:
+    """File names of an older manifest in `folder`, plain names only."""
+    try:
+        names = json.loads((folder / MANIFEST).read_bytes())["files"].keys()
+        return {n for n in names if Path(n).name == n and n not in (".", "..")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Open a bundle after checking the size and hash of every file in its manifest.
+
+    Raises:
+        ArtifactError: Not a bundle, made by an unknown version, incomplete or changed.
+    """
+    again = "build it again with `edgehybrid build`, or copy it again from where it was made"
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{folder} is not a bundle", why=f"it has no {MANIFEST}", fix=again) from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder / MANIFEST} cannot be read", why=str(error), fix=again) from error
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if schema != BUNDLE_SCHEMA or not isinstance(files, dict):
+        raise ArtifactError(
+            f"{folder} is not a bundle this version can read",
+            why=f"schema {schema}, needed {BUNDLE_SCHEMA}",
+            fix=again,
+        )
+    for name, entry in files.items():
+        path = folder / name
+        if Path(name).name != name or name in (".", "..") or path.is_symlink() or not isinstance(entry, dict):
+            raise ArtifactError(f"the manifest of {folder} is not trusted", why=f"entry {name!r}", fix=again)
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing", why="the manifest lists it", fix=again)
+        if path.stat().st_size != entry.get("bytes") or sha256_of(path) != entry.get("sha256"):
+            raise ArtifactError(
+                f"{path} is damaged or was changed",
+                why="its bytes do not match the hash in the manifest",
+                fix=again,
+            )
+    return Bundle(folder, manifest)
