@@ -1,5 +1,6 @@
 """Run ONNX files on the CPU with ONNX Runtime: the default backend, and the one accuracy is judged on."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -9,8 +10,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edgehybrid.cores import available_cores
 from edgehybrid.errors import EdgeHybridError, GraphError, NotFoundError, ResourceError, StageError
-from edgehybrid.runtime import TensorInfo, Tensors, available_cores, check_feeds
+from edgehybrid.runtime import TensorInfo, Tensors, check_feeds
 
 _SILENT = (
     4  # fatal only: every error also arrives as an exception, and stderr belongs to the progress display
@@ -32,7 +34,7 @@ onnxruntime.set_default_logger_severity(_SILENT)
 class OrtRunner:
     """An ONNX file on the CPU execution provider."""
 
-    def __init__(self, path: Path, *, threads: int = 0, canonical: bool = False, spin: bool = True) -> None:
+    def __init__(self, path: Path, *, threads: int = 0, canonical: bool = False, spin: bool = False) -> None:
         """Load the file; arguments and errors as in `edgehybrid.runtime.open_runner`."""
         if threads < 0:
             raise ValueError(f"threads must be 0 (all physical cores) or more, got {threads}")
@@ -122,7 +124,7 @@ def _info(path: Path, port: onnxruntime.NodeArg) -> TensorInfo:
 
 def _load_error(path: Path, error: Exception) -> EdgeHybridError:
     """What a failure to load means to the user."""
-    reason = _first_line(error)
+    reason = _reason(error)
     if isinstance(error, MemoryError) or "Failed to allocate memory" in str(error):
         return ResourceError(f"not enough memory to load {path}", why=reason, fix="close other programs")
     if (
@@ -136,13 +138,13 @@ def _load_error(path: Path, error: Exception) -> EdgeHybridError:
     return GraphError(
         f"{path} is not a usable ONNX file",
         why=reason,
-        fix="check the file with `python -m onnx.checker` or export it again",
+        fix=f"export it again, or see what is wrong with `check-model {path}` (comes with onnx)",
     )
 
 
 def _run_error(path: Path, error: Exception) -> EdgeHybridError:
     """What a failure to run means to the user."""
-    reason = _first_line(error)
+    reason = _reason(error)
     if isinstance(error, MemoryError) or "Failed to allocate memory" in str(error):
         return ResourceError(
             f"not enough memory to run {path}", why=reason, fix="use a smaller batch or input size"
@@ -150,11 +152,11 @@ def _run_error(path: Path, error: Exception) -> EdgeHybridError:
     return StageError(
         f"{path} failed while running",
         why=reason,
-        fix="check the graph with `python -m onnx.checker`; if it passes, report this",
+        fix=f"check the file with `check-model {path}` (comes with onnx); if it passes, report this",
     )
 
 
-def _first_line(error: Exception) -> str:
-    """The message without ONNX Runtime's prefix, on one line."""
-    text = str(error).strip() or type(error).__name__
-    return " ".join(text.removeprefix("[ONNXRuntimeError] : ").split())
+def _reason(error: Exception) -> str:
+    """The message on one line, without the prefix "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : "."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)

@@ -1,0 +1,241 @@
+"""Measure how long a network takes: one runner alone, or several side by side so that their ratio is fair.
+
+Timed is one synchronous call after another, from arrays in host memory to arrays in host memory: what a camera
+loop pays. Every timed call is a sample and none is dropped, so a disturbance shows in p99 and max.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgehybrid.records import Latency, Ratio
+from edgehybrid.runtime import Runner, Tensors
+
+BLOCK = 5
+"""Timed calls in a row per runner and round of an interleaved measurement."""
+UNSTEADY = 2.5
+"""Percent. trtexec warns where the coefficient of variation exceeds this."""
+
+Clock = Callable[[], float]
+"""Seconds, monotonic."""
+
+
+def measure(
+    runner: Runner,
+    feeds: Tensors,
+    *,
+    warmup: float = 0.2,
+    warmup_calls: int = 5,
+    iterations: int = 50,
+    duration: float = 3.0,
+    limit: float = 60.0,
+    clock: Clock = time.perf_counter,
+) -> Latency:
+    """Time synchronous calls of one open runner.
+
+    Warm-up ends when both its time and its calls are reached, the measurement when both `duration` and
+    `iterations` are reached or when `limit` is: a network of 10 s per call gives few samples, and `n` says so.
+
+    Args:
+        runner: Open; `run` returns only when the outputs are in host memory.
+        feeds: One batch by input name, shapes and dtypes as the runner wants them.
+        warmup: Seconds of untimed calls first, so that clocks, caches and lazy initialisation settle.
+        warmup_calls: Untimed calls, at least.
+        iterations: Timed calls, at least 1.
+        duration: Seconds of timed calls, at least.
+        limit: Seconds after which no further call begins, warm-up apart.
+        clock: Seconds, monotonic; a test passes a fake.
+
+    Returns:
+        Milliseconds per call (per batch, not per image), samples in order of measurement.
+
+    Raises:
+        InputError: The feeds do not fit (raised by the runner).
+        StageError: The network fails while running (raised by the runner).
+        ValueError: A count or a duration makes no sense.
+
+    Source:
+        trtexec's defaults and stopping rule (TensorRT 8.2 to 10: --warmUp=200 --duration=3).
+    """
+    return measure_interleaved(
+        (runner,),
+        feeds,
+        block=1,
+        warmup=warmup,
+        warmup_calls=warmup_calls,
+        iterations=iterations,
+        duration=duration,
+        limit=limit,
+        clock=clock,
+    )[0]
+
+
+def measure_interleaved(
+    runners: Sequence[Runner],
+    feeds: Tensors,
+    *,
+    block: int = BLOCK,
+    warmup: float = 0.2,
+    warmup_calls: int = 5,
+    iterations: int = 50,
+    duration: float = 3.0,
+    limit: float = 60.0,
+    clock: Clock = time.perf_counter,
+) -> tuple[Latency, ...]:
+    """Time several open runners in turn, so that a change of the machine's speed meets all of them alike.
+
+    A round gives every runner one block of `block` timed calls. Who begins moves on by one each round, and every
+    other cycle runs backwards, so that no runner always follows the same one. Before a block, one untimed call
+    brings the runner's weights back into the caches that its predecessor has just filled: without it every block
+    would begin with a call that a runner measured alone never makes. The runners must not keep threads spinning
+    while others are measured (`open_runner(..., spin=False)`, the default).
+
+    Args:
+        runners: Open, at least one; all take the same `feeds`.
+        feeds: One batch, as in `measure`.
+        block: Timed calls in a row, at least 1.
+        warmup: Seconds of untimed calls per runner; the other limits are per runner, too.
+        warmup_calls: As in `measure`.
+        iterations: As in `measure`; rounded up to whole rounds.
+        duration: As in `measure`.
+        limit: As in `measure`; checked after each round, and one round is always measured.
+        clock: As in `measure`.
+
+    Returns:
+        One latency per runner in the order given, all with the same number of samples; `compare` takes two of them.
+
+    Raises:
+        InputError: The feeds do not fit one of the runners.
+        StageError: A network fails while running.
+        ValueError: No runner, or a count or duration that makes no sense.
+    """
+    if (
+        not runners
+        or min(block, iterations) < 1
+        or min(warmup, warmup_calls, duration) < 0
+        or limit < duration
+    ):
+        raise ValueError("needs a runner, counts of at least 1, and no duration negative or above the limit")
+    for runner in runners:
+        _warm_up(runner, feeds, warmup, warmup_calls, clock)
+    samples: list[list[float]] = [[] for _ in runners]
+    begin = clock()
+    while True:
+        for i in _order(len(runners), len(samples[0]) // block):
+            if len(runners) > 1:
+                runners[i].run(feeds)
+            samples[i] += _time_calls(runners[i], feeds, block, clock)
+        elapsed = (clock() - begin) / len(runners)
+        if elapsed >= limit or (elapsed >= duration and len(samples[0]) >= iterations):
+            return tuple(summarise(times) for times in samples)
+
+
+def summarise(samples: Sequence[float]) -> Latency:
+    """Statistics of latency samples.
+
+    Percentiles interpolate linearly between the two nearest samples, exactly as `numpy.percentile` does by
+    default, so p50 of an even number of samples is the mean of the middle two. trtexec's median is the same;
+    its other percentiles are the nearest sample at or above instead, hence never smaller than ours.
+    `std` is the population's (divided by n), as trtexec's is.
+
+    Args:
+        samples: Milliseconds in order of measurement, at least one, all finite.
+    """
+    times = np.asarray(samples, dtype=np.float64)
+    if times.size == 0 or not np.isfinite(times).all():
+        raise ValueError("latency statistics need at least one sample, all of them finite")
+    p50, p90, p95, p99 = (float(p) for p in np.percentile(times, (50, 90, 95, 99)))
+    return Latency(
+        p50=p50,
+        p90=p90,
+        p95=p95,
+        p99=p99,
+        min=float(times.min()),
+        max=float(times.max()),
+        mean=float(times.mean()),
+        std=float(times.std()),
+        n=int(times.size),
+        samples=tuple(float(t) for t in times),
+    )
+
+
+def compare(reference: Latency, latency: Latency, *, block: int = BLOCK) -> Ratio:
+    """How many times as long as the reference a call takes, with a 95 % interval.
+
+    Each round of the interleaved measurement gives one ratio of the two runners' block medians; `value` is the
+    median of these. A slow drift of the machine cancels within a round, and a disturbance spoils one round, not the
+    result. The interval is the sign test's: the k-th smallest to the k-th largest round, with k as large as 95 %
+    allows. It is exact whatever the distribution, as long as rounds are independent; it needs 6 rounds.
+
+    Args:
+        reference: One result of `measure_interleaved`.
+        latency: Another of the same call.
+        block: The same as there.
+
+    Raises:
+        ValueError: The two were not measured in one call with this block.
+
+    Source:
+        Confidence interval of a median from order statistics: Conover, Practical Nonparametric Statistics, 3.2.
+    """
+    if reference.n != latency.n or reference.n % block or len(reference.samples) != len(latency.samples):
+        raise ValueError("a ratio needs two latencies of one interleaved measurement")
+    medians = [np.median(np.reshape(x.samples, (-1, block)), axis=1) for x in (reference, latency)]
+    ratios = np.sort(medians[1] / medians[0])
+    rounds = len(ratios)
+    k = _sign_test_rank(rounds)
+    interval = (float(ratios[k - 1]), float(ratios[rounds - k])) if k else None
+    return Ratio(float(np.median(ratios)), interval, rounds)
+
+
+def variation(latency: Latency) -> float:
+    """Coefficient of variation, in percent of the mean."""
+    return 100 * latency.std / latency.mean
+
+
+def unsteady_note(latency: Latency) -> str | None:
+    """What to say about a latency whose samples scatter more than trtexec would pass over, else None."""
+    spread = variation(latency)
+    if spread <= UNSTEADY:
+        return None
+    return (
+        f"unsteady: samples vary by {spread:.1f} % of their mean (above {UNSTEADY} %); compare medians, "
+        "and measure again with other programs closed and clocks fixed"
+    )
+
+
+def _warm_up(runner: Runner, feeds: Tensors, seconds: float, calls: int, clock: Clock) -> None:
+    """Untimed calls until both limits are met."""
+    begin, done = clock(), 0
+    while done < calls or clock() - begin < seconds:
+        runner.run(feeds)
+        done += 1
+
+
+def _order(runners: int, round_: int) -> tuple[int, ...]:
+    """Who runs when in a round: 012 120 201, then 210 021 102, and again."""
+    cycle, shift = divmod(round_, runners)
+    order = tuple((i + shift) % runners for i in range(runners))
+    return order[::-1] if cycle % 2 else order
+
+
+def _time_calls(runner: Runner, feeds: Tensors, calls: int, clock: Clock) -> list[float]:
+    """Milliseconds of each of `calls` calls in a row."""
+    times = []
+    for _ in range(calls):
+        begin = clock()
+        runner.run(feeds)
+        times.append((clock() - begin) * 1e3)
+    return times
+
+
+def _sign_test_rank(n: int) -> int:
+    """Largest k such that the k-th smallest and k-th largest of n values hold the median with 95 %; 0 if none."""
+    tail, k = 0.0, 0
+    while True:
+        tail += math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
+        if tail > 0.025 or k >= n:
+            return k
+        k += 1
