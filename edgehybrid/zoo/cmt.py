@@ -9,13 +9,17 @@ sits on the feature map, before the pooling, and batch normalisation follows GEL
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-EMBED_STRIDE = 32
+STRIDE = 32
 """Pixels per position of the last stage; the input side must be a multiple of it."""
+
+CLASSIFIER = "head"
+"""The layer whose width is the number of classes."""
 
 SR_RATIOS = (8, 4, 2, 1)
 HEADS = (1, 2, 4, 8)
@@ -40,6 +44,36 @@ SIZES = {
     "cmt_s": Size(32, (64, 128, 256, 512), (3, 3, 16, 3), 4.0),
     "cmt_b": Size(38, (76, 152, 304, 608), (4, 4, 20, 4), 4.0, dropout=0.3),
 }
+
+
+def create(name: str, num_classes: int, input_size: int) -> "CMT":
+    """One variant with fresh weights; arguments as in `CMT`."""
+    return CMT(SIZES[name], num_classes, input_size)
+
+
+def stored_size(state: Mapping[str, Tensor]) -> int | None:
+    """Side in px of the input that a checkpoint's relative-position tables were made for.
+
+    Returns:
+        None where a table is missing or has a shape that no input size gives.
+    """
+    sides = set()
+    for stage, heads, sr in zip("abcd", HEADS, SR_RATIOS, strict=True):
+        table = state.get(f"relative_pos_{stage}")
+        keys = 0 if table is None or table.ndim != 3 else table.shape[2]
+        side = math.isqrt(keys)
+        if table is None or side == 0 or tuple(table.shape) != (heads, side * side * sr * sr, side * side):
+            return None
+        sides.add(side * STRIDE)
+    return sides.pop() if len(sides) == 1 else None
+
+
+def resize(state: Mapping[str, Tensor], input_size: int) -> dict[str, Tensor]:
+    """A checkpoint with its relative-position tables fitted to another input size."""
+    return {
+        key: resize_relative_pos(value, input_size) if key.startswith("relative_pos_") else value
+        for key, value in state.items()
+    }
 
 
 class PatchEmbed(nn.Module):
@@ -88,7 +122,8 @@ class Attention(nn.Module):
         reduced = x if self.sr is None else to_tokens(self.sr(to_map(x, height, width)))
         q, k, v = self.split(self.q(x)), self.split(self.k(reduced)), self.split(self.v(reduced))
         weights = ((q @ k.transpose(-2, -1)) * self.scale + relative_pos).softmax(dim=-1)
-        return self.proj((weights @ v).transpose(1, 2).flatten(2))
+        out: Tensor = self.proj((weights @ v).transpose(1, 2).flatten(2))
+        return out
 
     def split(self, x: Tensor) -> Tensor:
         """(N, L, C) -> (N, heads, L, C / heads)."""
@@ -110,7 +145,8 @@ class InvertedResidualFFN(nn.Module):
         """(N, C, H, W) -> (N, C, H, W)."""
         x = self.conv1(x)
         x = self.proj(x) + x
-        return self.conv2(self.proj_bn(self.proj_act(x)))
+        out: Tensor = self.conv2(self.proj_bn(self.proj_act(x)))
+        return out
 
 
 class Block(nn.Module):
@@ -148,7 +184,8 @@ class CMT(nn.Module):
     Args:
         size: The variant.
         num_classes: Width of the classifier.
-        input_size: Side of the square input in px, a multiple of 32; the relative-position tables depend on it.
+        input_size: Side of the square input in px, a multiple of 32; the relative-position tables depend
+            on it.
         drop_path: Highest stochastic-depth rate, reached by the last block; used only in training.
 
     Raises:
@@ -157,13 +194,11 @@ class CMT(nn.Module):
 
     def __init__(self, size: Size, num_classes: int, input_size: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        if input_size < EMBED_STRIDE or input_size % EMBED_STRIDE:
-            raise ValueError(
-                f"CMT needs an input side that is a multiple of {EMBED_STRIDE} px, not {input_size}"
-            )
+        if input_size < STRIDE or input_size % STRIDE:
+            raise ValueError(f"CMT needs an input side that is a multiple of {STRIDE} px, not {input_size}")
         if num_classes < 1:
             raise ValueError(f"a classifier needs at least 1 class, not {num_classes}")
-        keys = (input_size // EMBED_STRIDE) ** 2
+        keys = (input_size // STRIDE) ** 2
         for stage, heads, sr in zip("abcd", HEADS, SR_RATIOS, strict=True):
             self.register_parameter(
                 f"relative_pos_{stage}", nn.Parameter(torch.randn(heads, keys * sr * sr, keys))
@@ -177,7 +212,7 @@ class CMT(nn.Module):
         self.stem_norm3 = nn.BatchNorm2d(size.stem)
         self.act = nn.GELU()
 
-        rates = torch.linspace(0, drop_path, sum(size.depths)).tolist()
+        rates = torch.linspace(0, drop_path, sum(size.depths), device="cpu").tolist()
         dim_in = size.stem
         for i, stage in enumerate("abcd"):
             dim, first = size.dims[i], sum(size.depths[:i])
@@ -209,7 +244,8 @@ class CMT(nn.Module):
             for block in self.get_submodule(f"blocks_{stage}").children():
                 x = block(x, relative_pos)
         x = self._swish(self._bn(self._fc(x)))
-        return self.head(self._drop(x.mean(dim=(2, 3))))
+        logits: Tensor = self.head(self._drop(x.mean(dim=(2, 3))))
+        return logits
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -249,7 +285,7 @@ def resize_relative_pos(table: Tensor, input_size: int) -> Tensor:
     """
     heads, queries, keys = table.shape
     side_q, side_k = math.isqrt(queries), math.isqrt(keys)
-    new_k = input_size // EMBED_STRIDE
+    new_k = input_size // STRIDE
     new_q = side_q * new_k // side_k
     x = table.float().transpose(1, 2).reshape(heads, keys, side_q, side_q)
     x = nn.functional.interpolate(x, size=(new_q, new_q), mode="bicubic", align_corners=False)
