@@ -83,6 +83,37 @@ class ImageSet:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class SetFile:
+    """One file of a bundled image set."""
+
+    path: str  # inside the folder of the set
+    sha256: str  # of the file
+    source: str  # where it was taken from
+    licence: str = ""  # where it differs from file to file
+
+
+@dataclass(frozen=True)
+class SetPart:
+    """The images of a bundled set that serve one use, calibration or evaluation."""
+
+    kind: Literal["images", "npz"]
+    images: int
+    files: tuple[SetFile, ...]
+
+
+@dataclass(frozen=True)
+class SetCard:
+    """What the manifest of a bundled image set says."""
+
+    name: str
+    title: str
+    licence: str
+    note: str  # what the user must know: a small sample, not the data the model was trained on
+    classes: tuple[str, ...]  # empty: no labels
+    parts: Mapping[str, SetPart]  # "calib", "eval"
+
+
 # --- targets and what to do -----------------------------------------------------------------------
 
 
@@ -183,13 +214,23 @@ class DeviceState:
     name: str  # CPU or board name
     cores: int
     threads: int  # used by the runner
-    memory_gib: float
+    memory_gib: float | None
     system: str
     load: float | None = None  # 1-minute load average when the measurement began
     clocks_mhz: Mapping[str, float] = field(default_factory=dict)
     temperature_c: float | None = None
     power_mode: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `doctor`."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    found: str
+    fix: str | None = None  # what to run; None where there is nothing to do
 
 
 @dataclass(frozen=True)
@@ -206,6 +247,15 @@ class Latency:
     std: float
     n: int
     samples: tuple[float, ...] = ()  # in order of measurement
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long as the reference a call takes (below 1: faster), both timed side by side."""
+
+    value: float
+    ci95: tuple[float, float] | None  # None: too few rounds for a 95 % interval
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -296,3 +346,53 @@ class Report:
     layers: tuple[LayerError, ...] = ()
     notes: tuple[str, ...] = ()
     next_command: str = ""
+
+
+# --- what the smaller verbs return ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Models:
+    """Every architecture that can be named."""
+
+    models: tuple[ModelCard, ...]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Every target that can be named."""
+
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a single stage wrote."""
+
+    path: str
+    kind: Literal["onnx", "calibration", "html", "json"]
+    bytes: int
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Latency or accuracy of one existing file."""
+
+    path: str
+    device: DeviceState
+    rows: tuple[Row, ...]
+    evaluation: ImageSet | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A bundle that was found whole."""
+
+    path: str
+    files: Mapping[str, str]  # name -> sha256
+    loads: tuple[str, ...]  # which files were opened in a runtime as well
+    model: str
+    trained: bool
