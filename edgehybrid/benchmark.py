@@ -1,7 +1,7 @@
 """Measure how long a network takes: one runner alone, or several side by side so that their ratio is fair.
 
-Timed is one synchronous call after another, from arrays in host memory to arrays in host memory: what a camera
-loop pays. Every timed call is a sample and none is dropped, so a disturbance shows in p99 and max.
+Timed is one synchronous call after another, from arrays in host memory to arrays in host memory: what a
+camera loop pays. Every timed call is a sample and none is dropped, so a disturbance shows in p99 and max.
 """
 
 import math
@@ -30,13 +30,13 @@ def measure(
     warmup_calls: int = 5,
     iterations: int = 50,
     duration: float = 3.0,
-    limit: float = 60.0,
+    limit: float | None = None,
     clock: Clock = time.perf_counter,
 ) -> Latency:
     """Time synchronous calls of one open runner.
 
     Warm-up ends when both its time and its calls are reached, the measurement when both `duration` and
-    `iterations` are reached or when `limit` is: a network of 10 s per call gives few samples, and `n` says so.
+    `iterations` are; either ends at `limit`. So a network of 10 s per call gives few samples, and `n` says so.
 
     Args:
         runner: Open; `run` returns only when the outputs are in host memory.
@@ -45,7 +45,8 @@ def measure(
         warmup_calls: Untimed calls, at least.
         iterations: Timed calls, at least 1.
         duration: Seconds of timed calls, at least.
-        limit: Seconds after which no further call begins, warm-up apart.
+        limit: Seconds after which no further call begins, in the warm-up and again in the measurement;
+            60, or `duration` where that is longer, by default.
         clock: Seconds, monotonic; a test passes a fake.
 
     Returns:
@@ -81,16 +82,16 @@ def measure_interleaved(
     warmup_calls: int = 5,
     iterations: int = 50,
     duration: float = 3.0,
-    limit: float = 60.0,
+    limit: float | None = None,
     clock: Clock = time.perf_counter,
 ) -> tuple[Latency, ...]:
     """Time several open runners in turn, so that a change of the machine's speed meets all of them alike.
 
-    A round gives every runner one block of `block` timed calls. Who begins moves on by one each round, and every
-    other cycle runs backwards, so that no runner always follows the same one. Before a block, one untimed call
-    brings the runner's weights back into the caches that its predecessor has just filled: without it every block
-    would begin with a call that a runner measured alone never makes. The runners must not keep threads spinning
-    while others are measured (`open_runner(..., spin=False)`, the default).
+    A round gives every runner one block of `block` timed calls. Who begins moves on by one each round, and
+    every other cycle runs backwards, so that no runner always follows the same one. Before a block, one untimed
+    call brings the runner's weights back into the caches that its predecessor has just filled: without it every
+    block would begin with a call that a runner measured alone never makes. The runners must not keep threads
+    spinning while others are measured (`open_runner(..., spin=False)`, the default).
 
     Args:
         runners: Open, at least one; all take the same `feeds`.
@@ -100,26 +101,22 @@ def measure_interleaved(
         warmup_calls: As in `measure`.
         iterations: As in `measure`; rounded up to whole rounds.
         duration: As in `measure`.
-        limit: As in `measure`; checked after each round, and one round is always measured.
+        limit: As in `measure`; looked at after each round, so that one round is always measured.
         clock: As in `measure`.
 
     Returns:
-        One latency per runner in the order given, all with the same number of samples; `compare` takes two of them.
+        One latency per runner in the order given, all with equally many samples; `compare` takes two of them.
 
     Raises:
         InputError: The feeds do not fit one of the runners.
         StageError: A network fails while running.
         ValueError: No runner, or a count or duration that makes no sense.
     """
-    if (
-        not runners
-        or min(block, iterations) < 1
-        or min(warmup, warmup_calls, duration) < 0
-        or limit < duration
-    ):
-        raise ValueError("needs a runner, counts of at least 1, and no duration negative or above the limit")
+    limit = max(60.0, duration) if limit is None else limit
+    if not runners or min(block, iterations) < 1 or min(warmup, warmup_calls, duration, limit) < 0:
+        raise ValueError("needs a runner, counts of at least 1 and no negative duration")
     for runner in runners:
-        _warm_up(runner, feeds, warmup, warmup_calls, clock)
+        _warm_up(runner, feeds, warmup, warmup_calls, limit, clock)
     samples: list[list[float]] = [[] for _ in runners]
     begin = clock()
     while True:
@@ -165,9 +162,9 @@ def compare(reference: Latency, latency: Latency, *, block: int = BLOCK) -> Rati
     """How many times as long as the reference a call takes, with a 95 % interval.
 
     Each round of the interleaved measurement gives one ratio of the two runners' block medians; `value` is the
-    median of these. A slow drift of the machine cancels within a round, and a disturbance spoils one round, not the
-    result. The interval is the sign test's: the k-th smallest to the k-th largest round, with k as large as 95 %
-    allows. It is exact whatever the distribution, as long as rounds are independent; it needs 6 rounds.
+    median of these. A slow drift of the machine cancels within a round, and a disturbance spoils one round, not
+    the result. The interval is the sign test's: the k-th smallest to the k-th largest round, with k as large as
+    95 % allows. It holds whatever the distribution, as long as rounds are independent; it needs 6 rounds.
 
     Args:
         reference: One result of `measure_interleaved`.
@@ -178,7 +175,7 @@ def compare(reference: Latency, latency: Latency, *, block: int = BLOCK) -> Rati
         ValueError: The two were not measured in one call with this block.
 
     Source:
-        Confidence interval of a median from order statistics: Conover, Practical Nonparametric Statistics, 3.2.
+        Interval of a median from order statistics: Conover, Practical Nonparametric Statistics, section 3.2.
     """
     if reference.n != latency.n or reference.n % block or len(reference.samples) != len(latency.samples):
         raise ValueError("a ratio needs two latencies of one interleaved measurement")
@@ -206,12 +203,12 @@ def unsteady_note(latency: Latency) -> str | None:
     )
 
 
-def _warm_up(runner: Runner, feeds: Tensors, seconds: float, calls: int, clock: Clock) -> None:
-    """Untimed calls until both limits are met."""
-    begin, done = clock(), 0
-    while done < calls or clock() - begin < seconds:
+def _warm_up(runner: Runner, feeds: Tensors, seconds: float, calls: int, limit: float, clock: Clock) -> None:
+    """Untimed calls until both `seconds` and `calls` are reached, or `limit` is."""
+    begin, done, elapsed = clock(), 0, 0.0
+    while elapsed < limit and (done < calls or elapsed < seconds):
         runner.run(feeds)
-        done += 1
+        done, elapsed = done + 1, clock() - begin
 
 
 def _order(runners: int, round_: int) -> tuple[int, ...]:
@@ -232,7 +229,7 @@ def _time_calls(runner: Runner, feeds: Tensors, calls: int, clock: Clock) -> lis
 
 
 def _sign_test_rank(n: int) -> int:
-    """Largest k such that the k-th smallest and k-th largest of n values hold the median with 95 %; 0 if none."""
+    """Largest k such that the k-th smallest to the k-th largest of n values hold the median with 95 %, or 0."""
     tail, k = 0.0, 0
     while True:
         tail += math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
