@@ -36,7 +36,8 @@ def measure(
     """Time synchronous calls of one open runner.
 
     Warm-up ends when both its time and its calls are reached, the measurement when both `duration` and
-    `iterations` are; either ends at `limit`. So a network of 10 s per call gives few samples, and `n` says so.
+    `iterations` are; either ends at `limit`. So a network of 10 s per call gives few samples, and `n` says
+    so.
 
     Args:
         runner: Open; `run` returns only when the outputs are in host memory.
@@ -88,10 +89,10 @@ def measure_interleaved(
     """Time several open runners in turn, so that a change of the machine's speed meets all of them alike.
 
     A round gives every runner one block of `block` timed calls. Who begins moves on by one each round, and
-    every other cycle runs backwards, so that no runner always follows the same one. Before a block, one untimed
-    call brings the runner's weights back into the caches that its predecessor has just filled: without it every
-    block would begin with a call that a runner measured alone never makes. The runners must not keep threads
-    spinning while others are measured (`open_runner(..., spin=False)`, the default).
+    every other cycle runs backwards, so that no runner always follows the same one. Before a block, one
+    untimed call brings the runner's weights back into the caches that its predecessor has just filled:
+    without it every block would begin with a call that a runner measured alone never makes. The runners
+    must not keep threads spinning while others are measured (`open_runner(..., spin=False)`, the default).
 
     Args:
         runners: Open, at least one; all take the same `feeds`.
@@ -161,10 +162,11 @@ def summarise(samples: Sequence[float]) -> Latency:
 def compare(reference: Latency, latency: Latency, *, block: int = BLOCK) -> Ratio:
     """How many times as long as the reference a call takes, with a 95 % interval.
 
-    Each round of the interleaved measurement gives one ratio of the two runners' block medians; `value` is the
-    median of these. A slow drift of the machine cancels within a round, and a disturbance spoils one round, not
-    the result. The interval is the sign test's: the k-th smallest to the k-th largest round, with k as large as
-    95 % allows. It holds whatever the distribution, as long as rounds are independent; it needs 6 rounds.
+    Each round of the interleaved measurement gives one ratio of the two runners' block medians; `value` is
+    the median of these. A slow drift of the machine cancels within a round, and a disturbance spoils one
+    round, not the result. The interval is the sign test's: the k-th smallest to the k-th largest round,
+    with k as large as 95 % allows. It holds whatever the distribution, as long as rounds are independent;
+    it needs 6 rounds.
 
     Args:
         reference: One result of `measure_interleaved`.
@@ -229,7 +231,7 @@ def _time_calls(runner: Runner, feeds: Tensors, calls: int, clock: Clock) -> lis
 
 
 def _sign_test_rank(n: int) -> int:
-    """Largest k such that the k-th smallest to the k-th largest of n values hold the median with 95 %, or 0."""
+    """Largest k so that the k-th smallest to the k-th largest of n values hold the median at 95 %, or 0."""
     tail, k = 0.0, 0
     while True:
         tail += math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
