@@ -301,6 +301,7 @@ class Row:
     drop: Drop | None = None
     fidelity: Fidelity | None = None
     bytes: int | None = None
+    ratio: Ratio | None = None  # of this latency to the fp32 row's, where both were timed side by side
 
 
 @dataclass(frozen=True)
@@ -346,6 +347,7 @@ class Report:
     layers: tuple[LayerError, ...] = ()
     notes: tuple[str, ...] = ()
     next_command: str = ""
+    command: str = ""  # makes this report again, every default spelled out
 
 
 # --- what the smaller verbs return ------------------------------------------------------------------
