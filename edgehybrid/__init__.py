@@ -1,3 +1,41 @@
-"""EdgeHybrid: quantize, check and measure hybrid CNN-Transformer vision models for embedded NVIDIA GPUs."""
+"""EdgeHybrid: quantize, check and measure hybrid CNN-Transformer vision models for embedded NVIDIA GPUs.
+
+Every command is a function here: `edgehybrid.build(model="cmt_ti", precision="int8")`.
+"""
 
 __version__ = "0.1.0"
+
+from edgehybrid import errors as errors
+from edgehybrid import records as records
+from edgehybrid.pipeline import (
+    bench,
+    build,
+    calibrate,
+    doctor,
+    evaluate,
+    export,
+    models,
+    quantize,
+    quickstart,
+    report,
+    targets,
+    verify,
+)
+
+__all__ = [
+    "__version__",
+    "bench",
+    "build",
+    "calibrate",
+    "doctor",
+    "errors",
+    "evaluate",
+    "export",
+    "models",
+    "quantize",
+    "quickstart",
+    "records",
+    "report",
+    "targets",
+    "verify",
+]

@@ -84,9 +84,20 @@ class StageError(EdgeHybridError):
 
 
 class GateError(EdgeHybridError):
-    """The result is there and misses the budget that was asked for."""
+    """The result is there and misses the budget that was asked for.
+
+    Args:
+        what: As in EdgeHybridError.
+        why: Likewise.
+        fix: Likewise.
+        report: The record of the result (records.Report), to be shown all the same.
+    """
 
     exit_code = 6
+
+    def __init__(self, what: str, *, why: str, fix: str, report: object) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.report = report
 
 
 class ArtifactError(EdgeHybridError):

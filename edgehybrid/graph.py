@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.errors import GraphError
+from edgehybrid.records import Precision
 
 MIN_OPSET = 13
 MAX_OPSET = 23
@@ -148,6 +150,14 @@ def name_of(value: ir.Value) -> str:
     return value.name
 
 
+def label_nodes(graph: Graph) -> dict[ir.Node, str]:
+    """A unique name for every node: its own, or that of its first output where it has none or shares it."""
+    counts = Counter(node.name for node in graph.nodes())
+    return {
+        node: node.name if node.name and counts[node.name] == 1 else name_of(node.outputs[0]) for node in graph.nodes()
+    }
+
+
 def shape_of(value: ir.Value) -> tuple[int, ...]:
     """The static shape of a value.
 
@@ -179,11 +189,17 @@ def add_constant(graph: Graph, name: str, array: NDArray[np.generic]) -> ir.Valu
     while unique in taken:
         unique, i = f"{name}_{i}", i + 1
     tensor = ir.tensor(np.ascontiguousarray(array), name=unique)
-    value = ir.Value(
-        name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.body.register_initializer(value)
     return value
+
+
+def precision(graph: Graph) -> Precision:
+    """int8 with Q/DQ, fp16 with half-precision weights, fp32 otherwise."""
+    if any(graph.nodes("QuantizeLinear")):
+        return "int8"
+    weights = [constant(v) for v in graph.body.initializers.values()]
+    return "fp16" if any(w is not None and w.dtype == np.float16 for w in weights) else "fp32"
 
 
 def count_params(graph: Graph) -> int:

@@ -368,6 +368,13 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class Diagnosis:
+    """What this machine can do."""
+
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A file that a single stage wrote."""
 

@@ -1,0 +1,192 @@
+"""The command line: signatures and docstrings of pipeline.COMMANDS become commands, errors become exit codes."""
+
+import inspect
+import json
+import re
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from edgehybrid import __version__
+from edgehybrid.errors import EdgeHybridError, GateError, ResourceError
+from edgehybrid.pipeline import COMMANDS
+from edgehybrid.progress import Listener, Silence, listening
+from edgehybrid.records import Stage
+
+SIGINT_CODE, SIGTERM_CODE, BUG_CODE = 130, 143, 1
+
+app = typer.Typer(
+    name="edgehybrid",
+    help="Quantize, check and measure hybrid CNN-Transformer vision models for embedded NVIDIA GPUs.",
+    epilog="Begin with `edgehybrid quickstart`. Exit codes: 0 ok, 1 bug, 2 usage, 3 environment, 4 bad input, "
+    "5 a stage failed, 6 accuracy gate failed, 7 artifact untrusted, 8 resources, 130/143 signals.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app()
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Options before the command."""
+    if version:
+        typer.echo(f"edgehybrid {__version__}")
+        raise typer.Exit
+
+
+def as_command(verb: Callable[..., object]) -> Callable[..., None]:
+    """A function with the verb's parameters, plus --json, --quiet and --verbose, that prints what the verb returns.
+
+    Typer reads a command from its signature, so the signature is rebuilt: a positional parameter becomes an
+    argument, a keyword-only one an option, each with its line of the docstring's `Args:` as help.
+    """
+    signature = inspect.signature(verb)
+    helps = argument_lines(verb)
+    parameters = []
+    for parameter in signature.parameters.values():
+        is_argument = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        kind = typer.Argument if is_argument else typer.Option
+        # The annotation of an option that may be absent is `T | None`; Typer shows no default for it.
+        annotation = Annotated[parameter.annotation, kind(help=helps[parameter.name], show_default=True)]
+        parameters.append(parameter.replace(annotation=annotation, kind=parameter.KEYWORD_ONLY))
+    for name, flags, text in (
+        ("as_json", ["--json"], "Print one JSON document instead of a table."),
+        ("quiet", ["--quiet", "-q"], "No progress on stderr."),
+    ):
+        flag = Annotated[bool, typer.Option(*flags, help=text)]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=flag))
+    verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="-vv shows tracebacks.")]
+    parameters.append(inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=verbose))
+
+    def command(*, as_json: bool, quiet: bool, verbose: int, **options: object) -> None:
+        with listening(Silence() if quiet else Terminal()):
+            _run(lambda: verb(**options), as_json=as_json, verbose=verbose)
+
+    command.__name__ = verb.__name__
+    command.__doc__ = (verb.__doc__ or "").split("\n\n")[0]
+    command.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
+    return command
+
+
+def argument_lines(verb: Callable[..., object]) -> dict[str, str]:
+    """Parameter -> its text in the docstring's `Args:` section, in one line."""
+    section = re.search(r"\n    Args:\n(.*?)(?:\n\n|\Z)", verb.__doc__ or "", re.DOTALL)
+    entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", section[1] if section else "", re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _run(work: Callable[[], object], *, as_json: bool, verbose: int) -> None:
+    try:
+        _show(work(), as_json=as_json)
+    except GateError as error:
+        _show(error.report, as_json=as_json)
+        _fail(str(error), error.exit_code, verbose)
+    except EdgeHybridError as error:
+        _fail(str(error), error.exit_code, verbose)
+    except KeyboardInterrupt:
+        _fail("interrupted; finished stages are kept, the same command goes on from there", SIGINT_CODE, verbose)
+    except _Terminated:
+        _fail("terminated; finished stages are kept, the same command goes on from there", SIGTERM_CODE, verbose)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone: nothing more to say, to anyone
+        raise typer.Exit(0) from None
+    except MemoryError as error:
+        full = ResourceError("out of memory", why=str(error) or "an allocation failed", fix="use a smaller --batch")
+        _fail(str(full), full.exit_code, verbose)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = str(error).splitlines()[0] if str(error) else "no message"
+        bug = EdgeHybridError(
+            f"internal error: {type(error).__name__}: {text}",
+            why=f"a bug in edgehybrid, at {Path(where.filename).name}:{where.lineno}",
+            fix="run again with -vv and report what it prints",
+        )
+        _fail(str(bug), BUG_CODE, verbose)
+
+
+def _show(result: object, *, as_json: bool) -> None:
+    from edgehybrid import reporter
+
+    if as_json:
+        typer.echo(json.dumps(reporter.document_of(result), indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        reporter.print_result(result)
+
+
+def _fail(text: str, code: int, verbose: int) -> NoReturn:
+    if verbose > 1:
+        traceback.print_exc()
+    typer.echo(f"error: {text}", err=True)
+    raise typer.Exit(code)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+class Terminal:
+    """Tells stderr how far a build is: a moving line on a terminal, one line per stage elsewhere."""
+
+    def __init__(self) -> None:
+        self.live = sys.stderr.isatty()
+        self.stage = ""
+        self.began = 0.0
+        self.drawn = 0.0
+
+    def begin(self, stage: str) -> None:
+        """Name the stage that begins."""
+        self.stage, self.began = stage, time.monotonic()
+        self._draw(f"  {stage} ...")
+
+    def advance(self, done: int, total: int) -> None:
+        """Show a bar and the time left, ten times a second at most."""
+        now = time.monotonic()
+        if now - self.drawn < 0.1 and done < total:
+            return
+        self.drawn = now
+        bar = "#" * (24 * done // total)
+        left = (now - self.began) / max(done, 1) * (total - done)
+        self._draw(f"  {self.stage:<14} [{bar:<24}] {done}/{total} images, {left:.0f} s left")
+
+    def end(self, stage: Stage) -> None:
+        """Leave one line."""
+        cost = "cached" if stage.cached else f"{stage.seconds:.1f} s, peak {stage.peak_rss_mb:.0f} MB"
+        self._print(f"  {stage.name:<14} {cost}")
+
+    def note(self, text: str) -> None:
+        """Leave one line."""
+        self._print(f"  note: {text}")
+
+    def _draw(self, text: str) -> None:
+        if self.live:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+    def _print(self, text: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{text}\n" if self.live else f"{text}\n")
+        sys.stderr.flush()
+
+
+_: Listener = Terminal()
+
+for _verb in COMMANDS:
+    app.command(name=_verb.__name__)(as_command(_verb))

@@ -1,0 +1,170 @@
+"""What measurements mean: rows of a report, and the notes that keep a reader from misreading them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehybrid import evaluator
+from edgehybrid.errors import GateError
+from edgehybrid.records import (
+    Engine,
+    ImageSet,
+    Latency,
+    ModelSpec,
+    Precision,
+    Recipe,
+    Report,
+    Row,
+    Target,
+)
+
+HOST = "onnxruntime-cpu"
+"""The backend that every machine has."""
+WORTHWHILE = 1.05
+"""int8 that is not at least this much faster than the float it replaces is not worth its accuracy."""
+FEW_CALIBRATION_IMAGES = 32
+
+
+def accuracy_rows(
+    files: Mapping[Precision, Path],
+    logits: Mapping[Precision, NDArray[np.float32]],
+    labels: NDArray[np.int64] | None,
+    trained: bool,
+) -> tuple[Row, ...]:
+    """One row per precision; the first is the reference of drop and fidelity.
+
+    Untrained weights get no accuracy: a number there would only look like one.
+    """
+    reference = next(iter(logits))
+    rows = []
+    for precision, values in logits.items():
+        row = Row(precision, HOST, "measured", bytes=files[precision].stat().st_size)
+        if labels is not None and trained:
+            row = replace(row, accuracy=evaluator.accuracy(values, labels))
+        if precision != reference:
+            row = replace(row, fidelity=evaluator.fidelity(logits[reference], values))
+            if row.accuracy is not None and labels is not None:
+                row = replace(row, drop=evaluator.drop(logits[reference], values, labels))
+        if precision == "fp16":
+            row = replace(row, reason="ONNX Runtime's CPU computes fp16 in float32: only stored values are rounded")
+        rows.append(row)
+    return tuple(rows)
+
+
+def latency_rows(files: Mapping[Precision, Path], latencies: Mapping[Precision, Latency]) -> tuple[Row, ...]:
+    """One row per precision measured on this machine."""
+    return tuple(
+        Row(precision, HOST, "measured", latency=latencies[precision], bytes=path.stat().st_size)
+        for precision, path in files.items()
+    )
+
+
+def with_latency(rows: tuple[Row, ...], latencies: Mapping[Precision, Latency], target: Target) -> tuple[Row, ...]:
+    """Rows with their latency, or with the reason why this machine's would be the wrong one to show."""
+    elsewhere = f"scored on this machine; latency is {target.name}'s to measure"
+    return tuple(
+        replace(row, latency=latencies[row.precision]) if row.precision in latencies else replace(row, reason=elsewhere)
+        for row in rows
+    )
+
+
+def target_rows(target: Target, precision: Precision, engine: Engine) -> tuple[Row, ...]:
+    """The row of the engine on a target that is not this machine: nothing measured, and why."""
+    if target.backend == "onnxruntime":
+        return ()
+    failed = engine.status == "failed"
+    reason = engine.reason if failed else f"not measured: build and bench on the {target.title} itself"
+    return (Row(precision, target.backend, "failed" if failed else "deferred", reason, bytes=engine.bytes),)
+
+
+def image_notes(calib: str, calibration: ImageSet | None, evaluation: ImageSet | None) -> tuple[str, ...]:
+    """What to know about the images before believing a number made with them."""
+    notes = []
+    for images in (calibration, evaluation):
+        if images is not None and images.skipped:
+            notes.append(f"{images.name}: skipped {len(images.skipped)} unreadable images, first {images.skipped[0]}")
+        if images is not None and images.note:
+            notes.append(f"{images.name}: {images.note}")
+    if calibration is not None and calib == "photos":
+        notes.append("calibrated on the bundled photographs, not your camera's: give your own with --calib DIR")
+    if calibration is not None and calibration.images < FEW_CALIBRATION_IMAGES:
+        notes.append(f"only {calibration.images} calibration images: {FEW_CALIBRATION_IMAGES} or more are advised")
+    if calibration is not None and evaluation is not None and calibration.sha256 == evaluation.sha256:
+        notes.append("calibration and evaluation used the same images: the drop is optimistic")
+    if evaluation is None:
+        notes.append("no --eval given: accuracy is not measured; fidelity is on the calibration images")
+    return tuple(notes)
+
+
+def weight_notes(spec: ModelSpec) -> tuple[str, ...]:
+    """What to know about the weights."""
+    notes = [spec.weights.note] if spec.weights.note else []
+    if not spec.weights.trained:
+        notes.append("UNTRAINED WEIGHTS: latency is real, accuracy is not measured")
+    return tuple(notes)
+
+
+def sample_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
+    """Whether the evaluation could have seen the drop it reports."""
+    drops = [row.drop for row in rows if row.drop is not None]
+    counts = [row.accuracy.n for row in rows if row.accuracy is not None]
+    notes = [evaluator.small_sample_note(drop, counts[0]) for drop in drops[:1]]
+    return tuple(note for note in notes if note is not None)
+
+
+def speed_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
+    """Whether lower precision was worth it where it was measured."""
+    timed = {row.precision: row.latency.p50 for row in rows if row.latency is not None}
+    if "fp32" not in timed:
+        return ()
+    return tuple(
+        f"{precision} is {timed['fp32'] / p50:.2f}x as fast as fp32 on this CPU: not worth it here"
+        for precision, p50 in timed.items()
+        if precision != "fp32" and timed["fp32"] / p50 < WORTHWHILE
+    )
+
+
+def next_command(recipe: Recipe, target: Target, folder: Path) -> str:
+    """What to run next to get closer to a number on the board."""
+    if target.backend == "tensorrt":
+        return f"scp -r {folder} jetson: && ssh jetson edgehybrid verify {folder.name}"
+    options = [f"--model {recipe.model}", f"--weights {recipe.weights}", f"--precision {recipe.precision}"]
+    options += [f"--calib {recipe.calib}"] if recipe.calib != "photos" else []
+    options += [f"--eval {recipe.eval}"] if recipe.eval else []
+    return f"edgehybrid build {' '.join(options)} --target orin-nano-8gb"
+
+
+def gate(report: Report, max_drop: float | None) -> None:
+    """Hold the report against an accuracy budget.
+
+    Args:
+        report: With a measured drop.
+        max_drop: Points of top-1; None passes.
+
+    Raises:
+        GateError: The upper end of the drop's 95 % interval exceeds the budget: not shown to be non-inferior.
+    """
+    drops = [row.drop for row in report.rows if row.drop is not None]
+    if max_drop is None or (report.rows[-1].precision == "fp32" and not drops):
+        return
+    if not drops:
+        raise GateError(
+            "the accuracy budget cannot be checked",
+            why="accuracy was not measured: the weights are untrained",
+            fix="give trained weights with --weights FILE",
+            report=report,
+        )
+    worst = max(drops, key=lambda d: d.ci95[1])
+    if worst.ci95[1] > max_drop:
+        proven = worst.ci95[0] > max_drop
+        raise GateError(
+            f"the drop is {'over' if proven else 'not shown to be within'} {max_drop:g} points",
+            why=f"measured {worst.points:+.2f}, 95 % interval {worst.ci95[0]:+.2f} to {worst.ci95[1]:+.2f}",
+            fix="use --precision fp16 or another --method"
+            if proven
+            else "use more images with --eval, or another --method",
+            report=report,
+        )
