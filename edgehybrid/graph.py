@@ -120,11 +120,17 @@ def infer_shapes(graph: Graph) -> Graph:
         if value.producer() is not None and not value.is_graph_output():
             value.shape = None
             value.type = None
-    return Graph(ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(graph.model))))
+    return Graph(ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(graph.model), data_prop=True)))
 
 
 def tidy(graph: Graph) -> Graph:
     """Drop what nothing reads any more, sort topologically, infer shapes."""
+    sweep(graph)
+    return infer_shapes(graph)
+
+
+def sweep(graph: Graph) -> None:
+    """Sort topologically and drop, in place, the nodes and initializers that nothing reads any more."""
     graph.body.sort()
     for node in reversed(list(graph.body)):
         if not any(v.uses() or v.is_graph_output() for v in node.outputs):
@@ -132,7 +138,6 @@ def tidy(graph: Graph) -> Graph:
     for name, value in list(graph.body.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.body.initializers[name]
-    return infer_shapes(graph)
 
 
 def values(graph: Graph) -> Iterator[ir.Value]:

@@ -1,0 +1,68 @@
+"""Exact rewrites: another graph that computes the same function with less work, for any ONNX file.
+
+Each rewrite is a function `Graph -> int` that edits its argument and returns the number of places where it
+applied; its docstring holds the algebra. They work by pattern on the graph, whoever exported it. `layer.py`
+gives one view of the ways in which exporters write a layer, `trace.py` follows channels through reshapes,
+`pattern.py` holds the common questions.
+"""
+
+from collections.abc import Callable, Sequence
+
+from edgehybrid.errors import unknown_name
+from edgehybrid.graph import Graph, sweep, tidy
+from edgehybrid.rewrites.attention_bias import drop_key_bias, move_value_bias
+from edgehybrid.rewrites.attention_scale import fold_scale
+from edgehybrid.rewrites.batch_norm import fold_into_next, fold_into_previous
+from edgehybrid.rewrites.bias import fold_added_vector
+from edgehybrid.rewrites.hidden_width import pad_hidden_width
+from edgehybrid.rewrites.key_value import merge_key_value
+from edgehybrid.rewrites.layout import fix_shapes, remove_no_ops
+from edgehybrid.rewrites.residual import fold_identity
+
+REWRITES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
+    ("fixed-shapes", fix_shapes),
+    ("no-ops", remove_no_ops),
+    ("added-vector", fold_added_vector),
+    ("bn-into-previous", fold_into_previous),
+    ("bn-into-next", fold_into_next),
+    ("depthwise-residual", fold_identity),
+    ("attention-scale", fold_scale),
+    ("key-bias", drop_key_bias),
+    ("value-bias", move_value_bias),
+    ("key-value", merge_key_value),
+    ("hidden-width", pad_hidden_width),
+)
+"""Every rewrite under the name that `only` takes, in the order in which they run."""
+
+
+def apply(graph: Graph, *, only: Sequence[str] | None = None) -> tuple[Graph, tuple[str, ...]]:
+    """Rewrite a graph until no rewrite applies any more, so that a second call changes nothing.
+
+    Args:
+        graph: Left as it is.
+        only: Names out of `REWRITES`; None for all.
+
+    Returns:
+        The rewritten copy, with the same inputs, outputs and opset, and one line per rewrite, "name: n sites".
+
+    Raises:
+        NotFoundError: A name in `only` that is not in `REWRITES`.
+    """
+    known = [name for name, _ in REWRITES]
+    for name in only or ():
+        if name not in known:
+            raise unknown_name("rewrite", name, known, fix="choose from edgehybrid.rewrites.REWRITES")
+    chosen = [(name, rewrite) for name, rewrite in REWRITES if only is None or name in only]
+    copy = graph.clone()
+    sites = dict.fromkeys((name for name, _ in chosen), 0)
+    busy = True
+    while busy:
+        busy = False
+        for name, rewrite in chosen:
+            found = rewrite(copy)
+            if found:
+                sweep(copy)
+                sites[name] += found
+                busy = True
+    lines = tuple(f"{name}: {n} site{'' if n == 1 else 's'}" for name, n in sites.items())
+    return tidy(copy), lines

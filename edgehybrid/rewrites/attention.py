@@ -1,0 +1,52 @@
+"""Find attention, however its scale and its position bias are written."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgehybrid.graph import Graph
+from edgehybrid.rewrites.layer import layer_at
+from edgehybrid.rewrites.pattern import is_op, known_shape, only_user, operand, scalar
+
+
+@dataclass(frozen=True)
+class Attention:
+    """softmax(q k^T s + M) v, with any scalar s and any addend M."""
+
+    logits: ir.Node  # MatMul(q, k^T)
+    context: ir.Node  # MatMul(softmax, v)
+
+
+def find_attention(graph: Graph) -> Iterator[Attention]:
+    """Every softmax over the last axis between a product of two computed tensors and a product with a third."""
+    for softmax in tuple(graph.nodes("Softmax")):
+        shape = known_shape(softmax.outputs[0])
+        context = only_user(softmax.outputs[0])
+        if shape is None or softmax.attributes.get_int("axis", -1) not in (-1, len(shape) - 1):
+            continue
+        if not is_op(context, "MatMul") or context is None or operand(context, 0) is not softmax.outputs[0]:
+            continue
+        logits = find_logits(operand(softmax, 0))
+        if logits is not None:
+            yield Attention(logits, context)
+
+
+def find_logits(value: ir.Value) -> ir.Node | None:
+    """The product of two computed tensors, scaled and added to on the way to `value` but not otherwise used."""
+    node = value.producer()
+    if node is None or only_user(value) is None:
+        return None
+    if is_op(node, "MatMul"):
+        return None if layer_at(node) is not None else node
+    if is_op(node, "Div"):
+        return find_logits(operand(node, 0)) if scalar(node.inputs[1]) is not None else None
+    if is_op(node, "Mul") and not any(scalar(v) is not None for v in node.inputs):
+        return None
+    if is_op(node, "Add", "Mul"):
+        for term in node.inputs:
+            if term is not None and known_shape(term) == known_shape(value):  # the logits are not broadcast
+                found = find_logits(term)
+                if found is not None:
+                    return found
+    return None

@@ -1,0 +1,64 @@
+"""Remove biases that softmax makes superfluous."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehybrid.graph import Graph
+from edgehybrid.rewrites.attention import find_attention
+from edgehybrid.rewrites.pattern import known_shape, operand
+from edgehybrid.rewrites.trace import Origin, destination, origin
+
+
+def drop_key_bias(graph: Graph) -> int:
+    """The bias of the layer that computes k is removed.
+
+    q (k + b)^T = q k^T + (q b) 1^T: the bias adds the same number to every logit of a row, and softmax does not
+    change when a constant is added to a row, whatever else is added to the logits. Not where softmax runs over
+    channels (cross-covariance attention), nor where k is read elsewhere.
+
+    Source: the shift invariance of softmax.
+    """
+    sites = 0
+    for attention in find_attention(graph):
+        key = origin(operand(attention.logits, 1))
+        if key is None or key.layer.bias is None or not key.whole or channels_of(key, -1) is None:
+            continue
+        if key.layer.write(graph, key.layer.weight, None):
+            sites += 1
+    return sites
+
+
+def move_value_bias(graph: Graph) -> int:
+    """The bias of the layer that computes v moves into the projection that follows attention.
+
+    A (v + 1 b^T) = A v + 1 b^T, because each row of A = softmax(.) sums to 1; the projection turns b into
+    P b, so its bias becomes c + P b.
+
+    Source: rows of softmax sum to 1.
+    """
+    sites = 0
+    for attention in find_attention(graph):
+        value = origin(operand(attention.context, 1))
+        shape = known_shape(attention.context.outputs[0])
+        if value is None or value.layer.bias is None or not value.whole or shape is None:
+            continue
+        channels = channels_of(value, -2)
+        found = None
+        if channels is not None:
+            index = np.broadcast_to(np.expand_dims(channels, -2), shape)
+            found = destination(attention.context.outputs[0], index)
+        if found is None or found[0].padded or found[0].groups > 1:
+            continue
+        projection, order = found
+        shift = projection.weight.reshape(*projection.weight.shape[:2], -1).sum(axis=2) @ value.layer.bias[order]
+        bias = shift if projection.bias is None else projection.bias + shift
+        if projection.write(graph, projection.weight, bias):
+            value.layer.write(graph, value.layer.weight, None)
+            sites += 1
+    return sites
+
+
+def channels_of(found: Origin, positions: int) -> NDArray[np.int32] | None:
+    """The channel numbers with the axis of positions (keys) removed; None if they differ between positions."""
+    first = np.take(found.index, [0], positions)
+    return first.squeeze(positions) if (found.index == first).all() else None

@@ -1,0 +1,54 @@
+"""Move the scale of attention logits into the weights of the query."""
+
+import numpy as np
+import onnx_ir as ir
+
+from edgehybrid.graph import Graph
+from edgehybrid.rewrites.layer import layer_at
+from edgehybrid.rewrites.pattern import bypass, is_op, known_shape, only_user, operand, scalar
+from edgehybrid.rewrites.trace import origin
+
+
+def fold_scale(graph: Graph) -> int:
+    """A scalar factor of the logits, of q or of k moves into the layer that computes it.
+
+    ((W x + b) k^T) s = (s W x + s b) k^T: a product is linear in each factor. The factor moves through
+    transposes, reshapes and slices; of a layer that computes q, k and v together only q's rows are scaled.
+    It costs one multiplication per logit before (queries x keys), none after.
+
+    Source: the linearity of matrix products.
+    """
+    sites = 0
+    for node in tuple(graph.nodes("Mul", "Div")):
+        data, factor = factor_of(node)
+        if data is None or factor is None or only_user(data) is not node:
+            continue
+        product = data.producer()
+        inputs = list(product.inputs) if is_op(product, "MatMul") and product is not None else []
+        candidates = [data] if layer_at(product) is not None or not inputs else inputs
+        found = next((o for v in candidates if v is not None and (o := origin(v)) is not None), None)
+        if found is None:
+            continue
+        rows = np.unique(found.index)
+        weight = found.layer.weight.copy()
+        weight[rows] *= factor
+        bias = None if found.layer.bias is None else found.layer.bias.copy()
+        if bias is not None:
+            bias[rows] *= factor
+        if not node.outputs[0].is_graph_output() and found.layer.write(graph, weight, bias):
+            bypass(graph, node, data)
+            sites += 1
+    return sites
+
+
+def factor_of(node: ir.Node) -> tuple[ir.Value | None, float | None]:
+    """(x, s) where the node computes s x or x / (1 / s), without adding dimensions to x."""
+    left, right = operand(node, 0), operand(node, 1)
+    data, number = left, scalar(right)
+    if number is None and is_op(node, "Mul"):
+        data, number = right, scalar(left)
+    if number is None or known_shape(data) != known_shape(node.outputs[0]) or known_shape(data) is None:
+        return None, None
+    if is_op(node, "Div"):
+        return (data, 1.0 / number) if number else (None, None)
+    return data, number

@@ -1,0 +1,69 @@
+"""What every rewrite asks of a graph, and the two edits that they share."""
+
+import math
+
+import onnx_ir as ir
+
+from edgehybrid.graph import Graph, constant
+
+
+def is_op(node: ir.Node | None, *ops: str) -> bool:
+    """Whether this is one of these standard operators."""
+    return node is not None and node.domain == "" and node.op_type in ops
+
+
+def only_user(value: ir.Value) -> ir.Node | None:
+    """The one node that reads a value once; None where it is read elsewhere too, or leaves the graph."""
+    uses = tuple(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.graph is not value.graph:
+        return None
+    return uses[0].node
+
+
+def known_shape(value: ir.Value) -> tuple[int, ...] | None:
+    """The static shape; None where shape inference found none, and then no rewrite applies."""
+    if value.shape is None:
+        return None
+    dims = tuple(d for d in value.shape if isinstance(d, int))
+    return dims if len(dims) == len(value.shape) else None
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """A finite floating-point constant of one element."""
+    array = constant(value)
+    if array is None or array.size != 1 or array.dtype.kind != "f":
+        return None
+    number = float(array.reshape(()))
+    return number if math.isfinite(number) else None
+
+
+def operand(node: ir.Node, index: int) -> ir.Value:
+    """An input that the operator's definition requires."""
+    value = node.inputs[index]
+    if value is None:
+        raise ValueError(f"input {index} of {node.op_type} '{node.name}' is required")
+    return value
+
+
+def replace(old: ir.Value, new: ir.Value) -> None:
+    """Let everything that read `old` read `new`; an output of the graph keeps its name."""
+    if old.is_graph_output():
+        if new.is_graph_output() or new.producer() is None:
+            raise ValueError(f"'{new.name}' cannot take the place of the output '{old.name}'")
+        name, old.name = old.name, f"{old.name}_replaced"
+        new.name = name
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+
+
+def bypass(graph: Graph, node: ir.Node, value: ir.Value) -> bool:
+    """Remove a node: what read its first output reads `value` instead.
+
+    Returns:
+        False, and nothing changed, where `value` cannot become an output of the graph in its place.
+    """
+    output = node.outputs[0]
+    if output.is_graph_output() and (value.is_graph_output() or value.producer() is None):
+        return False
+    replace(output, value)
+    graph.body.remove(node, safe=True)
+    return True
