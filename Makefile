@@ -1,0 +1,26 @@
+# Two commands from nothing: `make run` does the main job, `make test` runs every check. What they run is in
+# pyproject.toml and edgehybrid/; a second call installs nothing.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test
+
+run: .venv/.run
+	$(BIN)/edgehybrid quickstart
+
+test: .venv/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+.venv/.run: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[host,rtx]'
+	touch $@
+
+.venv/.test: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[host,rtx,dev]'
+	touch $@ .venv/.run

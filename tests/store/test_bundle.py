@@ -1,0 +1,97 @@
+"""A bundle is whole or refused, and writing one harms nothing else."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from edgehybrid import store
+from edgehybrid.errors import ArtifactError, ResourceError, UsageError
+
+FACTS = {"recipe": {"model": "cmt_ti"}}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEHYBRID_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    store.write_bundle(tmp_path / "b", {"model.onnx": bytes(range(256)) * 4, "report.json": b"{}"}, FACTS)
+    return tmp_path / "b"
+
+
+def test_a_written_bundle_opens(folder: Path) -> None:
+    assert store.open_bundle(folder).file("model.onnx").read_bytes()[:3] == b"\0\1\2"
+
+
+def test_any_flipped_bit_is_found(folder: Path) -> None:
+    rng = random.Random(0)
+    good = (folder / "model.onnx").read_bytes()
+    for _ in range(200):
+        bad = bytearray(good)
+        bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+        (folder / "model.onnx").write_bytes(bad)
+        with pytest.raises(ArtifactError, match="damaged or was changed") as caught:
+            store.open_bundle(folder)
+        assert caught.value.exit_code == 7
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"schema": "edgehybrid.bundle/2", "files": {}}',
+        b'{"schema": "edgehybrid.bundle/1", "files": {"../../etc/passwd": {"sha256": "", "bytes": 0}}}',
+        b'{"schema": "edgehybrid.bundle/1", "files": {"model.onnx": null}}',
+        b'{"schema": "edgehybrid.bundle/1", "files": {"gone.onnx": {"sha256": "", "bytes": 0}}}',
+    ],
+)
+def test_a_manifest_that_lies_is_refused(folder: Path, manifest: bytes) -> None:
+    (folder / "manifest.json").write_bytes(manifest)
+    with pytest.raises(ArtifactError):
+        store.open_bundle(folder)
+
+
+def test_a_link_in_place_of_a_file_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.onnx").rename(tmp_path / "elsewhere")
+    (folder / "model.onnx").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match="not trusted"):
+        store.open_bundle(folder)
+
+
+def test_writing_again_replaces_files_drops_stale_ones_and_keeps_the_users(folder: Path) -> None:
+    (folder / "my-notes.txt").write_text("mine")
+    store.write_bundle(folder, {"model.onnx": b"new"}, FACTS)
+    assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "model.onnx", "my-notes.txt"]
+    assert store.open_bundle(folder).file("model.onnx").read_bytes() == b"new"
+
+
+def test_what_exists_is_protected(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").write_text("x")
+    with pytest.raises(UsageError, match="is a file"):
+        store.check_output(tmp_path / "file", "cmt_ti")
+    with pytest.raises(UsageError, match="not empty and not a bundle"):
+        store.check_output(tmp_path / "photos", "cmt_ti")
+    with pytest.raises(ArtifactError, match="another model"):
+        store.check_output(folder, "cmt_s")
+    with pytest.raises(ResourceError, match="cannot write"):
+        store.check_output(tmp_path / "file" / "below", "cmt_ti")
+    store.check_output(folder, "cmt_ti")
+    store.check_output(tmp_path / "new" / "deep", "cmt_ti")
+
+
+def test_the_manifest_names_every_file_with_its_hash(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    assert manifest["schema"] == "edgehybrid.bundle/1"
+    assert manifest["files"].keys() == {"model.onnx", "report.json"}
+    assert manifest["files"]["model.onnx"] == {
+        "sha256": store.sha256_of(folder / "model.onnx"),
+        "bytes": 1024,
+    }

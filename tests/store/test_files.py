@@ -1,0 +1,44 @@
+"""Files are never half there."""
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgehybrid import store
+from edgehybrid.errors import ResourceError
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Files of more than 64 KiB fail to be written, as on a full disk (EFBIG stands in for ENOSPC)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_temporary(tmp_path: Path, small_disk: None) -> None:
+    store.write_atomic(tmp_path / "a.bin", b"old")
+    with pytest.raises(ResourceError, match="no space left") as caught:
+        store.write_atomic(tmp_path / "a.bin", bytes(100_000))
+    assert caught.value.exit_code == 8
+    assert (tmp_path / "a.bin").read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_file_in_the_way_of_a_folder_is_a_resource_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ResourceError, match="cannot write"):
+        store.write_atomic(tmp_path / "file" / "inside", b"x")
+
+
+def test_written_files_follow_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        store.write_atomic(tmp_path / "a", b"x")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640

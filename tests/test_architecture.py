@@ -1,0 +1,86 @@
+"""The shape of the package: what is imported when, and that the command line is the API."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import typer.main
+
+import edgehybrid
+from edgehybrid import cli, pipeline
+
+ROOT = Path(edgehybrid.__file__).parent
+HEAVY = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "pycuda", "timm", "PIL")
+COMMANDS = {command.__name__: command for command in pipeline.COMMANDS}
+PRESENTATION = {"as_json", "quiet", "verbose", "help"}
+
+
+def test_importing_the_command_line_loads_no_heavy_library() -> None:
+    code = f"import sys, edgehybrid.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_listing_models_needs_no_torch() -> None:
+    code = "import sys, edgehybrid; edgehybrid.models(); edgehybrid.targets(); print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_the_parameters_and_defaults_of_its_function(name: str) -> None:
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, click.Group) or hasattr(group, "commands")
+    command = group.commands[name]  # type: ignore[union-attr]
+    options = {p.name: p for p in command.params if p.name not in PRESENTATION}
+    parameters = inspect.signature(COMMANDS[name]).parameters
+    assert list(options) == list(parameters)
+    for parameter in parameters.values():
+        option = options[parameter.name]
+        assert option.required == (parameter.default is parameter.empty)
+        if not option.required:
+            assert option.default == parameter.default
+        is_argument = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        assert option.param_type_name == ("argument" if is_argument else "option")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_parameter_is_documented(name: str) -> None:
+    assert set(cli.argument_lines(COMMANDS[name])) == set(inspect.signature(COMMANDS[name]).parameters)
+
+
+def test_the_api_is_the_commands_and_two_modules() -> None:
+    assert set(edgehybrid.__all__) == {*COMMANDS, "__version__", "errors", "records"}
+
+
+def test_only_stages_and_pipeline_import_inside_functions() -> None:
+    """Laziness is of our own modules and has two homes; elsewhere an import stands at the top."""
+    late = []
+    for path in ROOT.rglob("*.py"):
+        if path.name in ("pipeline.py", "stages.py", "delivery.py", "cli.py"):
+            continue
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                late += [
+                    f"{path.relative_to(ROOT)}:{node.lineno}"
+                    for node in ast.walk(function)
+                    if isinstance(node, ast.Import | ast.ImportFrom)
+                ]
+    assert late == []
+
+
+def test_the_readme_only_shows_commands_that_exist() -> None:
+    group = typer.main.get_command(cli.app)
+    readme = (ROOT.parent / "README.md").read_text()
+    shown = [line.strip() for line in readme.splitlines() if line.strip().startswith("edgehybrid ")]
+    assert len(shown) >= 5
+    for line in shown:
+        words = line.split("#")[0].split()[1:]
+        command = group.commands[words[0]]  # type: ignore[union-attr]
+        known = {flag for parameter in command.params for flag in parameter.opts} | {"--help"}
+        for word in words[1:]:
+            assert not word.startswith("-") or word.split("=")[0] in known, line

@@ -1,0 +1,121 @@
+"""Errors become three lines and an exit code; results go to stdout, the rest to stderr."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from edgehybrid import cli, errors
+from edgehybrid.records import Models
+
+runner = CliRunner()
+
+
+def run(verb: Callable[..., object], *words: str) -> Result:
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(cli.as_command(verb))
+    return runner.invoke(app, list(words))
+
+
+def failing(error: BaseException) -> Callable[..., object]:
+    def verb(*, size: int = 3) -> Models:
+        """Fail.
+
+        Args:
+            size: A number.
+        """
+        raise error
+
+    return verb
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.UsageError, 2),
+        (errors.NotReadyError, 3),
+        (errors.InputError, 4),
+        (errors.NotFoundError, 4),
+        (errors.GraphError, 4),
+        (errors.WeightsError, 4),
+        (errors.ImagesError, 4),
+        (errors.StageError, 5),
+        (errors.ArtifactError, 7),
+        (errors.ResourceError, 8),
+    ],
+)
+def test_an_error_is_three_lines_and_its_exit_code(kind: type[errors.EdgeHybridError], code: int) -> None:
+    result = run(failing(kind("it broke", why="found a, needed b", fix="do c")))
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr == "error: it broke\n  why: found a, needed b\n  fix: do c\n"
+
+
+def test_a_failed_gate_shows_the_result_and_exits_6() -> None:
+    result = run(failing(errors.GateError("over", why="w", fix="f", report=Models(()))), "--json")
+    assert result.exit_code == 6
+    assert json.loads(result.stdout) == {"schema": "edgehybrid.models/1", "models": []}
+    assert result.stderr.startswith("error: over\n")
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (cli._Terminated(), 143), (MemoryError(), 8)])
+def test_signals_and_memory_have_their_codes(error: BaseException, code: int) -> None:
+    assert run(failing(error)).exit_code == code
+
+
+def test_a_bug_is_one_message_without_a_traceback_unless_asked() -> None:
+    quiet = run(failing(RuntimeError("oops")))
+    assert (quiet.exit_code, "Traceback" in quiet.stderr) == (1, False)
+    assert "internal error: RuntimeError: oops" in quiet.stderr
+    assert "Traceback" in run(failing(RuntimeError("oops")), "-vv").stderr
+
+
+def test_a_wrong_type_or_option_is_a_usage_error() -> None:
+    assert run(failing(RuntimeError()), "--size", "x").exit_code == 2
+    near = run(failing(RuntimeError()), "--siez", "3")
+    assert near.exit_code == 2
+    assert "--size" in near.stderr
+
+
+def test_a_choice_that_is_not_there_lists_those_that_are() -> None:
+    result = runner.invoke(cli.app, ["build", "--precision", "int4"])
+    assert result.exit_code == 2
+    assert "int8" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "say"),
+    [
+        (["build", "--model", "cmt_tiny"], 4, "cmt_ti"),
+        (["build", "--target", "orin-nano"], 4, "orin-nano-8gb"),
+        (["build", "--batch", "0"], 2, "--batch"),
+        (["build", "--max-drop", "1"], 2, "--eval"),
+        (["build", "--calib", "no/such/folder"], 4, "no/such/folder"),
+        (["build", "--model", "gone.onnx"], 4, "gone.onnx"),
+        (["build", "--weights", "gone.pth"], 4, "gone.pth"),
+        (["build", "--num-calib", "100000"], 4, "100000"),
+        (["verify", "no-such-bundle"], 7, "not a bundle"),
+        (["bench", "gone.onnx"], 4, "gone.onnx"),
+    ],
+)
+def test_bad_input_is_named(
+    words: list[str], code: int, say: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEHYBRID_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(cli.app, words)
+    assert result.exit_code == code, result.stderr
+    assert say in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith(("error:", "  why:", "  fix:"))]) == 3
+    assert list(tmp_path.glob("builds/*")) == []
+
+
+def test_models_and_targets_are_documents_with_a_schema() -> None:
+    listed = json.loads(runner.invoke(cli.app, ["models", "--json"]).stdout)
+    assert listed["schema"] == "edgehybrid.models/1"
+    assert {"cmt_ti", "cmt_xs", "cmt_s", "cmt_b"} <= {m["name"] for m in listed["models"]}
+    listed = json.loads(runner.invoke(cli.app, ["targets", "--json"]).stdout)
+    assert {"cpu", "rtx", "orin-nano-8gb"} <= {t["name"] for t in listed["targets"]}
