@@ -165,9 +165,7 @@ def _read_toml(path: Path) -> dict[str, object]:
 class _Table:
     """One table of a TOML file: refuses unknown keys at once, and checks the type of each value it gives."""
 
-    def __init__(
-        self, path: Path, name: str, values: Mapping[str, object], known: tuple[str, ...] | None
-    ) -> None:
+    def __init__(self, path: Path, name: str, values: Mapping[str, object], known: tuple[str, ...] | None) -> None:
         self._path, self._name, self._values = path, name, values
         for key in sorted(values) if known is not None else ():
             if key not in (known or ()):
