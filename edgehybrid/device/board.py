@@ -1,0 +1,158 @@
+"""Tell which target this machine is: a Jetson by its device tree, an RTX card by its driver, else a plain CPU."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgehybrid import resources
+from edgehybrid.device.machine import board_model, memory_gib, read
+
+MODULES = {
+    "p3767-0000": "orin-nx-16gb",
+    "p3767-0001": "orin-nx-8gb",
+    "p3767-0003": "orin-nano-8gb",
+    "p3767-0004": "orin-nano-4gb",
+    "p3767-0005": "orin-nano-8gb",  # the module of the developer kit
+    "p3701-0000": "agx-orin-64gb",  # the 32 GB developer kit: it has the 64 GB module's GPU
+    "p3701-0004": "agx-orin-32gb",
+    "p3701-0005": "agx-orin-64gb",
+    "p3701-0008": "agx-orin-industrial",
+}
+"""NVIDIA's part number of a Jetson module -> target. Source: nvpmodel_p3767_*.conf and nvpmodel_p3701_*.conf."""
+
+RTX_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))
+"""Compute capabilities that TensorRT-RTX 1.7 builds for (its ComputeCapability names); no Jetson is among them."""
+
+_PROBE_SECONDS = 20
+PROBE = """
+import ctypes, json
+try:
+    cuda = ctypes.CDLL("libcuda.so.1")
+except OSError as error:
+    raise SystemExit(f"no CUDA driver: {error}")
+def call(name, *args):
+    if code := getattr(cuda, name)(*args):
+        raise SystemExit(f"{name} returned CUDA error {code}")
+call("cuInit", 0)
+version, count = ctypes.c_int(), ctypes.c_int()
+call("cuDriverGetVersion", ctypes.byref(version))
+call("cuDeviceGetCount", ctypes.byref(count))
+gpus = []
+for i in range(count.value):
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(256)
+    call("cuDeviceGet", ctypes.byref(device), i)
+    call("cuDeviceGetName", name, 256, device)
+    call("cuDeviceGetAttribute", ctypes.byref(major), 75, device)
+    call("cuDeviceGetAttribute", ctypes.byref(minor), 76, device)
+    gpus.append([name.value.decode(errors="replace"), major.value, minor.value])
+print(json.dumps([version.value, gpus]))
+"""
+"""What the child process of `probe_cuda` runs. 75 and 76 are the attributes of the compute capability."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One CUDA device."""
+
+    name: str
+    capability: tuple[int, int]  # compute capability
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """What the CUDA driver says."""
+
+    version: str | None  # newest CUDA the driver supports; None: no working driver
+    gpus: tuple[Gpu, ...] = ()
+    reason: str = ""  # why there is none
+
+
+def detect_target(
+    root: Path = Path("/"),
+    *,
+    known: Collection[str] | None = None,
+    probe: Callable[[], Cuda] | None = None,
+    has_rtx: bool | None = None,
+) -> str:
+    """The name of the target that this machine is.
+
+    Args:
+        root: Where /proc is found; a test passes a fake tree.
+        known: Names of targets; the profiles that ship by default.
+        probe: Asks the CUDA driver; `probe_cuda` by default, called only where TensorRT-RTX is installed.
+        has_rtx: Whether TensorRT-RTX is installed; looked up by default.
+
+    Returns:
+        A Jetson's profile, its Super one where the module is flashed so; "rtx" where TensorRT-RTX is installed and
+        the driver has a card for it; "cpu" otherwise, which every machine is.
+    """
+    names = resources.targets() if known is None else known
+    if jetson := jetson_module(root):
+        if is_super(root) and f"{jetson}-super" in names:
+            return f"{jetson}-super"
+        return jetson if jetson in names else "cpu"
+    installed = importlib.util.find_spec("tensorrt_rtx") is not None if has_rtx is None else has_rtx
+    if installed and "rtx" in names:
+        cuda = (probe or probe_cuda)()
+        if any(gpu.capability in RTX_CAPABILITIES for gpu in cuda.gpus):
+            return "rtx"
+    return "cpu"
+
+
+def jetson_module(root: Path) -> str | None:
+    """The target of a Jetson Orin module; None on anything else.
+
+    The part number in the device tree decides. A carrier board that hides it leaves the board's name, which tells
+    modules of one family apart by their memory alone.
+    """
+    compatible = read(root / "proc/device-tree/compatible") or ""
+    for part in re.findall(r"p\d{4}-\d{4}", compatible):
+        if part in MODULES:
+            return MODULES[part]
+    model, memory = board_model(root) or "", memory_gib("MemTotal", root) or 0.0
+    if "Orin" not in model:
+        return None
+    if "AGX" in model:
+        return "agx-orin-industrial" if "Industrial" in model else f"agx-orin-{32 if memory <= 32 else 64}gb"
+    if "NX" in model:
+        return f"orin-nx-{8 if memory <= 8 else 16}gb"
+    return f"orin-nano-{4 if memory <= 4 else 8}gb" if "Nano" in model else None
+
+
+def is_jetson(root: Path) -> bool:
+    """Any Jetson, with a profile or without."""
+    return "Jetson" in (board_model(root) or "") or (root / "etc/nv_tegra_release").exists()
+
+
+def is_super(root: Path) -> bool:
+    """Whether the module is flashed with a Super configuration, which raises its clocks."""
+    return "super" in f"{read(root / 'proc/device-tree/compatible')} {board_model(root)}".lower()
+
+
+def probe_cuda(command: tuple[str, ...] = (sys.executable, "-I", "-c", PROBE)) -> Cuda:
+    """Ask the CUDA driver for its version and devices.
+
+    In a child process: a driver that crashes or hangs takes only the child with it, and a process that has
+    initialised CUDA could no longer fork.
+
+    Args:
+        command: What to run; it prints [version, [[name, major, minor], ...]] as JSON. A test passes its own.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return Cuda(None, reason=f"the driver did not answer within {_PROBE_SECONDS} s")
+    except OSError as error:
+        return Cuda(None, reason=str(error))
+    if done.returncode:
+        last = (done.stderr.strip() or f"the driver crashed with code {done.returncode}").splitlines()[-1]
+        return Cuda(None, reason=last)
+    version, gpus = json.loads(done.stdout)
+    found = tuple(Gpu(name, (major, minor)) for name, major, minor in gpus)
+    return Cuda(f"{version // 1000}.{version % 1000 // 10}", found, "" if found else "the driver has no device")
