@@ -1,0 +1,103 @@
+"""Compare two graphs layer by layer: how much noise quantization left at each output."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehybrid.calibrator.session import open_session, regroup, run_error
+from edgehybrid.errors import StageError
+from edgehybrid.graph import Graph, label_nodes, name_of, shape_of
+from edgehybrid.records import LayerError
+
+SQNR_LIMIT = 200.0
+"""dB. Equal outputs have no noise and an infinite ratio, which JSON cannot hold: ratios end here on either side."""
+
+
+def compare(
+    reference: Graph,
+    quantized: Graph,
+    batches: Iterable[NDArray[np.float32]],
+    layers: Iterable[str],
+    *,
+    threads: int = 0,
+) -> tuple[LayerError, ...]:
+    """Signal to quantization noise ratio at layer outputs, over all images.
+
+    Both graphs run with canonical numerics: ONNX Runtime without graph optimisation, Q/DQ as written. Sums of squares
+    are float64 and streaming, so memory does not grow with the number of images.
+
+    Args:
+        reference: float32 graph.
+        quantized: The same graph with Q/DQ, same input shape and tensor names.
+        batches: Preprocessed images, float32 (B, 3, H, W), B as it comes.
+        layers: Names of tensors computed by a node of both graphs.
+        threads: Of ONNX Runtime; 0 for every core this process may use.
+
+    Returns:
+        One entry per layer, in the order given: 10 log10(sum of squares / sum of squared differences) in dB, cut to
+        -200..200 (200: equal).
+
+    Raises:
+        ImagesError: An image does not fit the graph, or there is none.
+        StageError: An output is not finite (names tensor and graph), or ONNX Runtime failed.
+        ValueError: A tensor is not computed in both graphs, or the inputs differ.
+    """
+    names = tuple(dict.fromkeys(layers))
+    makers = {name_of(output): node for node in reference.nodes() for output in node.outputs}
+    others = {name_of(output) for node in quantized.nodes() for output in node.outputs}
+    for name in names:
+        if name not in makers or name not in others:
+            raise ValueError(f"'{name}' is not computed in both graphs")
+    shape = shape_of(reference.input)
+    if shape != shape_of(quantized.input):
+        raise ValueError(f"the inputs differ: {shape} and {shape_of(quantized.input)}")
+    if not names:
+        return ()
+
+    sessions = [
+        (graph, open_session(graph, names, threads=threads, optimise=False)) for graph in (reference, quantized)
+    ]
+    signal, noise = np.zeros(len(names)), np.zeros(len(names))
+    for group, copies in regroup(batches, shape):
+        try:
+            expected, found = (session.run(names, {name_of(graph.input): group}) for graph, session in sessions)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+            raise run_error(error) from error
+        for i, name in enumerate(names):
+            exact = _finite(expected[i], name, "float32")
+            difference = _finite(found[i], name, "quantized") - exact
+            signal[i] += np.vdot(exact, exact) / copies
+            noise[i] += np.vdot(difference, difference) / copies
+
+    labels = label_nodes(reference)
+    return tuple(
+        LayerError(labels[makers[name]], makers[name].op_type, name, _decibels(s, n))
+        for name, s, n in zip(names, signal.tolist(), noise.tolist(), strict=True)
+    )
+
+
+def _finite(array: NDArray[np.generic], name: str, which: str) -> NDArray[np.float64]:
+    """The array in float64.
+
+    Raises:
+        StageError: It holds an infinity or a NaN.
+    """
+    wide = array.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise StageError(
+            f"'{name}' is not finite in the {which} network",
+            why=f"found {int((~np.isfinite(wide)).sum())} infinities and NaNs among {wide.size} values",
+            fix="check the weights and the preprocessing",
+        )
+    return wide
+
+
+def _decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise), cut to +-SQNR_LIMIT."""
+    if noise == 0:
+        return SQNR_LIMIT
+    if signal == 0:
+        return -SQNR_LIMIT
+    return max(-SQNR_LIMIT, min(SQNR_LIMIT, 10 * (math.log10(signal) - math.log10(noise))))

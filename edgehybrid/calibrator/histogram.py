@@ -1,0 +1,218 @@
+"""Histograms of |x| by the top 16 bits of its float32: no range to guess, exact counts, merged by addition.
+
+A bin is (sign dropped) the 8 exponent bits and the first 7 mantissa bits, so it spans 1/128 of an octave's lower
+edge: at most 0.8 % of its value, at any magnitude. Counts are integers, so their sums do not depend on the order
+of images, on how they were batched, or on how they were spread over processes.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehybrid.errors import ArtifactError
+from edgehybrid.store import write_atomic
+
+BINS = 1 << 15
+FINITE = 0x7F80
+"""The first bin of infinities and NaNs; never counted."""
+
+EDGES: NDArray[np.float64] = np.append(
+    (np.arange(FINITE, dtype=np.uint32) << 16).view(np.float32).astype(np.float64), 2.0**128
+)
+"""Bin b holds EDGES[b] <= |x| < EDGES[b + 1]; bin 0 holds zeros and what is below 2**-133."""
+
+_STAGE = 1 << 17  # activations kept as 16-bit bin numbers until they are worth one call of bincount
+_SCHEMA = "edgehybrid.observations/1"
+_FIELDS = {  # name -> (kind of dtype, dimensions)
+    "schema": ("U", 0),
+    "images": ("i", 0),
+    "names": ("U", 1),
+    "amax": ("f", 1),
+    "sizes": ("i", 1),
+    "bins": ("u", 1),
+    "counts": ("i", 1),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """What was seen of one tensor.
+
+    Args:
+        counts: int64 (BINS,), how many activations fell in each bin.
+        amax: The largest |x|, exactly.
+    """
+
+    counts: NDArray[np.int64]
+    amax: float
+
+    def merge(self, other: "Histogram") -> "Histogram":
+        """Both together."""
+        return Histogram(self.counts + other.counts, max(self.amax, other.amax))
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """What was seen of every tapped tensor on so many images."""
+
+    tensors: Mapping[str, Histogram]
+    images: int
+
+    def merge(self, other: "Observations") -> "Observations":
+        """Both together, as if one pass had seen the images of both.
+
+        Raises:
+            ValueError: They are of different tensors, hence not of one graph.
+        """
+        if self.tensors.keys() != other.tensors.keys():
+            odd = sorted(self.tensors.keys() ^ other.tensors.keys())
+            raise ValueError(f"observations of different tensors cannot be merged: {odd[0]} is only in one")
+        merged = {name: histogram.merge(other.tensors[name]) for name, histogram in self.tensors.items()}
+        return Observations(merged, self.images + other.images)
+
+    def save(self, path: Path) -> None:
+        """Write an .npz of the bins that are not empty; equal observations give equal bytes.
+
+        Raises:
+            ResourceError: The disk is full or the place cannot be written.
+        """
+        names = sorted(self.tensors)
+        occupied = [np.flatnonzero(self.tensors[name].counts) for name in names]
+        counts = [self.tensors[name].counts[bins] for name, bins in zip(names, occupied, strict=True)]
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            schema=np.array(_SCHEMA),
+            images=np.array(self.images, np.int64),
+            names=np.array(names, dtype=np.str_),
+            amax=np.array([self.tensors[name].amax for name in names], np.float32),
+            sizes=np.array([bins.size for bins in occupied], np.int64),
+            bins=np.concatenate([*occupied, np.empty(0, np.intp)]).astype(np.uint16),
+            counts=np.concatenate([*counts, np.empty(0, np.int64)]),
+        )
+        write_atomic(path, buffer.getvalue())
+
+    @staticmethod
+    def load(path: Path) -> "Observations":
+        """Read what `save` wrote.
+
+        Raises:
+            ArtifactError: The file is missing, damaged, or something else.
+        """
+        try:
+            return _decode(_read(path))
+        except Exception as error:  # zipfile, zlib and numpy raise a dozen unrelated types on damaged files
+            reason = " ".join(str(error).split()) or "no details"
+            raise ArtifactError(
+                f"{path} does not hold usable observations",
+                why=f"{type(error).__name__}: {reason}",
+                fix="delete it and calibrate again",
+            ) from error
+
+
+class Tally:
+    """Counts the activations of one tensor as they stream by.
+
+    Args:
+        scratch: uint32, working memory that tallies used in turn may share.
+    """
+
+    def __init__(self, scratch: NDArray[np.uint32]) -> None:
+        self._counts = np.zeros(BINS, np.int64)
+        self._amax = 0.0
+        self._top = 0  # bin of _amax
+        self._stage = np.empty(_STAGE, np.uint16)
+        self._staged = 0
+        self._scratch = scratch
+
+    def add(self, values: NDArray[np.float32], copies: int = 1) -> None:
+        """Count activations.
+
+        Args:
+            values: Contiguous, of any shape.
+            copies: How many times every image is in `values`; each is counted once.
+
+        Raises:
+            FloatingPointError: An infinity or a NaN; the tally is spoilt.
+            ValueError: The copies differ.
+        """
+        flat = values.reshape(-1)
+        if copies == 1:
+            self._add(flat)
+            return
+        self._flush()
+        before = self._counts.copy()
+        self._add(flat)
+        self._flush()
+        added, rest = np.divmod(self._counts - before, copies)
+        if rest.any():
+            raise ValueError("copies of one image gave different activations")
+        self._counts = before + added
+
+    def histogram(self) -> Histogram:
+        """What was counted so far."""
+        self._flush()
+        return Histogram(self._counts.copy(), self._amax)
+
+    def _add(self, values: NDArray[np.float32]) -> None:
+        """Stage the bin numbers of `values`, block by block so that a block stays in the processor's cache."""
+        while values.size:
+            block = values[: min(self._scratch.size, self._stage.size - self._staged)]
+            values = values[block.size :]
+            bins = self._stage[self._staged : self._staged + block.size]
+            # Three vectorised passes over contiguous memory: 0.2 ns per value on an EPYC with AVX-512, where
+            # reading every other uint16 in place takes 0.4 ns.
+            halves = np.right_shift(block.view(np.uint32), 16, out=self._scratch[: block.size])
+            np.copyto(bins, halves, casting="unsafe")
+            bins &= 0x7FFF
+            top = int(bins.max())
+            if top >= FINITE:
+                raise FloatingPointError
+            if top >= self._top:  # else the exact maximum cannot have grown
+                self._top = top
+                self._amax = max(self._amax, float(np.abs(block).max()))
+            self._staged += block.size
+            if self._staged == self._stage.size:
+                self._flush()
+
+    def _flush(self) -> None:
+        counts = np.bincount(self._stage[: self._staged])
+        self._counts[: counts.size] += counts
+        self._staged = 0
+
+
+def _read(path: Path) -> dict[str, NDArray[np.generic]]:
+    """The fields of the file, each of the right kind and rank."""
+    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+        fields: dict[str, NDArray[np.generic]] = {name: file[name] for name in _FIELDS}
+    for name, (kind, dimensions) in _FIELDS.items():
+        if fields[name].dtype.kind != kind or fields[name].ndim != dimensions:
+            raise ValueError(f"'{name}' is {fields[name].dtype} of rank {fields[name].ndim}")
+    if str(fields["schema"]) != _SCHEMA:
+        raise ValueError(f"found schema '{fields['schema']}', needed '{_SCHEMA}'")
+    return fields
+
+
+def _decode(fields: dict[str, NDArray[np.generic]]) -> Observations:
+    """Check that the fields fit each other, and unpack them."""
+    names, images = fields["names"].tolist(), int(fields["images"])
+    amaxes, sizes = fields["amax"].astype(np.float32), fields["sizes"].astype(np.int64)
+    bins, counts = fields["bins"].astype(np.int64), fields["counts"].astype(np.int64)
+    if not (len(names) == len(set(names)) == amaxes.size == sizes.size) or images < 1:
+        raise ValueError("names, maxima and sizes do not fit each other")
+    if (sizes < 1).any() or sizes.sum() != bins.size or bins.size != counts.size or (counts < 1).any():
+        raise ValueError("bins and counts do not fit each other")
+    tensors: dict[str, Histogram] = {}
+    ends = np.cumsum(sizes)
+    for name, amax, begin, end in zip(names, amaxes, ends - sizes, ends, strict=True):
+        held = bins[begin:end]
+        if (np.diff(held) < 1).any() or held[-1] >= FINITE or held[-1] != amax.view(np.uint32) >> 16:
+            raise ValueError(f"the bins of '{name}' are not in order or do not reach its maximum")
+        dense = np.zeros(BINS, np.int64)
+        dense[held] = counts[begin:end]
+        tensors[str(name)] = Histogram(dense, float(amax))
+    return Observations(tensors, images)

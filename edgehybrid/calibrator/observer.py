@@ -1,0 +1,170 @@
+"""Watch activations: run images through a graph once and count every value of the tapped tensors."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgehybrid.calibrator.histogram import Observations, Tally
+from edgehybrid.calibrator.session import open_session, regroup, run_error
+from edgehybrid.errors import StageError
+from edgehybrid.graph import Graph, constant, label_nodes, name_of, shape_of, values
+
+_REARRANGING = {"DepthToSpace", "Flatten", "Identity", "Reshape", "SpaceToDepth", "Squeeze", "Transpose", "Unsqueeze"}
+"""Operators whose output holds the values of their first input, in another order or shape: one histogram for both."""
+
+_BLOCK = 1 << 15  # values counted at a time: their working memory fits in a core's cache
+
+
+def observe(
+    graph: Graph,
+    batches: Iterable[NDArray[np.float32]],
+    tensors: Sequence[str],
+    *,
+    threads: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Observations:
+    """Count the activations of some tensors over all images, in one pass and in constant memory.
+
+    Every image runs at the graph's own batch size, whatever the size of `batches`, and counts are integers. On a
+    graph of batch 1 the result is therefore the same to the last bit for any order, batching or sharding of the
+    images, given the same machine and number of threads. On a graph of batch N it is so wherever the kernels treat
+    the N places of a batch alike.
+
+    While one image is counted, the next one runs.
+
+    Args:
+        graph: float32, static shapes. Not modified.
+        batches: Preprocessed images, float32 (B, 3, H, W); B may vary and differ from the graph's batch.
+        tensors: Names of float32 tensors of the graph that depend on the images.
+        threads: Of ONNX Runtime; 0 for every core this process may use.
+        progress: Told the number of images run so far.
+
+    Returns:
+        One histogram per tensor, with its exact absolute maximum.
+
+    Raises:
+        ImagesError: An image does not fit the graph, or there is none.
+        StageError: An activation is not finite (names tensor and node), or ONNX Runtime failed.
+        ValueError: A tensor is unknown, constant, or not float32.
+    """
+    sources = _find_sources(graph, tensors)
+    taps = [name for name in map(name_of, values(graph)) if name in set(sources.values())]
+    scratch = np.empty(_BLOCK, np.uint32)
+    tallies = {name: Tally(scratch) for name in taps}
+    session = open_session(graph, [name for name in taps if name != graph.input.name], threads=threads)
+    running, counting = _Slot(graph, session, taps), _Slot(graph, session, taps)
+    images = 0
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending: Future[None] | None = None
+        for group, copies in regroup(batches, shape_of(graph.input)):
+            running.run(group)
+            if pending is not None:
+                pending.result()
+            pending = pool.submit(_count, graph, running, tallies, copies, images)
+            running, counting = counting, running
+            images += len(group) // copies
+            if progress is not None:
+                progress(images)
+        if pending is not None:
+            pending.result()
+    histograms = {name: tally.histogram() for name, tally in tallies.items()}
+    return Observations({name: histograms[source] for name, source in sources.items()}, images)
+
+
+class _Slot:
+    """Memory for one run: the input, and every tapped tensor, which ONNX Runtime writes in place.
+
+    Fresh outputs would be mapped and zeroed by the kernel at every run; for CMT-Ti that costs as much as counting.
+    """
+
+    def __init__(self, graph: Graph, session: onnxruntime.InferenceSession, taps: Sequence[str]) -> None:
+        shapes = {name_of(v): shape_of(v) for v in values(graph) if v.name in taps or v is graph.input}
+        self.arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+        self._input = self.arrays[name_of(graph.input)]
+        self._session = session
+        self._binding = session.io_binding()
+        for port in session.get_inputs():
+            self._bind(self._binding.bind_input, port.name)
+        for port in session.get_outputs():
+            if port.name in self.arrays:
+                self._bind(self._binding.bind_output, port.name)
+            else:
+                self._binding.bind_output(port.name, "cpu")
+
+    def run(self, images: NDArray[np.float32]) -> None:
+        """Fill `arrays` with what one batch of images gives."""
+        np.copyto(self._input, images)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+            raise run_error(error) from error
+
+    def _bind(self, bind: Callable[..., None], name: str) -> None:
+        array = self.arrays[name]
+        bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+
+def _find_sources(graph: Graph, tensors: Sequence[str]) -> dict[str, str]:
+    """Tensor asked for -> tensor to tap, which holds the same values.
+
+    Raises:
+        ValueError: A tensor is unknown, constant, or not float32.
+    """
+    found = {name_of(value): value for value in values(graph)}
+    sources: dict[str, str] = {}
+    for name in tensors:
+        if name not in found:
+            raise ValueError(f"the graph has no tensor '{name}'")
+        if constant(found[name]) is not None or found[name].dtype != ir.DataType.FLOAT:
+            raise ValueError(f"'{name}' is not a float32 activation")
+        sources[name] = name_of(_source(found[name]))
+    return sources
+
+
+def _source(value: ir.Value) -> ir.Value:
+    """The tensor that first held these values."""
+    node = value.producer()
+    while node is not None and node.op_type in _REARRANGING and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def _count(graph: Graph, slot: _Slot, tallies: Mapping[str, Tally], copies: int, image: int) -> None:
+    """Count what one run left in the slot.
+
+    Raises:
+        StageError: An activation is not finite, or depends on its place in the batch.
+    """
+    name = ""
+    try:
+        for name, tally in tallies.items():
+            tally.add(slot.arrays[name], copies)
+    except FloatingPointError as error:
+        raise _not_finite(graph, name, slot.arrays[name], image) from error
+    except ValueError as error:
+        raise StageError(
+            f"activation '{name}' depends on the place of an image in its batch",
+            why=f"{copies} copies of image {image + 1} in one batch gave different values",
+            fix="export the network with batch 1",
+        ) from error
+
+
+def _not_finite(graph: Graph, name: str, array: NDArray[np.float32], image: int) -> StageError:
+    """Name the tensor, the node that made it, and the image."""
+    batch = shape_of(graph.input)[0]
+    place = f"image {image + 1}" if batch == 1 else f"images {image + 1} to {image + batch}"
+    maker = "the input"
+    for node, label in label_nodes(graph).items():
+        if any(output.name == name for output in node.outputs):
+            maker = f"{node.op_type} node '{label}'"
+    nans, infinities = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+    return StageError(
+        f"activation '{name}' is not finite",
+        why=f"{maker} gave {nans} NaN and {infinities} infinite of {array.size} values on {place}",
+        fix="check the weights and the preprocessing: the float network itself fails on this image",
+    )

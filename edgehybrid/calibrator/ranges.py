@@ -1,0 +1,211 @@
+"""Choose the int8 range of every tensor from its histogram: mse, minmax, percentile or entropy."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehybrid.calibrator.histogram import EDGES, FINITE, Histogram, Observations
+from edgehybrid.records import Method, Ranges
+
+LEVELS = 127
+"""Positive levels of symmetric int8. The 128th negative one is not counted on: histograms have no sign."""
+
+DEAD_AMAX = LEVELS * 2.0**-14
+"""Range of a tensor that is zero everywhere. Any positive one is right; this one's scale, 2**-14, is the smallest
+normal float16, so that it stays positive in either dialect."""
+
+PERCENTILE = 99.99
+"""Percent of the values that the range of method "percentile" covers."""
+
+_DEAD = 2.0**-100  # below this a tensor is called zero; its int8 scale would end in float32's subnormals
+_STEPS = 128  # bins per octave
+_SEARCHED = 12  # octaves below the maximum; one outlier in 10**9 values does not ask for a deeper clip
+_ROUNDED = 8  # octaves below a candidate's own in which values round to anything but zero: 2**8 > 2 * LEVELS
+
+
+def choose(
+    observations: Observations, method: Method, *, images: int, sha256: str, percentile: float = PERCENTILE
+) -> Ranges:
+    """Choose the range of every tensor.
+
+    - mse: least expected squared error of rounding and clipping (`expected_error`), searched exhaustively over
+      all bin edges within 12 octaves of the maximum, and the maximum itself.
+    - minmax: the exact absolute maximum.
+    - percentile: what `percentile` percent of |x| lie below.
+    - entropy: least Kullback-Leibler divergence of the distribution of non-zero |x| from its quantized version.
+
+    No range exceeds the observed maximum. A tensor that is zero everywhere gets DEAD_AMAX.
+
+    Args:
+        observations: Of the calibration images.
+        method: See above.
+        images: How many images were observed.
+        sha256: Of the images.
+        percentile: Percent, above 0 and at most 100; used by method "percentile".
+
+    Returns:
+        Ranges, tensors in alphabetical order.
+
+    Raises:
+        ValueError: The percentile makes no sense.
+    """
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
+    methods: dict[Method, Callable[[Histogram], float]] = {
+        "mse": _least_error,
+        "minmax": lambda histogram: histogram.amax,
+        "percentile": lambda histogram: _percentile(histogram, percentile),
+        "entropy": _least_divergence,
+    }
+    search = methods[method]
+    chosen = {}
+    for name in sorted(observations.tensors):
+        histogram = observations.tensors[name]
+        chosen[name] = DEAD_AMAX if histogram.amax < _DEAD else search(histogram)
+    return Ranges(method, images, sha256, chosen)
+
+
+def expected_error(histogram: Histogram, amax: float) -> float:
+    """Mean squared error of symmetric int8 with range `amax`, rounding and clipping together.
+
+    Values are taken as uniform within their bin. (One representative per bin would not do: near `amax` a bin is
+    as wide as a quantization step.)
+
+    Args:
+        histogram: Of at least one value.
+        amax: Above 0; scale = amax / 127.
+    """
+    bins, low, high = _occupied(histogram)
+    scale = amax / LEVELS
+    width = np.maximum(high - low, np.finfo(np.float64).tiny)
+    spread = scale**3 * (_error_integral(high / scale) - _error_integral(low / scale)) / width
+    point = scale**2 * (low / scale - np.minimum(np.rint(low / scale), LEVELS)) ** 2
+    counts = histogram.counts[bins]
+    return float(counts @ np.where(high > low, spread, point) / counts.sum())
+
+
+def _occupied(histogram: Histogram) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    """Bins that are not empty, and their edges; the last one ends at the exact maximum."""
+    bins = np.flatnonzero(histogram.counts)
+    return bins, EDGES[bins], np.minimum(EDGES[bins + 1], histogram.amax)
+
+
+def _error_integral(y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Integral of (t - round(t))**2 from 0 to y >= 0, where round stops at LEVELS: 1/12 per whole level."""
+    level = np.minimum(np.rint(y), LEVELS)
+    return level / 12 + (y - level) ** 3 / 3
+
+
+# --- mse --------------------------------------------------------------------------------------------
+
+
+def _error_table() -> NDArray[np.float64]:
+    """Expected squared error of a value in bin k with range c, for c = 1 + m / 128, as [m, k].
+
+    k counts bins from 2**-_ROUNDED to 2. Bins are alike in every octave, so that this one table serves all.
+
+    Returns:
+        float64 (128, 128 * (_ROUNDED + 1)).
+    """
+    low = np.ldexp(np.tile(1 + np.arange(_STEPS) / _STEPS, _ROUNDED + 1), np.repeat(np.arange(-_ROUNDED, 1), _STEPS))
+    high = np.append(low[1:], 2.0)
+    scale = (1 + np.arange(_STEPS) / _STEPS)[:, np.newaxis] / LEVELS
+    return np.asarray(scale**3 * (_error_integral(high / scale) - _error_integral(low / scale)) / (high - low))
+
+
+_TABLE = _error_table()
+_MEAN = (EDGES[:-1] + EDGES[1:]) / 2
+_SQUARE = (EDGES[:-1] ** 2 + EDGES[:-1] * EDGES[1:] + EDGES[1:] ** 2) / 3
+
+
+def _least_error(histogram: Histogram) -> float:
+    """The range of least expected error among all bin edges below the maximum, and the maximum.
+
+    Values below half a step of a candidate round to zero and leave their own square; values an octave above it
+    are clipped and leave (x - c)**2: both are prefix sums of moments. The nine octaves between take the table.
+    """
+    top = int(np.flatnonzero(histogram.counts)[-1])
+    octaves = np.arange(top // _STEPS - _SEARCHED, top // _STEPS + 1)
+    counts = histogram.counts[:FINITE].astype(np.float64)
+    # Sums over all bins below a given one: of 1, of x, of x**2.
+    number, total, energy = (np.append(0.0, np.cumsum(counts * m)) for m in (np.ones(FINITE), _MEAN, _SQUARE))
+    errors = np.empty((octaves.size, _STEPS))
+    for row, octave in enumerate(octaves):
+        begin, end = (octave - _ROUNDED) * _STEPS, (octave + 1) * _STEPS
+        candidates = EDGES[octave * _STEPS : end]
+        rounded = energy[begin] + candidates[0] ** 2 * (_TABLE @ counts[begin:end])
+        clipped = energy[-1] - energy[end] - 2 * candidates * (total[-1] - total[end])
+        errors[row] = rounded + clipped + candidates**2 * (number[-1] - number[end])
+    edges = EDGES[octaves[0] * _STEPS : top + 1]
+    best = float(edges[np.argmin(errors.reshape(-1)[: edges.size])])
+    return best if expected_error(histogram, best) < expected_error(histogram, histogram.amax) else histogram.amax
+
+
+# --- percentile and entropy ---------------------------------------------------------------------------
+
+
+def _percentile(histogram: Histogram, percent: float) -> float:
+    """What `percent` of |x| lie below, values taken as uniform within their bin.
+
+    Where so few values are not zero that it would be 0, the maximum.
+    """
+    bins, low, high = _occupied(histogram)
+    below = np.cumsum(histogram.counts[bins])
+    wanted = percent / 100 * below[-1]
+    i = int(np.searchsorted(below, wanted))
+    part = 1 - (below[i] - wanted) / histogram.counts[bins[i]]
+    found = float(low[i] + part * (high[i] - low[i]))
+    return found if found >= _DEAD else histogram.amax
+
+
+def _least_divergence(histogram: Histogram) -> float:
+    """The range whose quantized distribution diverges least, among every fourth bin edge and the maximum.
+
+    As in TensorRT's entropy calibration, what lies above a range c is added to the last cell of P below c, while Q
+    spreads the mass of each quantization level evenly over the cells that are not empty in it. The cells are the
+    histogram's own bins, so every candidate is judged at the same resolution: with cells of equal width a small c
+    has few cells per level, little to lose, and wins too often. Zeros are left out: int8 has a zero.
+
+    Source:
+        Szymon Migacz, "8-bit Inference with TensorRT", GTC 2017.
+    """
+    bins, low, high = _occupied(histogram)
+    kept = (bins > 0) & (high > low)
+    if not kept.any():
+        return histogram.amax
+    low, high, mass = low[kept], high[kept], histogram.counts[bins[kept]].astype(np.float64)
+    edges = EDGES[bins[-1] - _SEARCHED * _STEPS : bins[-1] + 1 : 4]
+    candidates = np.append(edges[edges > low[0]], histogram.amax)
+    return float(candidates[np.argmin(_divergences(low, high, mass, candidates))])
+
+
+def _divergences(
+    low: NDArray[np.float64], high: NDArray[np.float64], mass: NDArray[np.float64], candidates: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """KL(P || Q) of each candidate range, in nats.
+
+    With n_i values in cell i of width w_i, and N_l values in W_l of level l, Q's density in a level is N_l / W_l, so
+    sum n log(p / q) = sum n_i log(n_i / w_i) - sum N_l log(N_l / W_l) + constants. Prefix sums over the cells give
+    the first for all candidates at once, and the second takes 128 look-ups per candidate.
+    """
+    middle, width = (low + high) / 2, high - low
+    mass_below, width_below, entropy_below = (
+        np.append(0.0, np.cumsum(term)) for term in (mass, width, mass * np.log(mass / width))
+    )
+    inside = np.searchsorted(middle, candidates)  # cells below each candidate, at least one
+    borders = (np.arange(LEVELS) + 0.5) / LEVELS * candidates[:, np.newaxis]
+    starts = np.minimum(np.searchsorted(middle, borders), inside[:, np.newaxis])
+    levels = np.column_stack((np.zeros_like(inside), starts, inside))
+    level_mass, level_width = np.diff(mass_below[levels]), np.diff(width_below[levels])
+    filled = level_mass > 0
+    log_density = np.log(np.divide(level_mass, level_width, out=np.ones_like(level_mass), where=filled))
+    spread = entropy_below[inside] - np.sum(level_mass * log_density, axis=1)
+
+    last, covered, everything = inside - 1, mass_below[inside], mass_below[-1]
+    clipped = everything - covered
+    last_level = LEVELS - np.argmax(filled[:, ::-1], axis=1)
+    grown = mass[last] + clipped
+    added = grown * np.log(grown / width[last]) - mass[last] * np.log(mass[last] / width[last])
+    added -= clipped * log_density[np.arange(len(candidates)), last_level]
+    return np.asarray((spread + added) / everything + np.log(covered / everything))

@@ -1,0 +1,97 @@
+"""Open an ONNX Runtime session on a copy of a graph whose outputs are the tensors one wants to see."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgehybrid.cores import available_cores
+from edgehybrid.errors import ImagesError, StageError
+from edgehybrid.graph import Graph, name_of, values
+
+_SILENT = 4  # fatal only: every error also arrives as an exception
+
+
+def open_session(
+    graph: Graph, tensors: Sequence[str], *, threads: int = 0, optimise: bool = True
+) -> onnxruntime.InferenceSession:
+    """A CPU session that computes `tensors` and nothing that only other outputs need.
+
+    The arena is off: with static shapes it saves nothing and keeps the peak of memory for ever.
+
+    Args:
+        graph: Not modified.
+        tensors: Names of computed tensors; none keeps the graph's own outputs.
+        threads: 0 for every core this process may use.
+        optimise: False for canonical numerics: every node runs as written.
+
+    Raises:
+        StageError: ONNX Runtime does not take the graph.
+    """
+    tapped = graph.clone()
+    if tensors:
+        found = {name_of(value): value for value in values(tapped)}
+        tapped.body.outputs.clear()
+        tapped.body.outputs.extend(found[name] for name in tensors)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or available_cores()
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = _SILENT
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    # Threads that spin between operators would take the core on which activations are counted meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(tapped.to_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+        raise run_error(error) from error
+
+
+def regroup(
+    batches: Iterable[NDArray[np.float32]], shape: tuple[int, ...]
+) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Cut a stream of batches of any size into groups of the graph's own batch.
+
+    Images that are left over at the end come one by one, each filling a whole group.
+
+    Args:
+        batches: float32 (B, 3, H, W), B as it comes.
+        shape: (N, 3, H, W) of the graph's input.
+
+    Yields:
+        float32 of `shape`, valid until the next one, and how many copies of each image it holds (1 or N).
+
+    Raises:
+        ImagesError: An image does not fit the graph, or there is none.
+    """
+    group = np.empty(shape, np.float32)
+    filled = seen = 0
+    for batch in batches:
+        if batch.shape[1:] != shape[1:] or batch.dtype != np.float32:
+            raise ImagesError(
+                "the images do not fit the network",
+                why=f"found {batch.dtype} {batch.shape[1:]}, needed float32 {shape[1:]}",
+                fix="preprocess the images to the network's input size",
+            )
+        for image in batch:
+            group[filled] = image
+            filled, seen = filled + 1, seen + 1
+            if filled == len(group):
+                yield group, 1
+                filled = 0
+    if not seen:
+        raise ImagesError("there are no images", why="found 0, needed at least 1", fix="give a set of images")
+    for image in group[:filled].copy():
+        group[:] = image
+        yield group, len(group)
+
+
+def run_error(error: Exception) -> StageError:
+    """What a failure of ONNX Runtime means to the user."""
+    return StageError(
+        "ONNX Runtime cannot run the network on the calibration images",
+        why=" ".join(str(error).split()) or type(error).__name__,
+        fix="check the ONNX file with `python -m onnx.checker`, or export it again",
+    )
