@@ -1,0 +1,335 @@
+"""Images for calibration and evaluation, from a folder, an .npz or a bundled set, decoded as they are asked for."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgehybrid import resources
+from edgehybrid.dataset import archive, folder, picture
+from edgehybrid.dataset.folder import shown
+from edgehybrid.dataset.preprocessing import check, crop, normalise, preprocess_image
+from edgehybrid.errors import ArtifactError, ImagesError, NotFoundError, UsageError
+from edgehybrid.records import ImageSet, Preprocess, SetPart
+
+__all__ = ["Images", "load", "overlap", "preprocess_image"]
+
+FULL_CHECK = 2000
+"""Up to so many images are decoded once before the work begins; of more, only headers are looked at."""
+TOLERATED = 1
+"""Percent of unreadable images that are skipped and reported; above it, the set is refused."""
+LISTED = 5
+USES = {"calib": "calibration", "eval": "evaluation"}
+
+
+class _Pictures(Protocol):
+    """Where images come from: files or an .npz."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """One name per image, in ascending order of the source: what sampling and messages go by."""
+
+    def probe(self, indexes: Sequence[int]) -> Iterator[bytes | str]:
+        """For each image the sha256 of its content, or why it cannot be read."""
+
+    def open(self, indexes: Sequence[int]) -> Iterator[Image.Image]:
+        """Each image, upright and RGB. Raises ImagesError where one cannot be read."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A resolved `--calib` or `--eval`, nothing decoded yet."""
+
+    name: str
+    place: str
+    pictures: _Pictures
+    labels: NDArray[np.int64] | None
+    classes: tuple[str, ...] = ()
+    licence: str = ""
+    note: str = ""
+
+
+class Images:
+    """A chosen, checked set of images in a fixed order; holds paths and digests, never pixels.
+
+    Attributes:
+        spec: What to say about them in a report.
+        labels: (N,), class numbers from 0; None where the source has none.
+        digests: sha256 of each image: of the file's bytes, or of the pixels in an .npz.
+        order: sha256 over `digests` in order: two sets with the same `order` give the same outputs in the same rows.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSet,
+        labels: NDArray[np.int64] | None,
+        digests: tuple[bytes, ...],
+        pictures: _Pictures,
+        chosen: Sequence[int],
+    ) -> None:
+        self.spec, self.labels, self.digests = spec, labels, digests
+        self.order = hashlib.sha256(b"".join(digests)).hexdigest()
+        self._pictures, self._chosen = pictures, tuple(chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """One image as it was taken, upright and RGB: (H, W, 3).
+
+        Raises:
+            ImagesError: It cannot be read any more.
+        """
+        return np.array(next(iter(self._pictures.open((self._chosen[index],)))))
+
+    def batches(self, preprocess: Preprocess, batch_size: int) -> Iterator[NDArray[np.float32]]:
+        """Network input, (B, 3, size, size) contiguous, in order; the last batch may be shorter.
+
+        Memory stays flat in the number of images: one batch, and one decoded picture.
+
+        Args:
+            preprocess: The network's own.
+            batch_size: Images per batch, at least 1.
+
+        Raises:
+            UsageError: `preprocess` is out of range; raised before any image is read.
+            ImagesError: An image cannot be decoded, named with the reason.
+        """
+        check(preprocess)
+        if batch_size < 1:
+            raise ValueError(f"found batch_size {batch_size}, needed 1 or more")
+        return self._batches(preprocess, batch_size)
+
+    def _batches(self, preprocess: Preprocess, batch_size: int) -> Iterator[NDArray[np.float32]]:
+        pixels: list[NDArray[np.uint8]] = []
+        for image in self._pictures.open(self._chosen):
+            pixels.append(crop(image, preprocess))
+            if len(pixels) == batch_size:
+                yield normalise(np.stack(pixels), preprocess)
+                pixels = []
+        if pixels:
+            yield normalise(np.stack(pixels), preprocess)
+
+
+def load(
+    source: str | Path,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    split: resources.Split = "calib",
+    at_most: int | None = None,
+) -> Images:
+    """Choose images and check them.
+
+    Up to 2,000 images are decoded once here, so that a damaged one is found before the work begins; of a larger
+    choice only headers are looked at, and damage that shows later is an error then.
+
+    Args:
+        source: The name of a bundled set, a folder (`<class>/*.jpg`, or images alone), or an .npz with `x` uint8
+            (N, H, W, 3) RGB and optional `y` int (N,). A name wins over a folder of that name: write `./name`.
+        limit: Exactly so many images, sampled; None: all.
+        seed: Of the sample. The same seed takes the same images on every machine, and a smaller sample is part of
+            a larger one.
+        split: Which part of a bundled set. Folders and .npz files have one part only.
+        at_most: As `limit`, but a smaller source is taken whole.
+
+    Raises:
+        NotFoundError: No such set, folder or file.
+        ImagesError: No images, fewer than `limit`, more than 1 % unreadable, or not what it should be.
+        ArtifactError: A bundled set does not match its manifest.
+        UsageError: `limit` or `at_most` is below 1.
+    """
+    for count in (limit, at_most):
+        if count is not None and count < 1:
+            raise UsageError(
+                f"{count} images asked for", why="needed 1 or more", fix="leave the option out to take all"
+            )
+    origin = _resolve(source, split)
+    chosen = _sample(origin.pictures.keys, origin.name, limit, at_most, seed)
+    digests: list[bytes] = []
+    readable: list[int] = []
+    skipped: list[str] = []
+    for index, found in zip(chosen, origin.pictures.probe(chosen), strict=True):
+        if isinstance(found, bytes):
+            digests.append(found)
+            readable.append(index)
+        else:
+            skipped.append(f"{shown(origin.pictures.keys[index])}: {found}")
+    _check_skipped(origin.name, skipped, len(chosen))
+    spec = ImageSet(
+        name=origin.name,
+        source=origin.place,
+        images=len(readable),
+        sha256=hashlib.sha256(b"".join(sorted(digests))).hexdigest(),
+        labelled=origin.labels is not None,
+        classes=origin.classes,
+        skipped=tuple(skipped),
+        licence=origin.licence,
+        note=origin.note,
+    )
+    labels = None if origin.labels is None else origin.labels[readable]
+    return Images(spec, labels, tuple(digests), origin.pictures, readable)
+
+
+def overlap(first: Images, second: Images) -> int:
+    """How many images of the first set are in the second as well, by content."""
+    known = set(second.digests)
+    return sum(digest in known for digest in first.digests)
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+
+def _resolve(source: str | Path, split: resources.Split) -> _Source:
+    text, path = str(source), Path(source)
+    if isinstance(source, str) and text in resources.image_sets():
+        return _bundled(text, split)
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        if path.suffix.lower() == ".npz":
+            return _npz(path)
+        image = path.suffix.lower() in picture.SUFFIXES
+        raise ImagesError(
+            f"cannot use {shown(path)}",
+            why=f"found {'one image' if image else 'a file'}, needed a folder of images or an .npz",
+            fix="give the folder that it lies in" if image else "give a folder with images, or an .npz with x",
+        )
+    if isinstance(source, str) and "/" not in text and not path.suffix:
+        resources.find_image_set(text)  # raises, with near misses
+    raise NotFoundError(f"no images at {shown(text)}", why="there is no such folder or file", fix="check the path")
+
+
+def _bundled(name: str, split: resources.Split) -> _Source:
+    card, home = resources.load_image_set(name), resources.find_image_set(name)
+    part = card.parts.get(split)
+    if part is None:
+        raise ImagesError(
+            f"the bundled set '{name}' is not for {USES[split]}",
+            why=f"found images for {' and '.join(USES[key] for key in card.parts)}{'' if card.classes else ', no labels'}",
+            fix="give a folder with one subfolder per class, an .npz with x and y, or --eval fashion-mnist",
+        )
+    _verify(name, home, part)
+    if part.kind == "npz":
+        opened = archive.open_archive(home / part.files[0].path)
+        pictures: _Pictures = _Rows(opened)
+        labels = opened.labels
+    else:
+        pictures, labels = _Files(home, tuple(sorted(file.path for file in part.files))), None
+    note = card.note
+    if Path(name).exists():
+        note += f"; this is the bundled set, for your own folder write ./{name}"
+    return _Source(name, f"bundled with edgehybrid, {split}", pictures, labels, card.classes, card.licence, note)
+
+
+def _verify(name: str, home: Path, part: SetPart) -> None:
+    """A bundled set is refused when any of its files is missing or changed, chosen or not."""
+    for file in part.files:
+        try:
+            found = hashlib.sha256((home / file.path).read_bytes()).hexdigest()
+        except OSError as error:
+            found = (error.strerror or str(error)).lower()
+        if found != file.sha256:
+            raise ArtifactError(
+                f"the bundled image set '{name}' is damaged",
+                why=f"{home / file.path}: found {found[:40]}, needed sha256 {file.sha256[:40]}",
+                fix="install edgehybrid again",
+            )
+
+
+def _folder(path: Path) -> _Source:
+    listing = folder.list_images(path)
+    labels = None if listing.labels is None else np.array(listing.labels, np.int64)
+    name = shown(path.resolve().name or path)
+    classes = tuple(shown(name) for name in listing.classes)
+    return _Source(name, shown(path), _Files(path, listing.files), labels, classes, note=listing.note)
+
+
+def _npz(path: Path) -> _Source:
+    opened = archive.open_archive(path)
+    return _Source(shown(path.name), shown(path), _Rows(opened), opened.labels)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Image files below a folder."""
+
+    root: Path
+    keys: tuple[str, ...]
+
+    def probe(self, indexes: Sequence[int]) -> Iterator[bytes | str]:
+        look = picture.decode if len(indexes) <= FULL_CHECK else picture.inspect
+        for index in indexes:
+            yield self._probe(self.root / self.keys[index], look)
+
+    def open(self, indexes: Sequence[int]) -> Iterator[Image.Image]:
+        for index in indexes:
+            path = self.root / self.keys[index]
+            try:
+                yield picture.decode(picture.read(path))
+            except picture.UnreadableError as error:
+                raise ImagesError(
+                    f"cannot read the image {shown(path)}", why=str(error), fix="remove or mend it, then run again"
+                ) from error
+
+    @staticmethod
+    def _probe(path: Path, look: Callable[[bytes], object]) -> bytes | str:
+        try:
+            data = picture.read(path)
+            look(data)
+        except picture.UnreadableError as error:
+            return str(error)
+        return hashlib.sha256(data).digest()
+
+
+class _Rows:
+    """Images in an .npz."""
+
+    def __init__(self, opened: archive.Archive) -> None:
+        self._opened = opened
+        self.keys = tuple(str(index) for index in range(opened.shape[0]))
+
+    def probe(self, indexes: Sequence[int]) -> Iterator[bytes | str]:
+        for pixels in archive.rows(self._opened, indexes):
+            yield hashlib.sha256(pixels.tobytes()).digest()
+
+    def open(self, indexes: Sequence[int]) -> Iterator[Image.Image]:
+        for pixels in archive.rows(self._opened, indexes):
+            yield Image.fromarray(pixels)
+
+
+# --- choosing -------------------------------------------------------------------------------------
+
+
+def _sample(keys: Sequence[str], name: str, limit: int | None, at_most: int | None, seed: int) -> list[int]:
+    """Indexes in ascending order: those whose key hashes lowest, so that no random generator's version matters."""
+    if limit is not None and limit > len(keys):
+        raise ImagesError(
+            f"{name} has too few images",
+            why=f"found {len(keys)}, needed {limit}",
+            fix=f"ask for at most {len(keys)}, or give a larger set",
+        )
+    count = min(count for count in (limit, at_most, len(keys)) if count is not None)
+    if count == len(keys):
+        return list(range(count))
+
+    def rank(index: int) -> bytes:
+        return hashlib.sha256(f"{seed}:{keys[index]}".encode(errors="surrogateescape")).digest()
+
+    return sorted(sorted(range(len(keys)), key=rank)[:count])
+
+
+def _check_skipped(name: str, skipped: Sequence[str], chosen: int) -> None:
+    if 100 * len(skipped) <= TOLERATED * chosen:
+        return
+    more = f"; and {len(skipped) - LISTED} more" if len(skipped) > LISTED else ""
+    raise ImagesError(
+        f"{len(skipped)} of {chosen} images of {name} cannot be read",
+        why="; ".join(skipped[:LISTED]) + more,
+        fix=f"remove or mend them; up to {TOLERATED} % would be skipped",
+    )

@@ -1,0 +1,78 @@
+"""Turn one picture into network input, the same way in calibration, evaluation, on the device and in the stream."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgehybrid.errors import UsageError
+from edgehybrid.records import Preprocess
+
+
+def preprocess_image(image: Image.Image, preprocess: Preprocess) -> NDArray[np.float32]:
+    """Resize, crop and normalise one picture.
+
+    Args:
+        image: RGB, upright, of any size.
+        preprocess: What the network was trained with.
+
+    Returns:
+        (3, size, size), contiguous.
+
+    Raises:
+        UsageError: `size`, `crop_pct` or `std` is out of range.
+        ValueError: The picture is not RGB.
+
+    Source:
+        torchvision's Resize, CenterCrop, ToTensor and Normalize on a PIL image; equal to the last bit.
+    """
+    network_input: NDArray[np.float32] = normalise(crop(image, preprocess)[None], preprocess)[0]
+    return network_input
+
+
+def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """The resized centre of a picture, before normalisation: (size, size, 3)."""
+    check(preprocess)
+    if image.mode != "RGB":
+        raise ValueError(f"found a picture of mode {image.mode}, needed RGB")
+    size = preprocess.size
+    short = int(size / preprocess.crop_pct)
+    width, height = image.size
+    if width <= height:
+        width, height = short, int(short * height / width)
+    else:
+        width, height = int(short * width / height), short
+    # PIL widens the filter when it shrinks (antialiasing); other libraries do not, and accuracy moves by points.
+    resized = np.asarray(image.resize((width, height), Image.Resampling[preprocess.interpolation.upper()]))
+    left, top = round((width - size) / 2), round((height - size) / 2)  # half to even, as in torchvision
+    return resized[top : top + size, left : left + size]
+
+
+def normalise(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
+    """(B, size, size, 3) pixels to (B, 3, size, size) input, contiguous.
+
+    There are 256 values a channel can have: they are normalised once, then looked up.
+    """
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)
+    output = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
+    for channel in range(3):
+        mean, std = np.float32(preprocess.mean[channel]), np.float32(preprocess.std[channel])
+        np.take((levels - mean) / std, pixels[..., channel], out=output[:, channel], mode="clip")
+    return output
+
+
+def check(preprocess: Preprocess) -> None:
+    """Refuse what cannot be computed, before any image is read.
+
+    Raises:
+        UsageError: `size`, `crop_pct` or `std` is out of range.
+    """
+    if preprocess.size < 1:
+        raise UsageError("no such input size", why=f"found {preprocess.size} px, needed 1 or more", fix="--input-size")
+    if not 0 < preprocess.crop_pct <= 1:
+        raise UsageError(
+            "no such crop",
+            why=f"found crop_pct {preprocess.crop_pct}, needed above 0 and at most 1",
+            fix="--crop-pct 0.875 is usual, 1.0 crops nothing from a square image",
+        )
+    if not all(std > 0 for std in preprocess.std):
+        raise UsageError("no such normalisation", why=f"found std {preprocess.std}", fix="give three values above 0")
