@@ -209,9 +209,10 @@ def _bundled(name: str, split: resources.Split) -> _Source:
     card, home = resources.load_image_set(name), resources.find_image_set(name)
     part = card.parts.get(split)
     if part is None:
+        found = " and ".join(USES[key] for key in card.parts)
         raise ImagesError(
             f"the bundled set '{name}' is not for {USES[split]}",
-            why=f"found images for {' and '.join(USES[key] for key in card.parts)}{'' if card.classes else ', no labels'}",
+            why=f"found images for {found}{'' if card.classes else ', without labels'}",
             fix="give a folder with one subfolder per class, an .npz with x and y, or --eval fashion-mnist",
         )
     _verify(name, home, part)
