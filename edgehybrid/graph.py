@@ -193,7 +193,7 @@ def add_constant(graph: Graph, name: str, array: NDArray[np.generic]) -> ir.Valu
     unique, i = name, 1
     while unique in taken:
         unique, i = f"{name}_{i}", i + 1
-    tensor = ir.tensor(np.ascontiguousarray(array), name=unique)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=unique)
     value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.body.register_initializer(value)
     return value
