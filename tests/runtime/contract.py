@@ -99,10 +99,11 @@ class RunnerContract:
         def threads() -> int:
             return len(list(Path("/proc/self/task").iterdir()))  # native ones, too
 
-        with opened() as runner:  # whatever a library starts once and keeps
-            runner.run({"input": feed()})
-        before = threads()
+        with opened() as first:  # whatever a library starts once and keeps
+            first.run({"input": feed()})
+        before, kept = threads(), []
         for _ in range(5):
             with opened() as runner:
                 runner.run({"input": feed()})
+            kept.append(runner)  # closing must free them, not the garbage collector
         assert threads() <= before
