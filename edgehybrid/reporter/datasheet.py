@@ -1,0 +1,263 @@
+"""The report as one HTML page: no script, no remote asset, nothing from outside unescaped."""
+
+import base64
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from edgehybrid.records import Decision, Report, Row
+from edgehybrid.reporter import charts, wording
+from edgehybrid.reporter.document import publishable
+
+WORST_LAYERS = 10
+WIDE, HALF, PHONE = 1056, 504, 340
+"""Widths in px at which charts are drawn; the style sheet shows the one that fits the window."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the figures at the top."""
+
+    name: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one row of the placement table decided, and how often."""
+
+    name: str
+    int8: bool
+    operators: int
+    ops: str
+    reason: str
+    variants: int  # further reasons under the same rule, which differ in numbers only
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One drawing for two widths of window, or the sentence that stands in its place."""
+
+    wide: Markup
+    phone: Markup
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the table of all numbers: a name and a cell per row of the report."""
+
+    name: str
+    cells: tuple[str, ...]
+
+
+def page(report: Report) -> str:
+    """The report as one self-contained HTML document.
+
+    Args:
+        report: What was found.
+
+    Returns:
+        HTML with its style sheet and drawings inside. Its content security policy allows that style sheet and nothing
+        else, so that a page made from a stranger's model loads and runs nothing. Equal reports give equal pages.
+    """
+    report = publishable(report)
+    folder = resources.files("edgehybrid.reporter")
+    style = folder.joinpath("page.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    engine = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    engine.filters |= {
+        "typeset": _typeset,
+        "ms": wording.millis,
+        "mb": wording.megabytes,
+        "seconds": wording.seconds,
+        "scaled": wording.scaled,
+        "db": charts.decibels,
+        "number": wording.fixed,
+        "backend": wording.backend,
+    }
+    found = wording.compare(report)
+    template = engine.from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        report=report,
+        style=Markup(style),
+        style_hash=digest,
+        stamp=None if report.model.weights.trained else wording.STAMP,
+        precision="fp32" if found is None else found.precision,
+        question=wording.question(report),
+        headline=wording.headline(report),
+        remarks=wording.remarks(report),
+        tiles=_tiles(report),
+        places=[wording.place(report, row) for row in report.rows],
+        accuracy_cells=[_accuracy_cells(report, row) for row in report.rows],
+        facts=_facts(report),
+        tradeoff=_tradeoff(report),
+        histogram=_histogram(report),
+        layer_strip=_layers(report),
+        worst=charts.ranked(report.layers)[:WORST_LAYERS],
+        scale=max([x.sqnr_db for x in report.layers if math.isfinite(x.sqnr_db)], default=1.0),
+        meter=charts.meter,
+        rules=_rules(report.placement),
+        int8_operators=len({d.node for d in report.placement if d.kind != "float"}),
+        operators=len({d.node for d in report.placement}),
+        engine_sentence=wording.engine_sentence(report),
+        time_sentence=wording.time_sentence(report) if report.stages else "",
+        longest=max([stage.seconds for stage in report.stages], default=1.0) or 1.0,
+    )
+
+
+def _finalize(value: object) -> object:
+    """What a template expression prints: text without control characters, an en dash for what is not known."""
+    if isinstance(value, Markup):
+        return value
+    return "–" if value is None else wording.plain(str(value))
+
+
+def _typeset(sentence: str) -> str:
+    """Minus signs and multiplication signs for a generated sentence."""
+    return re.sub(r"(?<=\d)x(?= |\)|$)", "×", re.sub(r"(?<![\w.])-(?=\d)", "−", sentence))
+
+
+def _tiles(report: Report) -> tuple[Tile, ...]:
+    """Cost, speed, size and target at a glance."""
+    found = wording.compare(report)
+    if found is None:
+        return ()
+    return (_cost_tile(report, found), _speed_tile(report, found), _size_tile(report, found), _target_tile(report))
+
+
+def _cost_tile(report: Report, found: wording.Comparison) -> Tile:
+    row = found.scored
+    if not report.model.weights.trained or row is None:
+        reason = "untrained weights" if not report.model.weights.trained else "no labelled images"
+        return Tile("Accuracy", "not measured", "failed" if found.failure else reason)
+    if row.drop is not None:
+        images = 0 if row.accuracy is None else row.accuracy.n
+        points, bounds = wording.drop_text(row.drop, images)
+        return Tile("Drop of top-1", f"{points} points", f"95 % {bounds}, n = {images:,}, same images")
+    if row.fidelity is None:
+        return Tile("Accuracy", "not measured", "no labelled images")
+    bounds = wording.interval(wording.agreement_interval(row.fidelity), 1, sign=False)
+    value = f"{wording.fixed(row.fidelity.agreement, 1)} %"
+    return Tile("Agreement with fp32", value, f"95 % {bounds}, n = {row.fidelity.n:,}, no labels")
+
+
+def _speed_tile(report: Report, found: wording.Comparison) -> Tile:
+    pace = wording.speed(found)
+    if pace is None or found.timed is None:
+        return Tile("Speed", "not measured", "no latency beside fp32's on one machine")
+    bounds = "medians of single calls" if pace.ci95 is None else f"95 % {wording.interval(pace.ci95, 2, sign=False)}"
+    return Tile(f"Speed on {wording.place(report, found.timed)}", f"{pace.value:.2f}x", f"of fp32; {bounds}")
+
+
+def _size_tile(report: Report, found: wording.Comparison) -> Tile:
+    sizes = {row.precision: row.bytes for row in reversed(report.rows) if row.bytes}
+    old, new = sizes.get("fp32"), sizes.get("int8" if found.precision == "int8" else "fp16")
+    if old is None or new is None:
+        return Tile("Size", "not known", "no file for both precisions")
+    return Tile("Size", wording.megabytes(new), f"{new / old:.2f}x of fp32's {wording.megabytes(old)}")
+
+
+def _target_tile(report: Report) -> Tile:
+    target = report.target
+    timed = [
+        row
+        for row in report.rows
+        if row.status == "measured" and row.latency is not None and row.backend.split("-cpu")[0] == target.backend
+    ]
+    title = target.title.split(",")[0]
+    return Tile("Target", title, f"measured on {report.device.name}" if timed else "latency not measured")
+
+
+def _accuracy_cells(report: Report, row: Row) -> tuple[tuple[str, str], ...]:
+    """Top-1, drop and agreement of a row, each with its interval; nothing of the kind for untrained weights."""
+    unmeasured = ("not measured", "")
+    if not report.model.weights.trained:
+        return (unmeasured,) * 3
+    scored = any(r.accuracy is not None for r in report.rows)
+    unknown = ("reference" if row.precision == "fp32" and row.status == "measured" else "–", "")
+    images = 0 if row.accuracy is None else row.accuracy.n
+    top1 = ("–", "") if row.accuracy is None else wording.top1_text(row.accuracy)
+    drop = unknown if row.drop is None else wording.drop_text(row.drop, images)
+    agreement = unknown
+    if row.fidelity is not None:
+        bounds = wording.interval(wording.agreement_interval(row.fidelity), 1, sign=False)
+        agreement = (f"{wording.fixed(row.fidelity.agreement, 1)} %", bounds)
+    return (top1, drop, agreement) if scored else (unmeasured, unmeasured, agreement)
+
+
+def _facts(report: Report) -> tuple[Fact, ...]:
+    """Every number of every row, one fact per line; lines that no row has are left out."""
+    lines: dict[str, list[str]] = {}
+    for i, row in enumerate(report.rows):
+        for name, text in _numbers(row, report.model.weights.trained):
+            lines.setdefault(name, ["–"] * len(report.rows))[i] = text
+    return tuple(Fact(name, tuple(cells)) for name, cells in lines.items())
+
+
+def _numbers(row: Row, trained: bool) -> Iterator[tuple[str, str]]:
+    """Name and text of each number a row has; no share of equal answers for untrained weights."""
+    if row.accuracy is not None:
+        yield "top-5, %", wording.fixed(row.accuracy.top5, wording.digits_of(row.accuracy.n))
+        yield "scored images", f"{row.accuracy.n:,}"
+    if row.drop is not None:
+        yield "McNemar p", wording.probability(row.drop.mcnemar_p)
+        yield "answers that turned right or wrong", f"{row.drop.discordant:,}"
+    if row.fidelity is not None:
+        if trained:
+            yield "agreement, %", wording.fixed(row.fidelity.agreement, 2)
+        yield "logit SQNR", charts.decibels(row.fidelity.sqnr_db)
+        yield "KL divergence of the softmax, nats", wording.fixed(row.fidelity.logit_kl, 5)
+        yield "images compared", f"{row.fidelity.n:,}"
+    if row.latency is not None:
+        for name in ("min", "p50", "p90", "p95", "p99", "max", "mean", "std"):
+            yield f"latency {name}, ms", wording.millis(float(getattr(row.latency, name)))
+        yield "timed calls", f"{row.latency.n:,}"
+    if row.bytes is not None:
+        yield "bytes", f"{row.bytes:,}"
+
+
+def _tradeoff(report: Report) -> Figure:
+    absent = "Nothing to draw: no lower precision has both a measured latency and a measured cost."
+    if not report.model.weights.trained:
+        absent = "Not drawn: the weights are untrained, so there is no accuracy to set against latency."
+    return Figure(charts.tradeoff(report, HALF), charts.tradeoff(report, PHONE), absent)
+
+
+def _histogram(report: Report) -> Figure:
+    timed = any(row.latency is not None for row in report.rows)
+    absent = "Single calls were not kept." if timed else "Nothing to draw: no latency was measured."
+    return Figure(charts.histogram(report, HALF), charts.histogram(report, PHONE), absent)
+
+
+def _layers(report: Report) -> Figure:
+    wide, phone = (charts.layer_strip(report.layers, width) for width in (WIDE, PHONE))
+    return Figure(wide, phone, "No layer was measured.")
+
+
+def _rules(placement: Sequence[Decision]) -> tuple[Rule, ...]:
+    """Placement by rule, int8 first, the most frequent first."""
+    groups: dict[tuple[bool, str], list[Decision]] = {}
+    for decision in placement:
+        groups.setdefault((decision.kind != "float", decision.rule), []).append(decision)
+    rules = []
+    for (int8, name), decisions in groups.items():
+        nodes = {d.node: d.op for d in decisions}
+        reasons = list(dict.fromkeys(d.reason for d in decisions))
+        ops = ", ".join(f"{count} {op}" for op, count in Counter(nodes.values()).most_common())
+        rules.append(Rule(name, int8, len(nodes), ops, reasons[0], len(reasons) - 1))
+    return tuple(sorted(rules, key=lambda rule: (not rule.int8, -rule.operators, rule.name)))

@@ -1,0 +1,354 @@
+"""Numbers and sentences that the terminal table and the HTML page share, so that both say the same."""
+
+import math
+import unicodedata
+from dataclasses import dataclass
+
+from edgehybrid.records import Accuracy, Drop, Fidelity, Latency, Report, Row
+
+BACKENDS = {
+    "onnxruntime": "ONNX Runtime",
+    "onnxruntime-cpu": "ONNX Runtime CPU",
+    "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT-RTX",
+}
+WORTHWHILE = 1.05
+"""Below this speed-up a lower precision is not called faster."""
+STAMP = "UNTRAINED WEIGHTS: latency is real, accuracy is not measured"
+
+_BIDI = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069", "\u200e", "\u200f"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The lower precision that the report is about, beside fp32."""
+
+    precision: str
+    scored: Row | None  # whose accuracy or fidelity is quoted
+    timed: Row | None  # whose latency is quoted
+    reference: Row | None  # fp32 on the backend of `timed`, timed as well
+    failure: str | None  # why there is nothing to compare
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How many times as fast as fp32."""
+
+    value: float
+    ci95: tuple[float, float] | None
+
+
+# --- numbers ----------------------------------------------------------------------------------------
+
+
+def fixed(value: float, digits: int) -> str:
+    """A number with thousands separators; never 'nan', 'inf' or '-0.0'."""
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "infinite" if value > 0 else "-infinite"
+    text = f"{value:,.{digits}f}"
+    return text.removeprefix("-") if not text.strip("-0.,") else text
+
+
+def signed(value: float, digits: int) -> str:
+    """As `fixed`, with a plus sign in front of what is above zero."""
+    text = fixed(value, digits)
+    return f"+{text}" if value > 0 and text.strip("0.,") else text
+
+
+def millis(value: float) -> str:
+    """Milliseconds to three significant digits."""
+    digits = 2 - math.floor(math.log10(abs(value))) if math.isfinite(value) and value else 2
+    return fixed(value, min(max(digits, 0), 4))
+
+
+def megabytes(count: int) -> str:
+    """Bytes as decimal megabytes."""
+    return f"{fixed(count / 1e6, 1)} MB"
+
+
+def scaled(count: int) -> str:
+    """A count in the unit that papers use: 9.14 M, 0.62 G."""
+    if count >= 5e8:
+        return f"{count / 1e9:.2f} G"
+    return f"{count / 1e6:.2f} M" if count >= 1e4 else f"{count:,}"
+
+
+def seconds(value: float) -> str:
+    """A duration; minutes from 100 s on."""
+    if value >= 99.95:
+        return f"{value // 60:.0f} min {value % 60:02.0f} s"
+    return f"{fixed(value, 1 if value >= 0.95 else 2)} s"
+
+
+def probability(value: float, sign: str = "") -> str:
+    """A p value to two digits; what is beyond belief only as a bound. `sign` stands in front of an exact one."""
+    if value < 1e-4:
+        return "< 0.0001"
+    return f"{sign} {value:.2g}".strip() if value < 0.995 else f"{sign} 1".strip()
+
+
+def interval(bounds: tuple[float, float], digits: int, *, sign: bool) -> str:
+    """An interval in brackets, as in [-0.5, +0.7]."""
+    show = signed if sign else fixed
+    return f"[{show(bounds[0], digits)}, {show(bounds[1], digits)}]"
+
+
+def digits_of(images: int) -> int:
+    """Decimals of a percentage that this many images can resolve."""
+    return 1 if images < 10_000 else 2
+
+
+def agreement_interval(fidelity: Fidelity) -> tuple[float, float]:
+    """Wilson's 95 % interval of the agreement, in percent.
+
+    Source:
+        Wilson 1927; Brown, Cai and DasGupta 2001, "Interval Estimation for a Binomial Proportion".
+    """
+    z, n, share = 1.959963984540054, fidelity.n, fidelity.agreement / 100
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(max(share * (1 - share), 0) / n + z * z / (4 * n * n))
+    return 100 * max(centre - half, 0.0), 100 * min(centre + half, 1.0)
+
+
+# --- names ------------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """Text without control characters, which could drive a terminal or reverse what is read after them."""
+    return "".join(
+        "\ufffd" if unicodedata.category(c) in ("Cc", "Cs") or c in _BIDI else c
+        for c in text.replace("\n", " ").replace("\t", " ")
+    )
+
+
+def backend(name: str) -> str:
+    """The backend as its makers write it."""
+    return BACKENDS.get(name, name)
+
+
+def place(report: Report, row: Row) -> str:
+    """Whose number it is: a measured one belongs to the machine the report was made on, others to the target."""
+    if row.backend.startswith("onnxruntime"):
+        return "this CPU"
+    return "this machine" if row.status == "measured" else report.target.title
+
+
+# --- findings ---------------------------------------------------------------------------------------
+
+
+def compare(report: Report) -> Comparison | None:
+    """Pick the rows that answer whether the lower precision was worth it; None where there is only fp32."""
+    lower = [row for row in report.rows if row.precision != "fp32"]
+    if not lower:
+        return None
+    precision = "int8" if any(row.precision == "int8" for row in lower) else lower[0].precision
+    rows = sorted(
+        (row for row in lower if row.precision == precision), key=lambda row: row.backend != report.target.backend
+    )
+    measured = [row for row in rows if row.status == "measured"]
+    timed = next((row for row in measured if row.latency is not None), None)
+    by_drop = next((row for row in measured if row.drop is not None), None)
+    by_fidelity = next((row for row in measured if row.fidelity is not None), None)
+    reference = next(
+        (
+            row
+            for row in report.rows
+            if timed is not None
+            and row.precision == "fp32"
+            and row.backend == timed.backend
+            and row.status == "measured"
+            and row.latency is not None
+        ),
+        None,
+    )
+    failure = next((row.reason or "no reason given" for row in rows if row.status == "failed"), None)
+    return Comparison(precision, by_drop or by_fidelity, timed, reference, None if measured else failure)
+
+
+def speed(found: Comparison) -> Speed | None:
+    """How many times as fast as fp32 on the same machine; None where either was not timed."""
+    if found.timed is None or found.timed.latency is None:
+        return None
+    ratio = found.timed.ratio
+    if ratio is not None and ratio.value > 0:
+        bounds = ratio.ci95
+        return Speed(1 / ratio.value, None if bounds is None or bounds[0] <= 0 else (1 / bounds[1], 1 / bounds[0]))
+    if found.reference is None or found.reference.latency is None or not found.timed.latency.p50:
+        return None
+    return Speed(found.reference.latency.p50 / found.timed.latency.p50, None)
+
+
+def question(report: Report) -> str:
+    """What the reader wants to know first."""
+    found = compare(report)
+    return "What was measured?" if found is None else f"Is {found.precision} worth it here?"
+
+
+def headline(report: Report) -> str:
+    """The answer in one sentence, with its interval."""
+    found = compare(report)
+    if found is None:
+        timed = next((row for row in report.rows if row.latency is not None and row.status == "measured"), None)
+        if timed is None or timed.latency is None:
+            return "Only fp32 was built, and no latency was measured: there is nothing to compare."
+        return f"Only fp32 was built: {millis(timed.latency.p50)} ms per call on {place(report, timed)} (median)."
+    if found.failure is not None:
+        return f"{found.precision} failed: {found.failure.rstrip('.')}."
+    accuracy = _accuracy_clause(report, found)
+    if found.timed is None:
+        return f"{accuracy}; its speed on {_goal(report)} has not been measured."
+    pace = _speed_clause(report, found)
+    unseen = report.target.backend not in (found.timed.backend, found.timed.backend.removesuffix("-cpu"))
+    return f"{accuracy}{pace}{f'; {_goal(report)} has not been measured' if unseen else ''}."
+
+
+def remarks(report: Report) -> tuple[str, ...]:
+    """What keeps a reader from misreading the numbers, one plain sentence each; the report's own notes last."""
+    found = compare(report)
+    said = []
+    trained = report.model.weights.trained
+    if found is not None and found.scored is not None and found.scored.drop is not None and trained:
+        said.append(_verdict(found.precision, found.scored.drop, _images(report, found.scored)))
+    elif found is not None and found.scored is not None and found.scored.fidelity is not None and trained:
+        said.append(
+            "without labels nobody knows which answers are right: agreement says how often they stay the same, "
+            "not how often they are correct"
+        )
+    said += _against_fp16(report, found)
+    for row in report.rows:
+        fidelity = row.fidelity
+        if fidelity is not None and (math.isnan(fidelity.sqnr_db) or not math.isfinite(fidelity.logit_kl)):
+            said.append(f"{row.precision} on {backend(row.backend)} gave outputs that are not finite: do not deploy it")
+    load, cores = report.device.load, report.device.cores
+    timed = any(row.latency is not None for row in report.rows)
+    if timed and load is not None and load > 0.75 * cores:
+        said.append(
+            f"the machine was busy when the measurement began (load {load:.1f} on {cores} cores): "
+            "measure again with other programs closed"
+        )
+    said += [note for note in report.notes if not (note.startswith("UNTRAINED") and not trained)]
+    return tuple(dict.fromkeys(said))
+
+
+def engine_sentence(report: Report) -> str:
+    """What became of the engine, and why."""
+    engine = report.engine
+    if engine.flavor is None and engine.reason is None:
+        return "none: this target needs no engine"
+    parts = [engine.status, "" if engine.flavor is None else f"({backend(engine.flavor)})"]
+    text = " ".join(part for part in parts if part)
+    size = "" if engine.bytes is None else f", {megabytes(engine.bytes)}"
+    return f"{text}{size}" + (f": {engine.reason}" if engine.reason else "")
+
+
+def time_sentence(report: Report) -> str:
+    """Where the time of this build went: the total and the most expensive stages."""
+    total = sum(stage.seconds for stage in report.stages)
+    worst = sorted(report.stages, key=lambda stage: -stage.seconds)[:3]
+    cached = sum(stage.cached for stage in report.stages)
+    listed = ", ".join(f"{stage.name} {seconds(stage.seconds)}" for stage in worst)
+    reused = f"; {cached} of {len(report.stages)} stages reused from the cache" if cached else ""
+    return f"{seconds(total)}, most of it {listed}{reused}"
+
+
+def drop_text(drop: Drop, images: int) -> tuple[str, str]:
+    """Points and interval, positive where accuracy was lost."""
+    digits = digits_of(images)
+    return signed(drop.points, digits), interval(drop.ci95, digits, sign=True)
+
+
+def top1_text(accuracy: Accuracy) -> tuple[str, str]:
+    """Percent and interval."""
+    digits = digits_of(accuracy.n)
+    return fixed(accuracy.top1, digits), interval(accuracy.ci95, digits, sign=False)
+
+
+def latency_text(latency: Latency) -> tuple[str, str]:
+    """Median and 99th percentile in milliseconds."""
+    return millis(latency.p50), millis(latency.p99)
+
+
+def _goal(report: Report) -> str:
+    """The target inside a sentence."""
+    if report.target.backend == "onnxruntime":
+        return "this CPU"
+    return f"the target, {report.target.title.split(',')[0]},"
+
+
+def _images(report: Report, row: Row) -> int:
+    if row.accuracy is not None:
+        return row.accuracy.n
+    if row.fidelity is not None:
+        return row.fidelity.n
+    return 0 if report.evaluation is None else report.evaluation.images
+
+
+def _accuracy_clause(report: Report, found: Comparison) -> str:
+    if not report.model.weights.trained:
+        return f"The weights are untrained, so what {found.precision} costs in accuracy is not measured"
+    row = found.scored
+    if row is not None and row.drop is not None:
+        images = _images(report, row)
+        digits = digits_of(images)
+        low, high = (signed(bound, digits) for bound in row.drop.ci95)
+        return (
+            f"{found.precision} costs {fixed(row.drop.points, digits)} points of top-1 "
+            f"(95 %: {low} to {high}, n = {images:,})"
+        )
+    if row is not None and row.fidelity is not None:
+        low, high = (fixed(bound, 1) for bound in agreement_interval(row.fidelity))
+        return (
+            f"{found.precision} gives the same top-1 as fp32 on {fixed(row.fidelity.agreement, 1)} % of images "
+            f"(95 %: {low} to {high}, n = {row.fidelity.n:,}; no labels, so accuracy is not measured)"
+        )
+    return f"What {found.precision} costs in accuracy is not measured"
+
+
+def _speed_clause(report: Report, found: Comparison) -> str:
+    if found.timed is None or found.timed.latency is None:
+        return ""
+    here, new = place(report, found.timed), found.timed.latency.p50
+    subject = "" if report.model.weights.trained and found.scored is not None else f"; {found.precision}"
+    join = subject or " and"
+    pace = speed(found)
+    if pace is None or found.reference is None or found.reference.latency is None:
+        return f"{join} takes {millis(new)} ms on {here} (median), with no fp32 beside it"
+    times = f"{pace.value:.2f}x as fast"
+    detail = f"({millis(new)} against {millis(found.reference.latency.p50)} ms, medians)"
+    if pace.value >= WORTHWHILE:
+        return f"{join} runs {times} as fp32 on {here} {detail}"
+    if pace.value > 1 / WORTHWHILE:
+        return f"{join} is no faster than fp32 on {here}: {times} {detail}"
+    return f"{join} is slower than fp32 on {here}: {times} {detail}"
+
+
+def _against_fp16(report: Report, found: Comparison | None) -> list[str]:
+    """int8 is worth it only if it beats fp16, which costs next to no accuracy."""
+    if found is None or found.precision != "int8" or found.timed is None or found.timed.latency is None:
+        return []
+    for row in report.rows:
+        same = row.precision == "fp16" and row.backend == found.timed.backend and row.status == "measured"
+        if same and row.latency is not None and found.timed.latency.p50:
+            value = row.latency.p50 / found.timed.latency.p50
+            times = f"int8 is {value:.2f}x as fast as fp16 on {place(report, row)}"
+            return [times if value >= WORTHWHILE else f"{times}: not worth it, use fp16"]
+    return []
+
+
+def _verdict(precision: str, drop: Drop, images: int) -> str:
+    """What the interval allows to say, and what it does not."""
+    digits = digits_of(images)
+    low, high = drop.ci95
+    moved = (
+        f"McNemar p {probability(drop.mcnemar_p, '=')}, {drop.discordant} of {images:,} answers turned right or wrong"
+    )
+    if low > 0:
+        return f"the loss is real: even the low end of the interval is {fixed(low, digits)} points ({moved})"
+    if high < 0:
+        return f"{precision} scored higher than fp32 on these images, beyond chance ({moved})"
+    return (
+        f"these images show no difference from fp32 and cannot rule out a loss of {fixed(high, digits)} points "
+        f"({moved})"
+    )
