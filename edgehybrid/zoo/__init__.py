@@ -1,4 +1,4 @@
-"""Models by name: what they are, and how to get one with its weights."""
+"""Models by name: what they are, and how to get one with its weights. Importing this loads no torch."""
 
 import importlib
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edgehybrid.errors import unknown_name
 from edgehybrid.records import ModelCard, ModelSpec
 from edgehybrid.zoo.cards import CARDS
+from edgehybrid.zoo.sources import Source, find, needs_torch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,20 +18,96 @@ def cards() -> tuple[ModelCard, ...]:
     return CARDS
 
 
+def ignore(message: str) -> None:
+    """Where messages go that nobody wants."""
+
+
+def find_weights(
+    name: str,
+    weights: str,
+    *,
+    num_classes: int | None = None,
+    seed: int = 0,
+    notify: Callable[[str], None] = ignore,
+) -> Source:
+    """Decide which weights an option means, and download them if need be; without torch unless it downloads.
+
+    Args:
+        name: A model.
+        weights: `auto`, `imagenet`, `fashion-mnist`, `random`, or the path of a checkpoint.
+        num_classes: What the user asked for, None to take what the weights have.
+        seed: Of `random`, and of `auto` where neither the cache nor the network has a checkpoint.
+        notify: Told about downloads, and about what the user would not expect.
+
+    Returns:
+        What `load` takes in place of `weights`, with its hash.
+
+    Raises:
+        EdgeHybridError: As `edgehybrid.zoo.sources.find`.
+    """
+    return find(_card(name), weights, num_classes=num_classes, seed=seed, notify=notify)
+
+
+def weights_identity(
+    name: str,
+    weights: str,
+    seed: int = 0,
+    *,
+    num_classes: int | None = None,
+    notify: Callable[[str], None] = ignore,
+) -> str:
+    """SHA-256 of the weights that `load` would use now; arguments and errors as in `find_weights`."""
+    return find_weights(name, weights, num_classes=num_classes, seed=seed, notify=notify).sha256
+
+
 def load(
     name: str,
-    weights: str = "random",
+    weights: str | Source = "random",
     num_classes: int | None = None,
     input_size: int | None = None,
     *,
     crop_pct: float | None = None,
     seed: int = 0,
-    notify: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] = ignore,
 ) -> "tuple[nn.Module, ModelSpec]":
-    """Build a model and fill it with weights."""
-    card = next((c for c in CARDS if c.name == name), None)
-    if card is None:
-        raise unknown_name("model", name, [c.name for c in CARDS], "edgehybrid models")
-    loader = importlib.import_module("edgehybrid.zoo.weights")
-    module, spec = loader.load(card, weights, num_classes, input_size, crop_pct, seed, notify)
+    """Build a model and fill it with weights.
+
+    Args:
+        name: A model.
+        weights: As in `find_weights`, or what that returned.
+        num_classes: Width of the classifier; None takes the checkpoint's, or 1000.
+        input_size: Side of the square input in px; None takes what the checkpoint was made for, or the
+            published size. Tables of another size are interpolated, and said so.
+        crop_pct: Part of the shorter side that is kept; None takes what the weights were made with.
+        seed: Of fresh weights.
+        notify: Told about downloads, and about what the user would not expect.
+
+    Returns:
+        The module, float32, in eval mode, and what is known about it.
+
+    Raises:
+        NotFoundError: No such model or file; near misses are suggested.
+        UsageError: An option out of range, or one that contradicts the weights.
+        NotReadyError: torch is missing, or the network for `imagenet`.
+        WeightsError: A checkpoint that is damaged, hostile, for another model, or not finite.
+        ResourceError: Not enough memory, or no place for a download.
+    """
+    card = _card(name)
+    source = (
+        weights
+        if isinstance(weights, Source)
+        else find(card, weights, num_classes=num_classes, seed=seed, notify=notify)
+    )
+    try:
+        home = importlib.import_module("edgehybrid.zoo.weights")
+    except ModuleNotFoundError as error:
+        raise needs_torch(error) from error
+    module, spec = home.load(card, source, num_classes, input_size, crop_pct, notify)
     return module, spec
+
+
+def _card(name: str) -> ModelCard:
+    for card in CARDS:
+        if card.name == name:
+            return card
+    raise unknown_name("model", name, [card.name for card in CARDS], "edgehybrid models")

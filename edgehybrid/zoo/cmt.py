@@ -101,11 +101,7 @@ class Attention(nn.Module):
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
-        self.sr = (
-            nn.Sequential(nn.Conv2d(dim, dim, sr, stride=sr, groups=dim), nn.BatchNorm2d(dim))
-            if sr > 1
-            else None
-        )
+        self.sr = nn.Sequential(nn.Conv2d(dim, dim, sr, stride=sr, groups=dim), nn.BatchNorm2d(dim)) if sr > 1 else None
 
     def forward(self, x: Tensor, height: int, width: int, relative_pos: Tensor) -> Tensor:
         """Attend.
@@ -200,9 +196,7 @@ class CMT(nn.Module):
             raise ValueError(f"a classifier needs at least 1 class, not {num_classes}")
         keys = (input_size // STRIDE) ** 2
         for stage, heads, sr in zip("abcd", HEADS, SR_RATIOS, strict=True):
-            self.register_parameter(
-                f"relative_pos_{stage}", nn.Parameter(torch.randn(heads, keys * sr * sr, keys))
-            )
+            self.register_parameter(f"relative_pos_{stage}", nn.Parameter(torch.randn(heads, keys * sr * sr, keys)))
 
         self.stem_conv1 = nn.Conv2d(3, size.stem, 3, stride=2, padding=1)
         self.stem_norm1 = nn.BatchNorm2d(size.stem)

@@ -1,37 +1,253 @@
-"""Find weights, check them and put them into a model."""
+"""Put weights into a model, checked: names, shapes, finite values, and the input size they were made for."""
 
-import hashlib
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
-from edgehybrid.errors import WeightsError
+from edgehybrid.errors import ResourceError, UsageError, WeightsError
 from edgehybrid.records import ModelCard, ModelSpec, Preprocess, Provenance
-from edgehybrid.zoo.cmt import CMT, SIZES
+from edgehybrid.zoo import cmt
+from edgehybrid.zoo.cards import CARDS
+from edgehybrid.zoo.checkpoint import Checkpoint, read
+from edgehybrid.zoo.sources import IMAGENET_CLASSES, Source
+
+CROP_PCT = 0.875
+"""Shorter side = int(size / 0.875) = int(size * 256 / 224), as all authors here evaluate."""
+
+
+class Family(Protocol):
+    """What the module of one architecture offers."""
+
+    STRIDE: int  # px; the input side is a multiple of it
+    CLASSIFIER: str  # the linear layer whose width is the number of classes
+
+    def create(self, name: str, num_classes: int, input_size: int) -> nn.Module:
+        """One variant with fresh weights."""
+
+    def stored_size(self, state: Mapping[str, Tensor]) -> int | None:
+        """Input side in px that a checkpoint was made for; None if its tensors do not tell."""
+
+    def resize(self, state: Mapping[str, Tensor], input_size: int) -> dict[str, Tensor]:
+        """The checkpoint with everything that depends on the input size fitted to another one."""
+
+
+FAMILIES: Mapping[str, Family] = {"cmt": cmt}
+"""Family of a card -> its module."""
 
 
 def load(
     card: ModelCard,
-    weights: str,
+    source: Source,
     num_classes: int | None,
     input_size: int | None,
     crop_pct: float | None,
-    seed: int,
     notify: Callable[[str], None],
-) -> tuple[CMT, ModelSpec]:
-    """Build the model of a card with the weights asked for."""
-    if weights != "random":
-        raise WeightsError(
-            f"no weights '{weights}' yet",
-            why="only random weights can be made so far",
-            fix="--weights random",
+) -> tuple[nn.Module, ModelSpec]:
+    """Build the model of a card and fill it from a source.
+
+    Args:
+        card: The model.
+        source: Its weights.
+        num_classes: Width of the classifier; None: the checkpoint's, or 1000.
+        input_size: Side of the input in px; None: the checkpoint's, or as published.
+        crop_pct: None: as the weights were made, or 0.875.
+        notify: Told what the user would not expect.
+
+    Returns:
+        The module in eval mode, float32, and what is known about it.
+
+    Raises:
+        UsageError: An option out of range, or another number of classes than the checkpoint has.
+        WeightsError: Unreadable, for another model, or with NaN or infinite values.
+        ResourceError: The relative-position tables do not fit into memory.
+    """
+    family = FAMILIES[card.family]
+    _check_options(card, family, num_classes, input_size, crop_pct)
+    notes = [source.note] if source.note else []
+    with _memory_for(card, input_size):
+        if source.path is None:
+            classes, size = num_classes or IMAGENET_CLASSES, input_size or card.input_size
+            module = _create_fresh(card, family, classes, size, source.seed)
+        else:
+            found = read(source.path)
+            state = _as_float32(found.tensors, source.path)
+            classes = _count_classes(family, state)
+            stored = family.stored_size(state)
+            size = input_size or stored or card.input_size
+            if stored not in (None, size):
+                state = family.resize(state, size)
+                notes.append(f"relative-position tables resized from {stored} to {size} px: accuracy may differ")
+                notify(notes[-1])
+            module = _fill(card, family, state, classes, size, source.path)
+            _check_classes(classes, num_classes, source.path)
+            notes.extend(_describe(found))
+    provenance = Provenance(source.origin, source.sha256, source.path is not None, "; ".join(notes))
+    crop = crop_pct or source.crop_pct or CROP_PCT
+    spec = ModelSpec(card.name, Preprocess(size, crop), classes, provenance, card, source.labels)
+    return module.eval(), spec
+
+
+def _check_options(
+    card: ModelCard,
+    family: Family,
+    num_classes: int | None,
+    input_size: int | None,
+    crop_pct: float | None,
+) -> None:
+    stride = family.STRIDE
+    if input_size is not None and (input_size < stride or input_size % stride):
+        below = max(input_size // stride, 1) * stride
+        raise UsageError(
+            f"{card.name} cannot take {input_size} px images",
+            why=f"its stages halve the image down to 1/{stride}: the side must be a multiple of {stride} px",
+            fix=f"--input-size {below}" + ("" if input_size < stride else f" or {below + stride}"),
         )
-    size, classes = input_size or card.input_size, num_classes or 1000
+    if num_classes is not None and num_classes < 1:
+        raise UsageError(
+            f"--num-classes {num_classes} makes no classifier",
+            why="at least 1 is needed",
+            fix="leave --num-classes out to take the checkpoint's",
+        )
+    if crop_pct is not None and not 0 < crop_pct <= 1:
+        raise UsageError(
+            f"--crop-pct {crop_pct} is no crop",
+            why="it is the part of the shorter side that the network sees: above 0, at most 1",
+            fix=f"leave --crop-pct out for {CROP_PCT}, or give 1.0 to cut nothing",
+        )
+
+
+@contextlib.contextmanager
+def _memory_for(card: ModelCard, input_size: int | None) -> Iterator[None]:
+    """Tell a network too large for this machine from a bug: torch has one exception for both."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).splitlines()[0] if str(error) else ""
+        if isinstance(error, RuntimeError) and not re.search(r"alloc|overflow", text):
+            raise
+        raise ResourceError(
+            f"no memory for {card.name} at {input_size or card.input_size} px",
+            why=f"its relative-position tables grow with the 4th power of the side ({text or 'out of memory'})",
+            fix="give a smaller --input-size",
+        ) from error
+
+
+def _create_fresh(card: ModelCard, family: Family, classes: int, size: int, seed: int) -> nn.Module:
+    """Initialise from a seed; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = CMT(SIZES[card.name], classes, size).eval()
-    source = f"random (seed {seed})"
-    digest = hashlib.sha256(f"{card.name} {source}".encode()).hexdigest()
-    provenance = Provenance(source, digest, trained=False, note="untrained network: accuracy means nothing")
-    preprocess = Preprocess(size, 0.875 if crop_pct is None else crop_pct)
-    return module, ModelSpec(card.name, preprocess, classes, provenance, card)
+        torch.default_generator.manual_seed(seed)
+        return family.create(card.name, classes, size)
+
+
+def _as_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Own copies, every float as float32; the file may be memory-mapped and may change later."""
+    state = {}
+    for key, value in tensors.items():
+        if value.layout is not torch.strided or value.is_quantized or value.is_complex():
+            raise WeightsError(
+                f"{path} holds '{key}' in a form that is not supported",
+                why=f"found {value.dtype}, {value.layout}; needed plain dense float16, bfloat16, float32 or float64",
+                fix="save the state_dict of the unquantized float model",
+            )
+        dtype = torch.float32 if value.is_floating_point() else value.dtype
+        state[key] = value.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+    return state
+
+
+def _count_classes(family: Family, state: Mapping[str, Tensor]) -> int:
+    """Width of the classifier of a checkpoint; where it has none, `_fill` will say what is missing."""
+    weight = state.get(f"{family.CLASSIFIER}.weight")
+    return IMAGENET_CLASSES if weight is None or weight.ndim != 2 else max(weight.shape[0], 1)
+
+
+def _check_classes(found: int, wanted: int | None, path: Path) -> None:
+    if wanted not in (None, found):
+        raise UsageError(
+            f"{path.name} has {found} classes, --num-classes asks for {wanted}",
+            why="a classifier of another width would be untrained",
+            fix="leave --num-classes out, or give weights trained for that many classes",
+        )
+
+
+def _fill(
+    card: ModelCard, family: Family, state: Mapping[str, Tensor], classes: int, size: int, path: Path
+) -> nn.Module:
+    """A module holding exactly the tensors of a checkpoint.
+
+    It is built on the meta device: initialising weights that are thrown away takes longer than reading them.
+    """
+    with torch.device("meta"):
+        module = family.create(card.name, classes, size)
+    expected = module.state_dict()
+    complete = dict(state)
+    for key, value in expected.items():  # counts training steps, not used here; some tools drop or cast it
+        if key.endswith("num_batches_tracked"):
+            complete[key] = torch.zeros(value.shape, dtype=value.dtype)
+    differences = _compare(expected, complete)
+    if differences:
+        fitting = _guess(complete, classes)
+        raise WeightsError(
+            f"{path} does not fit {card.name}",
+            why="; ".join(differences),
+            fix=f"it looks like {fitting}: --model {fitting}"
+            if fitting and fitting != card.name
+            else f"give a checkpoint of {card.name} with the authors' parameter names",
+        )
+    broken = [key for key, value in complete.items() if not np.isfinite(value.numpy()).all()]
+    if broken:
+        raise WeightsError(
+            f"{path} holds NaN or infinite values",
+            why=f"in {_list(broken)}",
+            fix="take an earlier checkpoint: the training diverged, or half precision overflowed",
+        )
+    module.load_state_dict(complete, strict=True, assign=True)
+    return module
+
+
+def _compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """What keeps a checkpoint from fitting, in words; empty if nothing does."""
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+    other = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and (_kind(state[key]) != _kind(value))
+    ]
+    named = (("missing", missing), ("unexpected", unexpected), ("of other shape or type", other))
+    return [f"{len(keys)} {what}: {_list(keys)}" for what, keys in named if keys]
+
+
+def _kind(value: Tensor) -> tuple[torch.Size, bool]:
+    return value.shape, value.is_floating_point()
+
+
+def _list(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _guess(state: Mapping[str, Tensor], classes: int) -> str | None:
+    """The model of the zoo that nearly all tensors of a checkpoint fit."""
+    scores = {}
+    for card in CARDS:
+        family = FAMILIES[card.family]
+        with torch.device("meta"):
+            module = family.create(card.name, classes, family.stored_size(state) or card.input_size)
+        expected = module.state_dict()
+        fitting = sum(key in state and _kind(state[key]) == _kind(value) for key, value in expected.items())
+        scores[card.name] = fitting / len(expected)
+    best = max(scores, key=lambda name: scores[name])
+    return best if scores[best] > 0.9 else None
+
+
+def _describe(found: Checkpoint) -> list[str]:
+    """What a file says about itself."""
+    notes = [f"weights taken from '{found.wrapper}'"] if found.wrapper else []
+    with contextlib.suppress(KeyError, ValueError):
+        notes.append(f"top-1 {float(found.metadata['top1']):.2f} % as recorded in the file")
+    return notes
