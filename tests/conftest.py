@@ -1,11 +1,15 @@
 """Fixtures that are too slow to make more than once."""
 
+import hypothesis
 import pytest
 import torch
 
 from edgehybrid import exporter, zoo
 from edgehybrid.graph import Graph
 from tests.golden import fill
+
+hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
