@@ -18,7 +18,9 @@ from edgehybrid import __version__
 from edgehybrid.errors import EdgeHybridError, GateError, ResourceError
 from edgehybrid.pipeline import COMMANDS
 from edgehybrid.progress import Listener, Silence, listening
-from edgehybrid.records import Stage
+from edgehybrid.records import Artifact, Diagnosis, Measurement, Models, Report, Stage, Targets, Verification
+
+Result = Report | Models | Targets | Diagnosis | Artifact | Measurement | Verification
 
 SIGINT_CODE, SIGTERM_CODE, BUG_CODE = 130, 143, 1
 
@@ -49,7 +51,7 @@ def root(
         raise typer.Exit
 
 
-def as_command(verb: Callable[..., object]) -> Callable[..., None]:
+def as_command(verb: Callable[..., Result]) -> Callable[..., None]:
     """A function with the verb's parameters, plus --json, --quiet and --verbose, that prints what the verb returns.
 
     Typer reads a command from its signature, so the signature is rebuilt: a positional parameter becomes an
@@ -61,9 +63,9 @@ def as_command(verb: Callable[..., object]) -> Callable[..., None]:
     for parameter in signature.parameters.values():
         is_argument = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         kind = typer.Argument if is_argument else typer.Option
-        # The annotation of an option that may be absent is `T | None`; Typer shows no default for it.
-        annotation = Annotated[parameter.annotation, kind(help=helps[parameter.name], show_default=True)]
-        parameters.append(parameter.replace(annotation=annotation, kind=parameter.KEYWORD_ONLY))
+        # mypy cannot know that an annotation held in a variable is a type
+        annotated = Annotated[parameter.annotation, kind(help=helps[parameter.name], show_default=True)]  # type: ignore[name-defined]
+        parameters.append(parameter.replace(annotation=annotated, kind=parameter.KEYWORD_ONLY))
     for name, flags, text in (
         ("as_json", ["--json"], "Print one JSON document instead of a table."),
         ("quiet", ["--quiet", "-q"], "No progress on stderr."),
@@ -83,18 +85,19 @@ def as_command(verb: Callable[..., object]) -> Callable[..., None]:
     return command
 
 
-def argument_lines(verb: Callable[..., object]) -> dict[str, str]:
+def argument_lines(verb: Callable[..., Result]) -> dict[str, str]:
     """Parameter -> its text in the docstring's `Args:` section, in one line."""
     section = re.search(r"\n    Args:\n(.*?)(?:\n\n|\Z)", verb.__doc__ or "", re.DOTALL)
     entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", section[1] if section else "", re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-def _run(work: Callable[[], object], *, as_json: bool, verbose: int) -> None:
+def _run(work: Callable[[], Result], *, as_json: bool, verbose: int) -> None:
     try:
         _show(work(), as_json=as_json)
     except GateError as error:
-        _show(error.report, as_json=as_json)
+        if isinstance(error.report, Report):
+            _show(error.report, as_json=as_json)
         _fail(str(error), error.exit_code, verbose)
     except EdgeHybridError as error:
         _fail(str(error), error.exit_code, verbose)
@@ -119,7 +122,7 @@ def _run(work: Callable[[], object], *, as_json: bool, verbose: int) -> None:
         _fail(str(bug), BUG_CODE, verbose)
 
 
-def _show(result: object, *, as_json: bool) -> None:
+def _show(result: Result, *, as_json: bool) -> None:
     from edgehybrid import reporter
 
     if as_json:

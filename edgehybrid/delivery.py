@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from edgehybrid import reporter, store
@@ -46,10 +45,10 @@ def write(
     files["report.json"] = store.to_json(reporter.to_json(report))
     files["report.html"] = reporter.page(report).encode()
     facts = {
-        "recipe": asdict(recipe),
+        "recipe": recipe,
         "trained": report.model.weights.trained,
-        "weights": asdict(report.model.weights),
-        "preprocess": asdict(report.model.preprocess),
+        "weights": report.model.weights,
+        "preprocess": report.model.preprocess,
         "images": {
             role: {"name": images.name, "images": images.images, "sha256": images.sha256}
             for role, images in (("calibration", report.calibration), ("evaluation", report.evaluation))
@@ -62,7 +61,7 @@ def write(
 
 def calibration_document(ranges: Ranges) -> bytes:
     """`calibration.json`: tensor name -> amax, and which images it came from."""
-    return store.to_json({"schema": CALIBRATION_SCHEMA, **asdict(ranges)})
+    return store.to_json({"schema": CALIBRATION_SCHEMA, **vars(ranges)})
 
 
 def runnable_files(path: Path) -> dict[Precision, Path]:

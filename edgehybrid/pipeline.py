@@ -488,12 +488,8 @@ def _calibration_images(calib: str, count: int | None, seed: int) -> "Images":
     """`count` images, or all there are up to the default."""
     from edgehybrid import dataset
 
-    if count is not None:
-        return dataset.load(calib, limit=count, seed=seed, split="calib")
-    everything = dataset.load(calib, limit=None, seed=seed, split="calib")
-    if len(everything) <= DEFAULT_CALIB_IMAGES:
-        return everything
-    return dataset.load(calib, limit=DEFAULT_CALIB_IMAGES, seed=seed, split="calib")
+    at_most = DEFAULT_CALIB_IMAGES if count is None else None
+    return dataset.load(calib, limit=count, at_most=at_most, seed=seed, split="calib")
 
 
 def _deliver(path: Path, content: bytes | Path, kind: Literal["onnx", "calibration"], spec: ModelSpec) -> Artifact:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ from edgehybrid.store import decode, run_stage, sha256_of, to_json, write_atomic
 
 if TYPE_CHECKING:
     from edgehybrid.graph import Graph
+    from edgehybrid.zoo.sources import Source as Weights
 
 LAYER_IMAGES = 32
 """Images on which per-layer noise is measured: it is a mean over pixels, which 32 images settle."""
@@ -136,17 +137,18 @@ def export(run: Run, source: Source, images: Images) -> Exported:
             why="a model that ends in .onnx is read as a file",
             fix="check the path",
         )
-    identity = (
-        sha256_of(Path(source.model))
-        if source.is_file
-        else zoo.weights_identity(source.model, source.weights, seed=source.seed, notify=listener().note)
-    )
+    found = None
+    if not source.is_file:
+        found = zoo.find_weights(
+            source.model, source.weights, num_classes=source.num_classes, seed=source.seed, notify=listener().note
+        )
+    identity = sha256_of(Path(source.model)) if found is None else found.sha256
 
     def produce(folder: Path) -> None:
         require("onnx_ir", "host", "handle ONNX graphs")
         from edgehybrid import graph
 
-        exported, spec = _opened(source, identity) if source.is_file else _traced(source, images)
+        exported, spec = _opened(source, identity) if found is None else _traced(source, found, images)
         write_atomic(folder / "model.onnx", exported.to_bytes())
         facts = {
             "params": graph.count_params(exported),
@@ -155,19 +157,19 @@ def export(run: Run, source: Source, images: Images) -> Exported:
         }
         write_atomic(folder / "spec.json", to_json({"spec": spec, **facts}))
 
-    folder = run.do("export", {"source": asdict(source), "identity": identity}, produce)
+    folder = run.do("export", {"source": source, "identity": identity}, produce)
     facts = json.loads((folder / "spec.json").read_bytes())
     spec = decode(ModelSpec, facts["spec"])
     return Exported(folder / "model.onnx", spec, facts["params"], facts["macs"], facts["batch"])
 
 
-def _traced(source: Source, images: Images) -> "tuple[Graph, ModelSpec]":
+def _traced(source: Source, found: "Weights", images: Images) -> "tuple[Graph, ModelSpec]":
     require("torch", "host", "export a model from torch")
     from edgehybrid import exporter
 
     module, spec = zoo.load(
         source.model,
-        source.weights,
+        found,
         source.num_classes,
         source.input_size,
         crop_pct=source.crop_pct,
@@ -229,7 +231,7 @@ def calibrate(run: Run, baseline: Path, images: Images, preprocess: Preprocess, 
         "model": sha256_of(baseline),
         "images": images.spec.sha256,
         "count": len(images),
-        "preprocess": asdict(preprocess),
+        "preprocess": preprocess,
     }
     observed = run.do("calibrate", inputs, produce)
     chosen = run.do("ranges", {**inputs, "method": method}, choose)
@@ -255,7 +257,7 @@ def quantize(run: Run, baseline: Path, precision: Precision, ranges: Ranges | No
             write_atomic(folder / "runnable.onnx", twin.to_bytes())
         write_atomic(folder / "plan.json", to_json(plan))
 
-    inputs = {"model": sha256_of(baseline), "precision": precision, "ranges": ranges and asdict(ranges)}
+    inputs = {"model": sha256_of(baseline), "precision": precision, "ranges": ranges}
     folder = run.do("quantize", inputs, produce)
     plan = decode(Plan, json.loads((folder / "plan.json").read_bytes()))
     typed = folder / "typed.onnx"
@@ -271,7 +273,7 @@ def build_engine(run: Run, onnx_path: Path, target: Target) -> tuple[Engine, Pat
         made = engine.build(onnx_path, target, folder / "engine.plan")
         write_atomic(folder / "engine.json", to_json(made))
 
-    folder = run.do("engine", {"model": sha256_of(onnx_path), "target": asdict(target)}, produce)
+    folder = run.do("engine", {"model": sha256_of(onnx_path), "target": target}, produce)
     made = decode(Engine, json.loads((folder / "engine.json").read_bytes()))
     plan = folder / "engine.plan"
     return made, plan if plan.is_file() else None
@@ -336,7 +338,7 @@ def predict(run: Run, label: str, path: Path, images: Images, preprocess: Prepro
             batches = _counted(images.batches(preprocess, FORWARD_BATCH), len(images))
             np.save(folder / "logits.npy", evaluator.predict(runner, batches), allow_pickle=False)
 
-    inputs = {"model": sha256_of(path), "images": images.order, "preprocess": asdict(preprocess)}
+    inputs = {"model": sha256_of(path), "images": images.order, "preprocess": preprocess}
     folder = run.do(f"evaluate {label}", inputs, produce)
     logits: NDArray[np.float32] = np.load(folder / "logits.npy", allow_pickle=False)
     return logits
@@ -383,7 +385,7 @@ def layer_noise(
         "quantized": sha256_of(quantized.runnable),
         "images": images.order,
     }
-    folder = run.do("layers", {**inputs, "preprocess": asdict(preprocess)}, produce)
+    folder = run.do("layers", {**inputs, "preprocess": preprocess}, produce)
     return tuple(decode(LayerError, x) for x in json.loads((folder / "layers.json").read_bytes()))
 
 

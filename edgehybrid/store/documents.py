@@ -4,7 +4,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Literal, TypeVar, Union, get_args, get_origin
 
 T = TypeVar("T")
@@ -15,7 +15,9 @@ def to_json(value: object) -> bytes:
 
     def plain(x: object) -> object:
         if is_dataclass(x) and not isinstance(x, type):
-            return asdict(x)
+            return {field.name: getattr(x, field.name) for field in fields(x)}
+        if isinstance(x, Mapping):
+            return dict(x)
         raise TypeError(f"not serialisable: {type(x)}")
 
     text = json.dumps(value, default=plain, indent=1, ensure_ascii=False, allow_nan=False)
