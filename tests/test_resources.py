@@ -93,10 +93,10 @@ def test_an_unknown_figure_has_no_value() -> None:
     assert industrial.figures["gpu_clock_max"].value is None
 
 
-def test_the_cpu_target_does_not_offer_fp16() -> None:
+def test_the_cpu_target_says_that_its_fp16_is_computed_in_fp32() -> None:
     cpu = resources.load_target("cpu")
-    assert cpu.precisions == ("fp32", "int8")
     assert (cpu.backend, cpu.dialect) == ("onnxruntime", "fp32")
+    assert any("fp16" in note and "fp32" in note for note in cpu.notes)
 
 
 def test_a_target_of_ones_own_is_given_by_its_path(profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """List the images of a folder and read labels off its subfolders."""
 
 import os
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,9 @@ def _walk(folder: Path, root: Path) -> list[str]:
     """Every image below a folder, each folder visited once however many links lead to it."""
     found: list[str] = []
     seen = {_identity(root)}
-    waiting = [folder]
+    waiting = deque([folder])
     while waiting:
-        current = waiting.pop()
+        current = waiting.popleft()
         if _identity(current) in seen:
             continue
         seen.add(_identity(current))
