@@ -1,0 +1,185 @@
+"""Histograms count exactly, merge by addition and survive the disk."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from edgehybrid.calibrator.histogram import BINS, EDGES, FINITE, Histogram, Observations, Tally
+from edgehybrid.errors import ArtifactError
+
+FLOATS = hnp.arrays(
+    np.float32, st.integers(1, 200), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
+)
+
+
+def tally(*arrays: NDArray[np.float32], scratch: int = 1 << 15) -> Histogram:
+    counter = Tally(np.empty(scratch, np.uint32))
+    for array in arrays:
+        counter.add(array)
+    return counter.histogram()
+
+
+def same(first: Histogram, second: Histogram) -> bool:
+    return np.array_equal(first.counts, second.counts) and first.amax == second.amax
+
+
+def observed(*arrays: NDArray[np.float32]) -> Observations:
+    return Observations({f"tensor {i}": tally(array) for i, array in enumerate(arrays)}, 3)
+
+
+@settings(deadline=None)
+@given(FLOATS)
+def test_every_value_is_counted_in_the_bin_whose_edges_hold_it(array: NDArray[np.float32]) -> None:
+    magnitudes = np.abs(array).astype(np.float64)
+    expected = np.bincount(np.searchsorted(EDGES, magnitudes, side="right") - 1, minlength=BINS)
+    assert np.array_equal(tally(array).counts, expected)
+
+
+@settings(deadline=None)
+@given(FLOATS)
+def test_the_maximum_is_exact(array: NDArray[np.float32]) -> None:
+    assert tally(array).amax == float(np.abs(array).max())
+
+
+@settings(deadline=None)
+@given(FLOATS, FLOATS, FLOATS)
+def test_merging_is_commutative_associative_and_equal_to_one_pass(
+    a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32]
+) -> None:
+    one, two, three = tally(a), tally(b), tally(c)
+    assert same(one.merge(two), two.merge(one))
+    assert same(one.merge(two).merge(three), one.merge(two.merge(three)))
+    assert same(one.merge(two).merge(three), tally(np.concatenate((c, a, b))))
+
+
+def test_tensors_larger_than_the_working_memory_are_counted_whole() -> None:
+    array = np.random.default_rng(0).normal(size=(3, 100_000)).astype(np.float32)
+    expected = np.bincount(array.reshape(-1).view(np.uint32) >> 16 & 0x7FFF, minlength=BINS)
+    assert np.array_equal(tally(array).counts, expected)
+    assert np.array_equal(tally(*array, scratch=1000).counts, expected)
+
+
+def test_bins_are_at_most_a_128th_of_their_value_wide() -> None:
+    normal = EDGES[1 << 7 : FINITE]
+    assert (np.diff(normal) / normal[:-1] <= 1 / 128).all()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_value_that_is_not_finite_is_refused(value: float) -> None:
+    array = np.ones(100, np.float32)
+    array[57] = value
+    with pytest.raises(FloatingPointError):
+        tally(array)
+
+
+def test_copies_count_once() -> None:
+    array = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    counter = Tally(np.empty(64, np.uint32))
+    counter.add(array)
+    counter.add(np.stack([array + 1] * 4), copies=4)
+    assert same(counter.histogram(), tally(array, array + 1))
+
+
+def test_copies_that_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match="different activations"):
+        Tally(np.empty(64, np.uint32)).add(np.array([1, 2], np.float32), copies=2)
+
+
+def test_observations_merge_tensor_by_tensor() -> None:
+    a, b = np.arange(5, dtype=np.float32), np.arange(3, 9, dtype=np.float32)
+    merged = observed(a, b).merge(observed(b, b))
+    assert merged.images == 6
+    assert same(merged.tensors["tensor 0"], tally(np.concatenate((a, b))))
+
+
+def test_observations_of_different_tensors_do_not_merge() -> None:
+    ones = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="tensor 1 is only in one"):
+        observed(ones).merge(observed(ones, ones))
+
+
+def test_saved_observations_load_unchanged_and_equal_ones_give_equal_bytes(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    seen = observed(random.normal(size=5000).astype(np.float32), np.zeros(7, np.float32))
+    seen.save(tmp_path / "a.npz")
+    loaded = Observations.load(tmp_path / "a.npz")
+    assert loaded.images == seen.images
+    assert loaded.tensors.keys() == seen.tensors.keys()
+    assert all(same(loaded.tensors[name], seen.tensors[name]) for name in seen.tensors)
+    Observations(dict(reversed(seen.tensors.items())), 3).save(tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_a_damaged_file_is_refused_wherever_the_damage_is(tmp_path: Path) -> None:
+    path, random = tmp_path / "seen.npz", np.random.default_rng(0)
+    seen = observed(random.normal(size=500).astype(np.float32))
+    seen.save(path)
+    whole = path.read_bytes()
+    for size in np.linspace(0, len(whole) - 1, 20).astype(int):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ArtifactError):
+            Observations.load(path)
+    refused = 0
+    for at in random.integers(0, len(whole), 200):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(random.integers(8))]) + whole[at + 1 :])
+        try:
+            loaded = Observations.load(path)
+        except ArtifactError:
+            refused += 1
+        else:  # the bit was one that nobody reads, such as a time stamp in the archive
+            assert same(loaded.tensors["tensor 0"], seen.tensors["tensor 0"])
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("schema", np.array("edgehybrid.observations/999")),
+        ("images", np.array(0)),
+        ("names", np.array(["a", "a"])),
+        ("names", np.array([b"a", b"b"])),
+        ("amax", np.array([np.nan, 2.0], np.float32)),
+        ("amax", np.array([3.0, 2.0], np.float32)),
+        ("sizes", np.array([2, 2])),
+        ("sizes", np.array([-1, 4])),
+        ("bins", np.array([0x3F80, 0x4000, 0x4000], np.uint16)),
+        ("bins", np.array([0x3F80, 0xFFFF, 0x4000], np.uint16)),
+        ("counts", np.array([1, 0, 1])),
+        ("counts", np.array([1, 1])),
+        ("counts", np.array([1.0, 1.0, 1.0])),
+        ("counts", np.array([{}, {}, {}], object)),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(tmp_path: Path, field: str, value: NDArray[np.generic]) -> None:
+    fields: dict[str, NDArray[np.generic]] = {
+        "schema": np.array("edgehybrid.observations/1"),
+        "images": np.array(1),
+        "names": np.array(["a", "b"]),
+        "amax": np.array([1.0, 2.0], np.float32),
+        "sizes": np.array([1, 2]),
+        "bins": np.array([0x3F80, 0x3F80, 0x4000], np.uint16),
+        "counts": np.array([5, 6, 7]),
+    }
+    np.savez(tmp_path / "good.npz", **fields)
+    assert Observations.load(tmp_path / "good.npz").tensors["b"].amax == 2
+    np.savez(tmp_path / "bad.npz", **{**fields, field: value})
+    with pytest.raises(ArtifactError, match="calibrate again"):
+        Observations.load(tmp_path / "bad.npz")
+
+
+def test_what_is_not_observations_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones(3))
+    (tmp_path / "array.npy").write_bytes(buffer.getvalue())
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    for name in ("array.npy", "other.zip", "missing.npz"):
+        with pytest.raises(ArtifactError):
+            Observations.load(tmp_path / name)

@@ -1,0 +1,217 @@
+"""Ranges: each method against brute force, and the laws that hold for all of them."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from edgehybrid.calibrator import choose, expected_error
+from edgehybrid.calibrator.histogram import EDGES, Histogram, Observations, Tally
+from edgehybrid.calibrator.ranges import DEAD_AMAX
+from edgehybrid.records import Method
+
+LAW = settings(deadline=None)
+METHODS: tuple[Method, ...] = get_args(Method)
+FLOATS = hnp.arrays(
+    np.float32,
+    st.integers(1, 300),
+    elements=st.one_of(
+        st.floats(-100, 100, width=32),
+        st.floats(width=32, allow_nan=False, allow_infinity=False),
+        st.just(0.0),
+    ),
+)
+
+
+def tally(array: NDArray[np.float32]) -> Histogram:
+    counter = Tally(np.empty(1 << 15, np.uint32))
+    counter.add(array)
+    return counter.histogram()
+
+
+def pick(histogram: Histogram, method: Method, percentile: float = 99.99) -> float:
+    seen = Observations({"x": histogram}, 1)
+    return choose(seen, method, images=1, sha256="", percentile=percentile).tensors["x"]
+
+
+def quantize(array: NDArray[np.float64], amax: float) -> NDArray[np.float64]:
+    scale = amax / 127
+    return np.clip(np.rint(array / scale), -127, 127) * scale
+
+
+def sample(name: str, size: int = 40_000) -> NDArray[np.float32]:
+    random = np.random.default_rng(0)
+    x = random.normal(size=size)
+    arrays = {
+        "normal": x,
+        "uniform": random.uniform(-3, 3, size),
+        "laplace": random.laplace(size=size),
+        "student": random.standard_t(3, size),
+        "lognormal": np.exp(2 * x),
+        "gelu": 0.5 * x * (1 + np.tanh(0.8 * (x + 0.045 * x**3))),
+        "relu": np.maximum(x - 1, 0),
+        "outlier": np.append(x, 1000),
+        "tiny": 1e-12 * random.laplace(size=size),
+        "huge": 1e30 * random.laplace(size=size),
+    }
+    return arrays[name].astype(np.float32)
+
+
+DISTRIBUTIONS = (
+    "normal", "uniform", "laplace", "student", "lognormal", "gelu", "relu", "outlier", "tiny", "huge",
+)  # fmt: skip
+HEAVY_TAILS = ("laplace", "student", "lognormal", "outlier")
+
+
+@settings(LAW)
+@given(FLOATS)
+def test_no_range_exceeds_the_observed_maximum_and_all_are_positive(array: NDArray[np.float32]) -> None:
+    histogram = tally(array)
+    for method in METHODS:
+        amax = pick(histogram, method)
+        assert 0 < amax <= (histogram.amax if histogram.amax >= 2.0**-100 else DEAD_AMAX)
+        assert np.float32(amax / 127) > 0
+
+
+@settings(LAW)
+@given(FLOATS)
+def test_the_error_of_mse_is_never_above_that_of_minmax(array: NDArray[np.float32]) -> None:
+    histogram = tally(array)
+    least = expected_error(histogram, pick(histogram, "mse"))
+    assert least <= expected_error(histogram, pick(histogram, "minmax"))
+
+
+@settings(LAW)
+@given(FLOATS, st.floats(0.1, 100), st.floats(0.1, 100))
+def test_percentiles_are_monotone(array: NDArray[np.float32], first: float, second: float) -> None:
+    histogram = tally(np.append(array, np.float32(1)))
+    ranges = [pick(histogram, "percentile", p) for p in sorted((first, second))]
+    if ranges[0] < histogram.amax:  # the maximum also stands in for a percentile of zero
+        assert ranges[0] <= ranges[1]
+
+
+@settings(LAW)
+@given(FLOATS, st.sampled_from(METHODS))
+def test_a_value_inside_the_range_moves_by_at_most_half_a_step(array: NDArray[np.float32], method: Method) -> None:
+    amax = pick(tally(array), method)
+    inside = array[np.abs(array) <= amax].astype(np.float64)
+    assert (np.abs(quantize(inside, amax) - inside) <= amax / 127 / 2 * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_expected_error_is_the_error_of_the_data(name: str) -> None:
+    array = sample(name)
+    histogram = tally(array)
+    for fraction in (1, 0.7, 0.3, 0.05):
+        amax = fraction * histogram.amax
+        exact = np.mean((quantize(array.astype(np.float64), amax) - array) ** 2)
+        assert expected_error(histogram, amax) == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_mse_is_within_a_percent_of_the_best_range_for_the_data(name: str) -> None:
+    array = sample(name).astype(np.float64)
+
+    def error(amax: float) -> float:
+        return float(np.mean((quantize(array, amax) - array) ** 2))
+
+    amax = np.abs(array).max()
+    best = min(error(candidate) for candidate in amax * np.geomspace(0.02, 1, 200))
+    assert error(pick(tally(sample(name)), "mse")) <= 1.01 * best
+
+
+@settings(LAW, max_examples=20)
+@given(FLOATS)
+def test_mse_is_the_best_of_all_bin_edges(array: NDArray[np.float32]) -> None:
+    histogram = tally(np.append(array, np.float32(50)))
+    top = int(np.flatnonzero(histogram.counts)[-1])
+    errors = [expected_error(histogram, float(edge)) for edge in EDGES[top - 1200 : top + 1 : 3]]
+    assert expected_error(histogram, pick(histogram, "mse")) <= min(errors) * (1 + 1e-6)
+
+
+def test_clipping_pays_on_a_heavy_tail_and_not_on_a_uniform_distribution() -> None:
+    for name in ("laplace", "student", "outlier"):
+        histogram = tally(sample(name, 1_000_000))
+        assert pick(histogram, "mse") < 0.9 * histogram.amax
+    assert pick(tally(sample("uniform")), "mse") > 0.99 * 3
+
+
+def divergence(histogram: Histogram, amax: float) -> float:
+    """KL(P || Q) by the definition, cell by cell."""
+    bins = np.flatnonzero(histogram.counts)
+    bins = bins[bins > 0]
+    low, high = EDGES[bins], np.minimum(EDGES[bins + 1], histogram.amax)
+    bins, low, high = bins[high > low], low[high > low], high[high > low]
+    counts = histogram.counts[bins].astype(np.float64)
+    inside = (low + high) / 2 < amax
+    p = counts[inside].copy()
+    p[-1] += counts[~inside].sum()
+    level = np.rint((low + high)[inside] / 2 / amax * 127)
+    q = np.zeros_like(p)
+    for i in np.unique(level):
+        cells = level == i
+        width = (high - low)[inside][cells]
+        q[cells] = counts[inside][cells].sum() * width / width.sum()
+    p, q = p / p.sum(), q / q.sum()
+    return float(np.sum(p * np.log(p / q)))
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_entropy_is_the_least_divergence_of_many_candidates(name: str) -> None:
+    histogram = tally(sample(name))
+    top = int(np.flatnonzero(histogram.counts)[-1])
+    candidates = [*EDGES[top - 6 * 128 : top + 1 : 8].tolist(), histogram.amax]
+    found = divergence(histogram, pick(histogram, "entropy"))
+    assert found <= min(divergence(histogram, candidate) for candidate in candidates) * (1 + 1e-6) + 1e-9
+
+
+@pytest.mark.parametrize("name", HEAVY_TAILS)
+def test_entropy_differs_from_the_maximum_on_a_heavy_tail(name: str) -> None:
+    histogram = tally(sample(name, 1_000_000))
+    assert pick(histogram, "entropy") < 0.9 * histogram.amax
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("percent", [50, 90, 99, 99.9, 100])
+def test_percentile_is_that_of_the_data_within_a_bin(name: str, percent: float) -> None:
+    array = sample(name)
+    exact = float(np.percentile(np.abs(array), percent, method="inverted_cdf"))
+    if exact > 0:
+        assert pick(tally(array), "percentile", percent) == pytest.approx(exact, rel=1 / 128)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tensor_of_zeros_gets_a_positive_range(method: Method) -> None:
+    for value in (0.0, 1e-45, 1e-38):
+        assert pick(tally(np.full(100, value, np.float32)), method) == DEAD_AMAX
+    assert np.float16(DEAD_AMAX / 127) == np.finfo(np.float16).smallest_normal
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tensor_of_one_value_gets_a_range_that_holds_it(method: Method) -> None:
+    for value in (0.3, -1.0, 65504.0):
+        amax = pick(tally(np.full(100, value, np.float32)), method)
+        assert abs(float(quantize(np.array(value), amax)) - value) <= 0.01 * abs(value)
+
+
+def test_percentile_of_a_tensor_that_is_nearly_always_zero_is_the_maximum() -> None:
+    array = np.zeros(1_000_000, np.float32)
+    array[3] = 5
+    assert pick(tally(array), "percentile") == 5
+
+
+@pytest.mark.parametrize("percentile", [0.0, -1.0, 100.1, float("nan")])
+def test_a_percentile_out_of_range_is_refused(percentile: float) -> None:
+    with pytest.raises(ValueError, match="percentile"):
+        pick(tally(np.ones(3, np.float32)), "percentile", percentile)
+
+
+def test_ranges_are_in_alphabetical_order_and_say_where_they_come_from() -> None:
+    ones = tally(np.ones(3, np.float32))
+    ranges = choose(Observations({"b": ones, "a": ones}, 7), "minmax", images=7, sha256="f00")
+    assert list(ranges.tensors) == ["a", "b"]
+    assert (ranges.method, ranges.images, ranges.sha256) == ("minmax", 7, "f00")
