@@ -1,0 +1,5 @@
+"""`python -m edgehybrid.engine`: the process that NVIDIA's libraries may crash, started by `build`."""
+
+from edgehybrid.engine.build import main
+
+main()
