@@ -8,6 +8,8 @@ gives one view of the ways in which exporters write a layer, `trace.py` follows 
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from edgehybrid.errors import unknown_name
 from edgehybrid.graph import Graph, sweep, tidy
 from edgehybrid.rewrites.attention_bias import drop_key_bias, move_value_bias
@@ -59,7 +61,8 @@ def apply(graph: Graph, *, only: Sequence[str] | None = None) -> tuple[Graph, tu
     while busy:
         busy = False
         for name, rewrite in chosen:
-            found = rewrite(copy)
+            with np.errstate(all="ignore"):  # `Layer.write` refuses what overflowed
+                found = rewrite(copy)
             if found:
                 sweep(copy)
                 sites[name] += found

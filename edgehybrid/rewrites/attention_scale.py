@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from edgehybrid.graph import Graph
 from edgehybrid.rewrites.layer import layer_at
-from edgehybrid.rewrites.pattern import bypass, is_op, known_shape, only_user, operand, scalar
+from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, known_shape, only_user, operand, scalar
 from edgehybrid.rewrites.trace import origin
 
 
@@ -35,7 +35,7 @@ def fold_scale(graph: Graph) -> int:
         bias = None if found.layer.bias is None else found.layer.bias.copy()
         if bias is not None:
             bias[rows] *= factor
-        if not node.outputs[0].is_graph_output() and found.layer.write(graph, weight, bias):
+        if can_bypass(node, data) and found.layer.write(graph, weight, bias):
             bypass(graph, node, data)
             sites += 1
     return sites

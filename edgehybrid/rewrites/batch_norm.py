@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph
 from edgehybrid.rewrites.layer import float64
-from edgehybrid.rewrites.pattern import bypass, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, operand
 from edgehybrid.rewrites.trace import along, destination, number, origin
 
 
@@ -31,7 +31,7 @@ def fold_into_previous(graph: Graph) -> int:
         bias = np.zeros(len(weight)) if found.layer.bias is None else found.layer.bias.copy()
         weight[rows] *= s.reshape(-1, *[1] * (weight.ndim - 1))
         bias[rows] = s * bias[rows] + t
-        if removable(node) and found.layer.write(graph, weight, bias):
+        if can_bypass(node, operand(node, 0)) and found.layer.write(graph, weight, bias):
             bypass(graph, node, operand(node, 0))
             sites += 1
     return sites
@@ -60,7 +60,7 @@ def fold_into_next(graph: Graph) -> int:
         weight = grouped * s.reshape(layer.groups, 1, -1, *trailing)
         shift = (grouped * t.reshape(layer.groups, 1, -1, *trailing)).reshape(len(layer.weight), -1).sum(axis=1)
         bias = shift if layer.bias is None else layer.bias + shift
-        if removable(node) and layer.write(graph, weight.reshape(layer.weight.shape), bias):
+        if can_bypass(node, operand(node, 0)) and layer.write(graph, weight.reshape(layer.weight.shape), bias):
             bypass(graph, node, operand(node, 0))
             sites += 1
     return sites
@@ -75,9 +75,3 @@ def scale_and_shift(node: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.floa
         return None
     s = gamma / np.sqrt(var + node.attributes.get_float("epsilon", 1e-5))
     return s, beta - mean * s
-
-
-def removable(node: ir.Node) -> bool:
-    """Whether the node's input can take its place, should the output leave the graph."""
-    value = operand(node, 0)
-    return not node.outputs[0].is_graph_output() or (value.producer() is not None and not value.is_graph_output())

@@ -4,7 +4,7 @@ import numpy as np
 
 from edgehybrid.graph import Graph
 from edgehybrid.rewrites.layer import float64
-from edgehybrid.rewrites.pattern import bypass, known_shape, only_user, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, known_shape, only_user, operand
 from edgehybrid.rewrites.trace import origin
 
 
@@ -23,7 +23,7 @@ def fold_added_vector(graph: Graph) -> int:
             added, shape = float64(vector), known_shape(data)
             if added is None or shape is None or shape != known_shape(node.outputs[0]):
                 continue
-            found = origin(data) if only_user(data) is node and not node.outputs[0].is_graph_output() else None
+            found = origin(data) if only_user(data) is node else None
             if found is None:
                 continue
             everywhere = np.broadcast_to(added, shape)
@@ -33,7 +33,7 @@ def fold_added_vector(graph: Graph) -> int:
                 continue
             if found.layer.bias is not None:
                 bias += found.layer.bias
-            if found.layer.write(graph, found.layer.weight, bias):
+            if can_bypass(node, data) and found.layer.write(graph, found.layer.weight, bias):
                 bypass(graph, node, data)
                 sites += 1
                 break

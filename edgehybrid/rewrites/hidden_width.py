@@ -193,14 +193,13 @@ def spread_layout(region: Region, node: ir.Node, value: ir.Value, axis: int) -> 
 def widen(graph: Graph, region: Region, width: int) -> None:
     """Give every tensor of the region `width` channels, the added ones idle."""
     extra = width - region.width
-    for value, axis in region.axes.items():
-        dims = list(known_shape(value) or ())
-        dims[axis] = width
-        value.shape = ir.Shape(dims)
     for node in region.sources:
         rewrite_layer(graph, node, extra, 0)
+        resize(node.outputs[0], -1 if is_op(node, "MatMul", "Gemm") else 1, width)  # of a MatMul, before its bias
     for node in region.sinks:
         rewrite_layer(graph, node, extra, 1)
+    for value, axis in region.axes.items():
+        resize(value, axis, width)
     for node in region.inner:
         if is_op(node, "Conv"):
             rewrite_layer(graph, node, extra, 0)
@@ -217,6 +216,13 @@ def widen(graph: Graph, region: Region, width: int) -> None:
                 array = constant(term)
                 if array is not None and array.ndim >= -back and array.shape[back] == region.width:
                     pad_constant(graph, node, index, back, extra, 1.0 if is_op(node, "Div") else 0.0)
+
+
+def resize(value: ir.Value, axis: int, width: int) -> None:
+    """Note a tensor's new width."""
+    dims = list(known_shape(value) or ())
+    dims[axis] = width
+    value.shape = ir.Shape(dims)
 
 
 def rewrite_layer(graph: Graph, node: ir.Node, extra: int, axis: int) -> None:

@@ -1,5 +1,7 @@
 """Compute keys and values of attention in one product."""
 
+import re
+
 import numpy as np
 import onnx_ir as ir
 
@@ -44,6 +46,7 @@ def merge(graph: Graph, key: Layer, value: Layer) -> None:
     """Let the key's node compute both, and split what it computes."""
     widths = [len(key.weight), len(value.weight)]
     both = key.output
+    key.node.name = joint_name(key.node.name or "key", value.node.name or "value")
     parts = [
         ir.Value(name=f"{name_of(old.output)}_part", shape=old.output.shape, type=old.output.type)
         for old in (key, value)
@@ -63,3 +66,12 @@ def merge(graph: Graph, key: Layer, value: Layer) -> None:
     for node in (value.add, value.node):
         if node is not None:
             graph.body.remove(node, safe=True)
+
+
+def joint_name(first: str, second: str) -> str:
+    """What two paths share, and both of what they do not: a/k/MatMul and a/v/MatMul give a/k+v/MatMul."""
+    words = re.split(r"(\W)", first), re.split(r"(\W)", second)
+    pairs = list(zip(*words, strict=False))
+    if len(words[0]) != len(words[1]) or sum(a != b for a, b in pairs) != 1:
+        return f"{first}+{second}"
+    return "".join(a if a == b else f"{a}+{b}" for a, b in pairs)

@@ -61,8 +61,7 @@ class Layer:
         stored = constant(self.node.inputs[1])
         if stored is None:
             raise ValueError(f"'{self.node.name}' lost its weight")
-        with np.errstate(over="ignore"):
-            arrays = [a.astype(stored.dtype) for a in (weight, bias) if a is not None]
+        arrays = [a.astype(stored.dtype) for a in (weight, bias) if a is not None]
         if not all(np.isfinite(a).all() for a in arrays):
             return False
         attributes = self.node.attributes

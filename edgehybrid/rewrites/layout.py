@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from edgehybrid.graph import Graph, constant
 from edgehybrid.rewrites.layer import set_constant
-from edgehybrid.rewrites.pattern import bypass, is_op, known_shape, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, known_shape, operand
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Operators that keep the order of the elements."""
@@ -38,8 +38,9 @@ def remove_no_ops(graph: Graph) -> int:
     sites = 0
     for node in tuple(graph.nodes("Identity", "Dropout", "Transpose", *VIEWS)):
         changed = shorten_transpose(graph, node) or shorten_view(graph, node)
-        if does_nothing(node):
-            changed = bypass(graph, node, operand(node, 0)) or changed
+        if does_nothing(node) and can_bypass(node, operand(node, 0)):
+            bypass(graph, node, operand(node, 0))
+            changed = True
         sites += changed
     return sites
 

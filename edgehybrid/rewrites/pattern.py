@@ -48,22 +48,17 @@ def operand(node: ir.Node, index: int) -> ir.Value:
 def replace(old: ir.Value, new: ir.Value) -> None:
     """Let everything that read `old` read `new`; an output of the graph keeps its name."""
     if old.is_graph_output():
-        if new.is_graph_output() or new.producer() is None:
-            raise ValueError(f"'{new.name}' cannot take the place of the output '{old.name}'")
         name, old.name = old.name, f"{old.name}_replaced"
         new.name = name
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
 
-def bypass(graph: Graph, node: ir.Node, value: ir.Value) -> bool:
-    """Remove a node: what read its first output reads `value` instead.
+def can_bypass(node: ir.Node, value: ir.Value) -> bool:
+    """Whether `value` can take the place of the node's first output, also where that leaves the graph."""
+    return not node.outputs[0].is_graph_output() or (value.producer() is not None and not value.is_graph_output())
 
-    Returns:
-        False, and nothing changed, where `value` cannot become an output of the graph in its place.
-    """
-    output = node.outputs[0]
-    if output.is_graph_output() and (value.is_graph_output() or value.producer() is None):
-        return False
-    replace(output, value)
+
+def bypass(graph: Graph, node: ir.Node, value: ir.Value) -> None:
+    """Remove a node: what read its first output reads `value` instead."""
+    replace(node.outputs[0], value)
     graph.body.remove(node, safe=True)
-    return True
