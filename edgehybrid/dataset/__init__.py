@@ -189,9 +189,17 @@ def _resolve(source: str | Path, split: resources.Split) -> _Source:
     text, path = str(source), Path(source)
     if isinstance(source, str) and text in resources.image_sets():
         return _bundled(text, split)
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir() and text != "", path.is_file()
+    except OSError as error:  # a folder on the way is closed, or the name is too long
+        raise ImagesError(
+            f"cannot reach {shown(text)[:200]}",
+            why=error.strerror or str(error),
+            fix="check the path and its permissions",
+        ) from error
+    if is_folder:
         return _folder(path)
-    if path.is_file():
+    if is_file:
         if path.suffix.lower() == ".npz":
             return _npz(path)
         image = path.suffix.lower() in picture.SUFFIXES
@@ -200,9 +208,9 @@ def _resolve(source: str | Path, split: resources.Split) -> _Source:
             why=f"found {'one image' if image else 'a file'}, needed a folder of images or an .npz",
             fix="give the folder that it lies in" if image else "give a folder with images, or an .npz with x",
         )
-    if isinstance(source, str) and "/" not in text and not path.suffix:
+    if isinstance(source, str) and text and "/" not in text and not path.suffix:
         resources.find_image_set(text)  # raises, with near misses
-    raise NotFoundError(f"no images at {shown(text)}", why="there is no such folder or file", fix="check the path")
+    raise NotFoundError(f"no images at '{shown(text)}'", why="there is no such folder or file", fix="check the path")
 
 
 def _bundled(name: str, split: resources.Split) -> _Source:

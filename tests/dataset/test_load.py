@@ -331,9 +331,13 @@ def test_what_may_not_be_read_is_said(public_folder: Path, request: pytest.Fixtu
 # --- where images come from -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", ["nowhere/at/all", "./nowhere", "nowhere.npz", Path("nowhere")])
+@pytest.mark.parametrize("source", ["nowhere/at/all", "./nowhere", "nowhere.npz", Path("nowhere"), "", "a\0/b"])
 def test_a_missing_source_is_not_found(source: str | Path) -> None:
     assert refusal(NotFoundError, source).exit_code == 4
+
+
+def test_an_impossible_path_is_an_error_for_the_user() -> None:
+    assert "too long" in refusal(ImagesError, "x/" + "y" * 5000).why
 
 
 def test_a_misspelt_name_is_corrected() -> None:
