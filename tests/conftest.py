@@ -1,12 +1,15 @@
-"""Fixtures that are too slow to make more than once."""
+"""Fixtures that are too slow to make more than once, and one thread for everybody."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch is imported anywhere. On busy cores its thread pool waits for itself: the float64 run of CMT-S took
+# 130 s with two threads and 2 s with one (2 cores, load 6).
 
 import hypothesis
 import pytest
-import torch
 
-from edgehybrid import exporter, zoo
 from edgehybrid.graph import Graph
-from tests.golden import fill
 
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("unhurried")
@@ -16,10 +19,12 @@ hypothesis.settings.load_profile("unhurried")
 def cmt_ti_graph() -> Graph:
     """Plain exported CMT-Ti at 64 px with 10 classes; `clone()` it before editing.
 
-    Weights are seeded, and no bias, gain or running statistic is at its initial 0 or 1: a rewrite that forgets one
-    of them changes the output.
+    Weights are seeded, and no bias, gain or running statistic is at its initial 0 or 1: a rewrite that
+    forgets one of them changes the output.
     """
-    torch.set_num_threads(1)
+    from edgehybrid import exporter, zoo
+    from tests.golden import fill
+
     module, spec = zoo.load("cmt_ti", "random", num_classes=10, input_size=64)
     fill(module)
     return exporter.trace(module, spec)

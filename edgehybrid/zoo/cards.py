@@ -1,7 +1,5 @@
 """What is known about every architecture without building it; no torch here, so that listing is instant."""
 
-from types import MappingProxyType
-
 from edgehybrid.records import ModelCard
 
 CMT_PAPER = "Guo et al., CMT: Convolutional Neural Networks Meet Vision Transformers, CVPR 2022, arXiv:2107.06263"
@@ -22,7 +20,7 @@ def cmt(name: str, size: int, params: int, macs: int, file: str, top1: str, para
         input_size=size,
         params=params,
         macs=macs,
-        published=MappingProxyType({"top1": top1, "params": params_printed}),
+        published={"top1": top1, "params": params_printed},
         paper=CMT_PAPER,
         licence=CMT_LICENCE,
         weights_url=f"{CMT_RELEASE}/{file}",

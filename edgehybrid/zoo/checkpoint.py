@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from edgehybrid.errors import NotFoundError, WeightsError
+from edgehybrid.errors import WeightsError
 
 WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict", "module")
 """Keys under which training scripts keep the weights, best first: the official CMT evaluation prefers the moving
@@ -43,20 +43,16 @@ def read(path: Path) -> Checkpoint:
         path: A safetensors file, or one written by torch.save (zip or older).
 
     Raises:
-        NotFoundError: No such file.
-        WeightsError: Not a checkpoint, truncated, or a pickle that wants to run code (nothing of it ran).
+        WeightsError: Not readable, not a checkpoint, truncated, or a pickle that wants to run code (nothing of
+            it ran).
     """
-    if not path.exists():
-        raise NotFoundError(f"no file {path}", why="--weights names a file", fix="check the path")
-    if not path.is_file():
-        raise WeightsError(
-            f"{path} is not a file", why="a checkpoint is one file", fix="give the .safetensors or .pth file itself"
-        )
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:
-        raise WeightsError(f"cannot read {path}", why=str(error.strerror), fix="check its permissions") from error
+        raise WeightsError(
+            f"cannot read {path}", why=error.strerror or type(error).__name__, fix="check the path and its permissions"
+        ) from error
     if head.startswith((b"PK\x03\x04", LEGACY_MAGIC)):
         return _read_torch(path)
     if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 2**32:
@@ -86,14 +82,7 @@ def _read_torch(path: Path) -> Checkpoint:
         with torch.serialization.safe_globals([(TrainingOptions, "argparse.Namespace")]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+) was not", str(error))
-        raise WeightsError(
-            f"{path} was refused",
-            why=f"its pickle asks for {wanted[1]}, which is code and not weights; nothing was run"
-            if wanted
-            else f"its pickle is damaged or more than weights: {_first_line(error)}",
-            fix="get a .safetensors file, or save only model.state_dict() and load that",
-        ) from error
+        raise _refused(path, error) from error
     except Exception as error:  # a damaged pickle or zip raises whatever its bytes happen to mean
         raise _damaged(path, error) from error
     return _unwrap(path, content)
@@ -133,6 +122,19 @@ def _strip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return dict(tensors)
+
+
+def _refused(path: Path, error: pickle.UnpicklingError) -> WeightsError:
+    """What torch's restricted unpickler stumbled over, without its advice to switch the restriction off."""
+    wanted = re.search(r"GLOBAL (\S+)", str(error))
+    detail = re.search(r"WeightsUnpickler error: (.*)", str(error))
+    return WeightsError(
+        f"{path} was refused",
+        why=f"its pickle asks for {wanted[1]}, which is code and not weights; nothing was run"
+        if wanted
+        else f"its pickle is damaged or more than weights: {detail[1] if detail else _first_line(error)}",
+        fix="get a .safetensors file, or save only model.state_dict() and load that",
+    )
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:

@@ -94,11 +94,13 @@ def cached(url: str, path: Path) -> str | None:
 
     Raises:
         WeightsError: It is not the file that was recorded.
+        ResourceError: It cannot be read.
     """
     record = _read_json(_beside(path, ".json"))
-    if not path.is_file() or record.get("url") != url:
-        return None
-    found = sha256_of(path)
+    with guarding(path):
+        if record.get("url") != url or not path.is_file():
+            return None
+        found = sha256_of(path)
     if found != record.get("sha256"):
         raise WeightsError(
             f"{path} has changed since it was downloaded",
@@ -261,7 +263,7 @@ def _resume_at(part: Path) -> int:
 
 
 def _size(path: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         return path.stat().st_size
     return 0
 

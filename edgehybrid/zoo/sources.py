@@ -73,7 +73,9 @@ def find(card: ModelCard, weights: str, *, num_classes: int | None, seed: int, n
     try:
         return Source(path, str(path), sha256_of(path))
     except OSError as error:
-        raise WeightsError(f"cannot read {path}", why=str(error.strerror), fix="check its permissions") from error
+        raise WeightsError(
+            f"cannot read {path}", why=error.strerror or type(error).__name__, fix="check its permissions"
+        ) from error
 
 
 def _fresh(card: ModelCard, seed: int, note: str) -> Source:

@@ -133,8 +133,8 @@ def _memory_for(card: ModelCard, input_size: int | None) -> Iterator[None]:
             raise
         raise ResourceError(
             f"no memory for {card.name} at {input_size or card.input_size} px",
-            why=f"its relative-position tables grow with the 4th power of the side ({text or 'out of memory'})",
-            fix="give a smaller --input-size",
+            why=text or "out of memory",
+            fix="give a smaller --input-size (position tables grow with its 4th power) or --num-classes",
         ) from error
 
 
