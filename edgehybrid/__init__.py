@@ -3,8 +3,6 @@
 Every command is a function here: `edgehybrid.build(model="cmt_ti", precision="int8")`.
 """
 
-__version__ = "0.1.0"
-
 from edgehybrid import errors as errors
 from edgehybrid import records as records
 from edgehybrid.pipeline import (
@@ -21,6 +19,7 @@ from edgehybrid.pipeline import (
     targets,
     verify,
 )
+from edgehybrid.version import __version__
 
 __all__ = [
     "__version__",

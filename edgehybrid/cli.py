@@ -14,11 +14,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgehybrid import __version__
 from edgehybrid.errors import EdgeHybridError, GateError, ResourceError
 from edgehybrid.pipeline import COMMANDS
 from edgehybrid.progress import Listener, Silence, listening
 from edgehybrid.records import Artifact, Diagnosis, Measurement, Models, Report, Stage, Targets, Verification
+from edgehybrid.version import __version__
 
 Result = Report | Models | Targets | Diagnosis | Artifact | Measurement | Verification
 

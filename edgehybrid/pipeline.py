@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgehybrid import __version__
 from edgehybrid.errors import UsageError
 from edgehybrid.records import (
     Artifact,
@@ -24,6 +23,7 @@ from edgehybrid.records import (
     Targets,
     Verification,
 )
+from edgehybrid.version import __version__
 
 if TYPE_CHECKING:
     from edgehybrid.dataset import Images

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edgehybrid import __version__
 from edgehybrid.cores import available_cores
 from edgehybrid.records import DeviceState
+from edgehybrid.version import __version__
 
 LIBRARIES = ("numpy", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13-libs")
 """Distributions whose version shapes a latency."""

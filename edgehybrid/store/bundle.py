@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgehybrid import __version__
 from edgehybrid.errors import ArtifactError, ResourceError, UsageError
 from edgehybrid.store.documents import to_json
 from edgehybrid.store.files import Content, guarding, locked, sha256_of, sync_folder, write_beside
+from edgehybrid.version import __version__
 
 BUNDLE_SCHEMA = "edgehybrid.bundle/1"
 MANIFEST = "manifest.json"
@@ -107,9 +107,7 @@ def write_bundle(folder: Path, files: Mapping[str, Content], facts: Mapping[str,
         try:
             for name, content in files.items():
                 staged[name] = write_beside(folder / name, content)
-            listing = {
-                n: {"sha256": sha256_of(p), "bytes": p.stat().st_size} for n, p in sorted(staged.items())
-            }
+            listing = {n: {"sha256": sha256_of(p), "bytes": p.stat().st_size} for n, p in sorted(staged.items())}
             manifest = {"schema": BUNDLE_SCHEMA, "edgehybrid": __version__, **facts, "files": listing}
             staged[MANIFEST] = write_beside(folder / MANIFEST, to_json(manifest))
             for name, path in staged.items():

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from edgehybrid import __version__
 from edgehybrid.records import Stage
 from edgehybrid.store.documents import to_json
 from edgehybrid.store.files import cache_root, guarding, locked, rename, sha256_of, write_atomic
+from edgehybrid.version import __version__
 
 CACHE_LIMIT_BYTES = 5 * 2**30
 
