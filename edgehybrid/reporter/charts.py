@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from edgehybrid.records import Latency, LayerError, Report, Row
 from edgehybrid.reporter import wording
-from edgehybrid.reporter.svg import Canvas, tick_text, ticks_of
+from edgehybrid.reporter.svg import Canvas, drawable, tick_text, ticks_of
 
 BINS = 60
 CHAR = 6.7
@@ -53,7 +53,7 @@ def tradeoff_points(report: Report) -> tuple[tuple[Point, ...], str]:
             cost = f"{wording.fixed(y, 1)} % changed"
         elif row.precision != "fp32":
             continue
-        if latency is not None and all(map(math.isfinite, (y, *(ci95 or ()), latency.p50))):
+        if latency is not None and drawable(y, *(ci95 or ()), latency.p50, *_spread(latency)):
             points.append(Point(row, latency.p50, _spread(latency), y, ci95, cost))
     if all(point.ci95 is None for point in points):
         return (), ""
@@ -167,9 +167,9 @@ def histogram(report: Report, width: int) -> Markup:
     axis = top + each * len(rows)
     canvas = Canvas(width, axis + 40, "histogram of latency in ms, one panel per precision and backend")
     latencies = [row.latency for row in rows if row.latency is not None]
-    low = min(x.min for x in latencies)
+    low = min(min(x.samples) for x in latencies)
     bulk = max(x.p50 + 4 * (x.p95 - x.p50) for x in latencies)
-    high = max(min(bulk, max(x.max for x in latencies)), low * 1.02 + 1e-9)
+    high = max(min(bulk, max(max(x.samples) for x in latencies)), low + 0.02 * abs(low) + 1e-6)
     right = width - 40.0  # the rest is for calls beyond the axis
     for i, (row, latency) in enumerate(zip(rows, latencies, strict=True)):
         _panel(canvas, row, latency, (low, high), (8.0, top + each * i, right, top + each * (i + 1) - 16))
@@ -178,7 +178,7 @@ def histogram(report: Report, width: int) -> Markup:
         x = 8 + (right - 8) * (tick - low) / (high - low)
         canvas.line(x, axis - 16, x, axis - 12, "axis")
         canvas.text(x, axis + 2, tick_text(tick, ticks, False), "tick", "middle")
-    if any(x.max > high for x in latencies):
+    if any(max(x.samples) > high for x in latencies):
         canvas.text(width - 2, axis + 2, "later", "tick", "end")
     canvas.text(right, axis + 30, "ms per call →", "axis-name", "end")
     return canvas.markup()
@@ -236,7 +236,7 @@ def layer_strip(layers: Sequence[LayerError], width: int, worst: int = 5) -> Mar
     """One bar per layer in the order of the network, the `worst` ones in another colour."""
     if not layers:
         return Markup("")
-    finite = [x.sqnr_db for x in layers if math.isfinite(x.sqnr_db)]
+    finite = [x.sqnr_db for x in layers if drawable(x.sqnr_db)]
     ticks = ticks_of(min(0.0, *finite) if finite else 0.0, max([*finite, 10.0]), 4)
     height, left, right, top = 220, 36, width - 6, 26
     bottom = height - 26

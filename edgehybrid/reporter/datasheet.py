@@ -7,12 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from edgehybrid.records import Decision, Report, Row
+from edgehybrid.records import Decision, Preprocess, Report, Row
 from edgehybrid.reporter import charts, wording
 from edgehybrid.reporter.document import publishable
 
@@ -70,9 +71,42 @@ def page(report: Report) -> str:
         else, so that a page made from a stranger's model loads and runs nothing. Equal reports give equal pages.
     """
     report = publishable(report)
+    template, style = _template()
+    found = wording.compare(report)
+    return template.render(
+        report=report,
+        style=Markup(style),
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        stamp=None if report.model.weights.trained else wording.STAMP,
+        precision="fp32" if found is None else found.precision,
+        question=wording.question(report),
+        headline=wording.headline(report),
+        remarks=wording.remarks(report),
+        tiles=_tiles(report),
+        places=[wording.place(report, row) for row in report.rows],
+        accuracy_cells=[_accuracy_cells(report, row) for row in report.rows],
+        facts=_facts(report),
+        tradeoff=_tradeoff(report),
+        histogram=_histogram(report),
+        layer_strip=_layers(report),
+        worst=charts.ranked(report.layers)[:WORST_LAYERS],
+        scale=max([1.0, *(x.sqnr_db for x in report.layers if math.isfinite(x.sqnr_db))]),
+        meter=charts.meter,
+        rules=_rules(report.placement),
+        int8_operators=len({d.node for d in report.placement if d.kind != "float"}),
+        operators=len({d.node for d in report.placement}),
+        engine_sentence=wording.engine_sentence(report),
+        time_sentence=wording.time_sentence(report) if report.stages else "",
+        resized=_resized(report.model.preprocess),
+        longest=max([1e-3, *(stage.seconds for stage in report.stages)]),
+    )
+
+
+@lru_cache(maxsize=1)
+def _template() -> tuple[Template, str]:
+    """The page's template and its style sheet."""
     folder = resources.files("edgehybrid.reporter")
     style = folder.joinpath("page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     engine = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -90,34 +124,12 @@ def page(report: Report) -> str:
         "number": wording.fixed,
         "backend": wording.backend,
     }
-    found = wording.compare(report)
-    template = engine.from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8"))
-    return template.render(
-        report=report,
-        style=Markup(style),
-        style_hash=digest,
-        stamp=None if report.model.weights.trained else wording.STAMP,
-        precision="fp32" if found is None else found.precision,
-        question=wording.question(report),
-        headline=wording.headline(report),
-        remarks=wording.remarks(report),
-        tiles=_tiles(report),
-        places=[wording.place(report, row) for row in report.rows],
-        accuracy_cells=[_accuracy_cells(report, row) for row in report.rows],
-        facts=_facts(report),
-        tradeoff=_tradeoff(report),
-        histogram=_histogram(report),
-        layer_strip=_layers(report),
-        worst=charts.ranked(report.layers)[:WORST_LAYERS],
-        scale=max([x.sqnr_db for x in report.layers if math.isfinite(x.sqnr_db)], default=1.0),
-        meter=charts.meter,
-        rules=_rules(report.placement),
-        int8_operators=len({d.node for d in report.placement if d.kind != "float"}),
-        operators=len({d.node for d in report.placement}),
-        engine_sentence=wording.engine_sentence(report),
-        time_sentence=wording.time_sentence(report) if report.stages else "",
-        longest=max([stage.seconds for stage in report.stages], default=1.0) or 1.0,
-    )
+    return engine.from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8")), style
+
+
+def _resized(preprocess: Preprocess) -> str:
+    """Side in px to which an image's shorter side is brought before the crop."""
+    return str(int(preprocess.size / preprocess.crop_pct)) if 0 < preprocess.crop_pct <= 1 else "unknown"
 
 
 def _finalize(value: object) -> object:
@@ -174,11 +186,9 @@ def _size_tile(report: Report, found: wording.Comparison) -> Tile:
 
 def _target_tile(report: Report) -> Tile:
     target = report.target
-    timed = [
-        row
-        for row in report.rows
-        if row.status == "measured" and row.latency is not None and row.backend.split("-cpu")[0] == target.backend
-    ]
+    timed = any(
+        row.status == "measured" and row.latency is not None and wording.on_target(report, row) for row in report.rows
+    )
     title = target.title.split(",")[0]
     return Tile("Target", title, f"measured on {report.device.name}" if timed else "latency not measured")
 

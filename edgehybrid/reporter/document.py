@@ -32,7 +32,6 @@ def to_json(report: Report) -> dict[str, object]:
         Dicts, lists, strings, numbers, booleans and None. Equal reports give equal documents.
     """
     report = publishable(report)
-    keys = _row_keys([(row.precision, row.backend) for row in report.rows])
     model, images = report.model, report.calibration
     document: dict[str, object] = {
         "schema": SCHEMA,
@@ -58,25 +57,7 @@ def to_json(report: Report) -> dict[str, object]:
         "engine": asdict(report.engine),
         "stages": [asdict(stage) for stage in report.stages],
         "bundle": report.bundle,
-        "details": {
-            "model": asdict(model),
-            "method": report.method,
-            "calibration": None if images is None else asdict(images),
-            "evaluation": None if report.evaluation is None else asdict(report.evaluation),
-            "latency_samples": {
-                key: list(row.latency.samples)
-                for key, row in zip(keys, report.rows, strict=True)
-                if row.latency is not None and row.latency.samples
-            },
-            "latency_ratios": {
-                key: asdict(row.ratio) for key, row in zip(keys, report.rows, strict=True) if row.ratio is not None
-            },
-            "placement": [asdict(decision) for decision in report.placement],
-            "layers": [asdict(layer) for layer in report.layers],
-            "notes": list(report.notes),
-            "next_command": report.next_command,
-            "command": report.command,
-        },
+        "details": _details(report),
     }
     return _strict(document)
 
@@ -122,6 +103,30 @@ def _cleaned(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(_cleaned(k)): _cleaned(value[k]) for k in sorted(value)}
     return value
+
+
+def _details(report: Report) -> dict[str, object]:
+    """What the schema's own keys have no place for."""
+    keys = _row_keys([(row.precision, row.backend) for row in report.rows])
+    return {
+        "model": asdict(report.model),
+        "method": report.method,
+        "calibration": None if report.calibration is None else asdict(report.calibration),
+        "evaluation": None if report.evaluation is None else asdict(report.evaluation),
+        "latency_samples": {
+            key: list(row.latency.samples)
+            for key, row in zip(keys, report.rows, strict=True)
+            if row.latency is not None and row.latency.samples
+        },
+        "latency_ratios": {
+            key: asdict(row.ratio) for key, row in zip(keys, report.rows, strict=True) if row.ratio is not None
+        },
+        "placement": [asdict(decision) for decision in report.placement],
+        "layers": [asdict(layer) for layer in report.layers],
+        "notes": list(report.notes),
+        "next_command": report.next_command,
+        "command": report.command,
+    }
 
 
 def row_to_json(row: Row) -> dict[str, object]:

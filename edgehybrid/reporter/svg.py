@@ -64,7 +64,8 @@ class Canvas:
 
 def ticks_of(low: float, high: float, count: int) -> list[float]:
     """Round numbers, 1, 2 or 5 times a power of ten apart, that enclose [low, high]."""
-    span = high - low if high > low else abs(high) or 1.0
+    smallest = max(1e-9 * abs(high), 1e-9)
+    span = high - low if high - low > smallest else max(abs(high), smallest)
     raw = span / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
@@ -79,3 +80,8 @@ def tick_text(tick: float, ticks: Sequence[float], sign: bool) -> str:
     digits = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
     text = wording.signed(tick, digits) if sign else wording.fixed(tick, digits)
     return text.replace("-", "\u2212")
+
+
+def drawable(*values: float) -> bool:
+    """Whether values can stand on an axis: finite, and not so large that differences vanish."""
+    return all(math.isfinite(value) and abs(value) < 1e12 for value in values)

@@ -107,6 +107,8 @@ def agreement_interval(fidelity: Fidelity) -> tuple[float, float]:
         Wilson 1927; Brown, Cai and DasGupta 2001, "Interval Estimation for a Binomial Proportion".
     """
     z, n, share = 1.959963984540054, fidelity.n, fidelity.agreement / 100
+    if n < 1 or not 0 <= share <= 1:
+        return 0.0, 100.0
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(max(share * (1 - share), 0) / n + z * z / (4 * n * n))
     return 100 * max(centre - half, 0.0), 100 * min(centre + half, 1.0)
@@ -135,6 +137,11 @@ def place(report: Report, row: Row) -> str:
     return "this machine" if row.status == "measured" else report.target.title
 
 
+def on_target(report: Report, row: Row) -> bool:
+    """Whether a row runs on the backend of the target."""
+    return row.backend in (report.target.backend, f"{report.target.backend}-cpu")
+
+
 # --- findings ---------------------------------------------------------------------------------------
 
 
@@ -144,9 +151,7 @@ def compare(report: Report) -> Comparison | None:
     if not lower:
         return None
     precision = "int8" if any(row.precision == "int8" for row in lower) else lower[0].precision
-    rows = sorted(
-        (row for row in lower if row.precision == precision), key=lambda row: row.backend != report.target.backend
-    )
+    rows = sorted((row for row in lower if row.precision == precision), key=lambda row: not on_target(report, row))
     measured = [row for row in rows if row.status == "measured"]
     timed = next((row for row in measured if row.latency is not None), None)
     by_drop = next((row for row in measured if row.drop is not None), None)
@@ -200,7 +205,7 @@ def headline(report: Report) -> str:
     if found.timed is None:
         return f"{accuracy}; its speed on {_goal(report)} has not been measured."
     pace = _speed_clause(report, found)
-    unseen = report.target.backend not in (found.timed.backend, found.timed.backend.removesuffix("-cpu"))
+    unseen = not on_target(report, found.timed)
     return f"{accuracy}{pace}{f'; {_goal(report)} has not been measured' if unseen else ''}."
 
 

@@ -1,0 +1,110 @@
+"""Drawings hold every sample, stay inside their frame and mark the right layers."""
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgehybrid.records import LayerError, Report
+from edgehybrid.reporter import charts, svg
+from tests.reporter import samples
+
+
+def boxes(markup: str, look: str) -> list[tuple[float, float, float, float]]:
+    """x, y, width, height of the rectangles of one class."""
+    pattern = rf'<rect x="([\d.-]+)" y="([\d.-]+)" width="([\d.-]+)" height="([\d.-]+)" class="{look}">'
+    return [tuple(map(float, found)) for found in re.findall(pattern, markup)]  # type: ignore[misc]
+
+
+def bars(markup: str, look: str) -> list[float]:
+    """Heights of the bars of a histogram."""
+    path = re.search(rf'<path d="([^"]+)" class="{look}"/>', markup)
+    assert path is not None
+    return [float(base) - float(top) for base, top in re.findall(r"M[\d.]+ ([\d.]+)V([\d.]+)H", path[1])]
+
+
+def test_a_histogram_counts_every_call_even_the_one_far_out() -> None:
+    report = samples.labelled()
+    latency = report.rows[1].latency
+    assert latency is not None
+    markup = charts.histogram(replace(report, rows=(report.rows[1],)), 500)
+    (_, _, _, beyond_height) = boxes(markup, "fill-int8 beyond")[0]
+    beyond = int(re.findall(r'class="tick">(\d+)</text>', markup)[0])
+    unit = beyond_height / beyond
+    assert sum(bars(markup, "fill-int8")) / unit + beyond == pytest.approx(latency.n, rel=0.02)
+
+
+def test_only_measured_rows_are_in_the_histogram() -> None:
+    assert [row.status for row in charts.histogram_rows(samples.on_board())] == ["measured"] * 3
+
+
+def test_the_tradeoff_has_one_mark_per_measured_row_and_an_interval_for_all_but_the_reference() -> None:
+    points, name = charts.tradeoff_points(samples.on_board())
+    assert name == "drop of top-1, points"
+    assert [(p.row.precision, p.ci95) for p in points] == [
+        ("fp32", None),
+        ("fp16", (-0.03, 0.05)),
+        ("int8", (0.5, 0.72)),
+    ]
+    assert charts.tradeoff(samples.on_board(), 500).count('class="mark ') == 3
+
+
+@pytest.mark.parametrize("make", [samples.untrained, samples.failed, samples.deferred, samples.bare])
+def test_without_both_coordinates_there_is_no_tradeoff(make) -> None:  # type: ignore[no-untyped-def]
+    assert charts.tradeoff(make(), 500) == ""
+
+
+def test_the_worst_layers_are_marked_and_what_is_not_finite_is_worst() -> None:
+    layers = samples.layers()
+    broken = LayerError("/broken", "Conv", "t", float("nan"))
+    exact = LayerError("/exact", "Conv", "t", float("inf"))
+    ranked = charts.ranked((*layers, exact, broken))
+    assert ranked[0] == broken
+    assert ranked[-1] == exact
+    assert ranked[1] == min(layers, key=lambda x: x.sqnr_db)
+    markup = charts.layer_strip((*layers, exact, broken), 1000)
+    assert len(boxes(markup, "fill-worst")) == 5
+    assert len(boxes(markup, "fill-layer")) == len(layers) - 3
+    assert "/broken (Conv): not finite" in markup
+
+
+@pytest.mark.parametrize("width", [340, 504, 1056])
+@pytest.mark.parametrize("name", samples.ALL)
+def test_shapes_and_labels_stay_inside_the_frame(name: str, width: int) -> None:
+    report: Report = samples.ALL[name]()
+    for markup in (
+        charts.tradeoff(report, width),
+        charts.histogram(report, width),
+        charts.layer_strip(report.layers, width),
+    ):
+        for x, y, w, h in boxes(markup, "[a-z0-9 -]+"):
+            assert x >= 0
+            assert x + w <= width + 0.1
+            assert y >= 0
+            assert h >= 0
+        texts = re.findall(r'<text x="([\d.-]+)" y="[\d.-]+" text-anchor="(\w+)" class="([^"]*)">([^<]*)<', markup)
+        for x, anchor, look, content in texts:
+            if name == "hostile":
+                continue
+            wide = 6.0 * len(content) * {"start": 1, "middle": 0.5, "end": 0}[anchor]
+            back = 6.0 * len(content) * {"start": 0, "middle": 0.5, "end": 1}[anchor]
+            assert float(x) + wide <= width + 6, (look, content)
+            assert float(x) - back >= -6, (look, content)
+
+
+@given(st.floats(-1e9, 1e9), st.floats(0, 1e9), st.integers(2, 8))
+def test_ticks_are_even_and_enclose_what_they_are_for(low: float, span: float, count: int) -> None:
+    ticks = svg.ticks_of(low, low + span, count)
+    step = ticks[1] - ticks[0]
+    slack = 1e-6 * max(abs(low), span, 1e-6)
+    assert ticks[0] <= low + slack
+    assert ticks[-1] >= low + span - slack
+    assert all(b - a == pytest.approx(step, rel=1e-3, abs=slack) for a, b in pairwise(ticks))
+
+
+def test_a_meter_never_overflows() -> None:
+    for share in (-1.0, 0.5, 7.0, float("nan"), float("inf")):
+        assert re.search(r'<rect width="(0|50|100)\.0" height="8" class="look"', charts.meter(share, "look"))
