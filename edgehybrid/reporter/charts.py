@@ -149,9 +149,8 @@ def _spread(latency: Latency) -> tuple[float, float]:
 
 def histogram_rows(report: Report) -> tuple[Row, ...]:
     """Measured rows whose single latencies were kept."""
-    return tuple(
-        row for row in report.rows if row.status == "measured" and row.latency is not None and row.latency.samples
-    )
+    timed = [(row, row.latency) for row in report.rows if row.status == "measured" and row.latency is not None]
+    return tuple(row for row, x in timed if x.samples and drawable(*x.samples, x.p50, x.p95, x.p99))
 
 
 def histogram(report: Report, width: int) -> Markup:

@@ -181,10 +181,15 @@ def _command(command: str, width: int) -> list[str]:
     command = wording.plain(command)
     if len(command) + 7 <= width:
         return [f"next:  {command}"]
-    lines = ["next:"]
-    line, *rest = re.split(r" (?=--|&& )", command)
-    for chunk in rest:
-        if len(line) + len(chunk) + 6 > width and _is_whole(line):
+    chunks: list[str] = []
+    for chunk in re.split(r" (?=--|&& )", command):
+        if chunks and not _is_whole(chunks[-1]):
+            chunks[-1] += f" {chunk}"
+        else:
+            chunks.append(chunk)
+    lines, line = ["next:"], chunks[0]
+    for chunk in chunks[1:]:
+        if len(line) + len(chunk) + 5 > width:
             lines.append(f"  {line} \\")
             line = f"  {chunk}"
         else:
