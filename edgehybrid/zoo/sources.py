@@ -94,8 +94,14 @@ def _bundled(card: ModelCard) -> Source:
     path = resources.find_image_set("fashion-mnist") / BUNDLED[card.name]
     if not path.is_file():
         raise NotReadyError(f"{path} is missing", why="this installation is incomplete", fix="install edgehybrid again")
-    labels = resources.load_image_set("fashion-mnist").classes
-    return Source(path, f"bundled {path.name}", sha256_of(path), labels=labels, crop_pct=1.0)
+    return Source(
+        path,
+        f"bundled {path.name}",
+        sha256_of(path),
+        note="trained on the 60,000 Fashion-MNIST training images, scored on all 10,000 test images",
+        labels=resources.load_image_set("fashion-mnist").classes,
+        crop_pct=1.0,
+    )
 
 
 def _official(card: ModelCard, num_classes: int | None, notify: Callable[[str], None]) -> Source:
