@@ -40,7 +40,7 @@ class Rule:
     operators: int
     ops: str
     reason: str
-    variants: int  # further reasons under the same rule, which differ in numbers only
+    variants: int  # further reasons under the same rule
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ def _cost_tile(report: Report, found: wording.Comparison) -> Tile:
 def _speed_tile(report: Report, found: wording.Comparison) -> Tile:
     pace = wording.speed(found)
     if pace is None or found.timed is None:
-        return Tile("Speed", "not measured", "no latency beside fp32's on one machine")
+        reason = "no latency was measured" if found.timed is None else "no fp32 latency beside it"
+        return Tile("Speed", "not measured", reason)
     bounds = "medians of single calls" if pace.ci95 is None else f"95 % {wording.interval(pace.ci95, 2, sign=False)}"
     return Tile(f"Speed on {wording.place(report, found.timed)}", f"{pace.value:.2f}x", f"of fp32; {bounds}")
 
@@ -212,11 +213,9 @@ def _accuracy_cells(report: Report, row: Row) -> tuple[tuple[str, str], ...]:
 
 def _facts(report: Report) -> tuple[Fact, ...]:
     """Every number of every row, one fact per line; lines that no row has are left out."""
-    lines: dict[str, list[str]] = {}
-    for i, row in enumerate(report.rows):
-        for name, text in _numbers(row, report.model.weights.trained):
-            lines.setdefault(name, ["–"] * len(report.rows))[i] = text
-    return tuple(Fact(name, tuple(cells)) for name, cells in lines.items())
+    found = [dict(_numbers(row, report.model.weights.trained)) for row in report.rows]
+    names = dict.fromkeys(name for numbers in sorted(found, key=len, reverse=True) for name in numbers)
+    return tuple(Fact(name, tuple(numbers.get(name, "–") for numbers in found)) for name in names)
 
 
 def _numbers(row: Row, trained: bool) -> Iterator[tuple[str, str]]:
