@@ -1,5 +1,6 @@
 """What measurements mean: rows of a report, and the notes that keep a reader from misreading them."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgehybrid import evaluator
+from edgehybrid import benchmark, evaluator
 from edgehybrid.errors import GateError
 from edgehybrid.records import (
     Engine,
@@ -15,6 +16,7 @@ from edgehybrid.records import (
     Latency,
     ModelSpec,
     Precision,
+    Ratio,
     Recipe,
     Report,
     Row,
@@ -66,9 +68,16 @@ def with_latency(rows: tuple[Row, ...], latencies: Mapping[Precision, Latency], 
     """Rows with their latency, or with the reason why this machine's would be the wrong one to show."""
     elsewhere = f"scored on this machine; latency is {target.name}'s to measure"
     return tuple(
-        replace(row, latency=latencies[row.precision]) if row.precision in latencies else replace(row, reason=elsewhere)
+        replace(row, latency=latencies[row.precision], ratio=_ratio(row.precision, latencies))
+        if row.precision in latencies
+        else replace(row, reason=elsewhere)
         for row in rows
     )
+
+
+def _ratio(precision: Precision, latencies: Mapping[Precision, Latency]) -> Ratio | None:
+    """Against float32, timed side by side; None for the reference itself."""
+    return None if precision == "fp32" else benchmark.compare(latencies["fp32"], latencies[precision])
 
 
 def target_rows(target: Target, precision: Precision, engine: Engine) -> tuple[Row, ...]:
@@ -80,8 +89,15 @@ def target_rows(target: Target, precision: Precision, engine: Engine) -> tuple[R
     return (Row(precision, target.backend, "failed" if failed else "deferred", reason, bytes=engine.bytes),)
 
 
-def image_notes(calib: str, calibration: ImageSet | None, evaluation: ImageSet | None) -> tuple[str, ...]:
-    """What to know about the images before believing a number made with them."""
+def image_notes(calib: str, calibration: ImageSet | None, evaluation: ImageSet | None, shared: int) -> tuple[str, ...]:
+    """What to know about the images before believing a number made with them.
+
+    Args:
+        calib: The option as given.
+        calibration: The images of calibration; None where nothing was calibrated.
+        evaluation: The images of evaluation; None where there are none.
+        shared: How many images are in both.
+    """
     notes = []
     for images in (calibration, evaluation):
         if images is not None and images.skipped:
@@ -92,8 +108,8 @@ def image_notes(calib: str, calibration: ImageSet | None, evaluation: ImageSet |
         notes.append("calibrated on the bundled photographs, not your camera's: give your own with --calib DIR")
     if calibration is not None and calibration.images < FEW_CALIBRATION_IMAGES:
         notes.append(f"only {calibration.images} calibration images: {FEW_CALIBRATION_IMAGES} or more are advised")
-    if calibration is not None and evaluation is not None and calibration.sha256 == evaluation.sha256:
-        notes.append("calibration and evaluation used the same images: the drop is optimistic")
+    if shared:
+        notes.append(f"{shared} images are in both calibration and evaluation: the drop is optimistic")
     if evaluation is None:
         notes.append("no --eval given: accuracy is not measured; fidelity is on the calibration images")
     return tuple(notes)
@@ -127,14 +143,36 @@ def speed_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
     )
 
 
+def command(recipe: Recipe) -> str:
+    """What to run to get this report again, every default spelled out."""
+    options = {
+        "model": recipe.model,
+        "weights": recipe.weights,
+        "input-size": recipe.input_size,
+        "crop-pct": recipe.crop_pct,
+        "batch": recipe.batch,
+        "precision": recipe.precision,
+        "target": recipe.target,
+        "calib": recipe.calib,
+        "num-calib": recipe.num_calib,
+        "method": recipe.method,
+        "eval": recipe.eval,
+        "num-eval": recipe.num_eval or None,
+        "seed": recipe.seed,
+    }
+    return shlex.join(
+        ["edgehybrid", "build", *(w for k, v in options.items() if v is not None for w in (f"--{k}", str(v)))]
+    )
+
+
 def next_command(recipe: Recipe, target: Target, folder: Path) -> str:
     """What to run next to get closer to a number on the board."""
     if target.backend == "tensorrt":
-        return f"scp -r {folder} jetson: && ssh jetson edgehybrid verify {folder.name}"
-    options = [f"--model {recipe.model}", f"--weights {recipe.weights}", f"--precision {recipe.precision}"]
-    options += [f"--calib {recipe.calib}"] if recipe.calib != "photos" else []
-    options += [f"--eval {recipe.eval}"] if recipe.eval else []
-    return f"edgehybrid build {' '.join(options)} --target orin-nano-8gb"
+        return shlex.join(["edgehybrid", "verify", str(folder)])
+    options = ["--model", recipe.model, "--weights", recipe.weights, "--precision", recipe.precision]
+    options += ["--calib", recipe.calib] if recipe.calib != "photos" else []
+    options += ["--eval", recipe.eval] if recipe.eval else []
+    return shlex.join(["edgehybrid", "build", *options, "--target", "orin-nano-8gb"])
 
 
 def gate(report: Report, max_drop: float | None) -> None:

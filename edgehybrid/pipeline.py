@@ -90,6 +90,8 @@ def build(
     run = stages.Run()
     made = stages.export(run, source, images)
     spec = made.spec
+    folder = output or Path("builds") / f"{spec.name}-{spec.preprocess.size}-b{made.batch}-{precision}-{goal.name}"
+    store.check_output(folder, spec.name)
     labels = None if eval is None else stages.labels_for(scored, spec)
     baseline = stages.rewrite(run, made.path)
     ranges = stages.calibrate(run, baseline, images, spec.preprocess, method) if precision == "int8" else None
@@ -119,12 +121,9 @@ def build(
         num_eval=0 if eval is None else len(scored),
         seed=seed,
     )
-    folder = output or Path("builds") / (
-        f"{recipe.model}-{recipe.input_size}-b{recipe.batch}-{recipe.precision}-{recipe.target}"
-    )
-    store.check_output(folder, recipe.model)
     calibration = images.spec if precision == "int8" else None
     evaluation = None if eval is None else scored.spec
+    shared = dataset.overlap(images, scored) if calibration and evaluation else 0
     found = Report(
         version=__version__,
         model=spec,
@@ -144,10 +143,10 @@ def build(
         layers=layers,
         notes=(
             *findings.weight_notes(spec),
-            *findings.image_notes(calib, calibration, evaluation),
+            *findings.image_notes(calib, calibration, evaluation, shared),
             *findings.sample_notes(rows),
-            *findings.speed_notes(rows),
         ),
+        command=findings.command(recipe),
         next_command=findings.next_command(recipe, goal, folder),
     )
     delivery.write(
