@@ -1,6 +1,7 @@
 """Weights end up in the model they were made for, or nowhere."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 import pytest
@@ -163,8 +164,8 @@ BUNDLED = resources.find_image_set("fashion-mnist") / "cmt_ti_64.safetensors"
 def test_bundled_weights_bring_their_labels_and_preprocessing(
     tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copy(BUNDLED.with_name("manifest.toml"), tmp_path)
     monkeypatch.setattr(resources, "find_image_set", lambda _: tmp_path)
-    monkeypatch.setattr(resources, "load_image_set", lambda _, card=resources.load_image_set("fashion-mnist"): card)
     save_file(state, tmp_path / BUNDLED.name, {"top1": "93.1"})
     _, spec = zoo.load("cmt_ti", "fashion-mnist")
     assert (spec.classes, spec.preprocess.size, spec.preprocess.crop_pct) == (10, 64, 1.0)
