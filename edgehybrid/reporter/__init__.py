@@ -1,0 +1,25 @@
+"""What was found, told three ways: JSON for machines, a table for the terminal, one HTML page for people."""
+
+from rich.console import Console
+
+from edgehybrid.records import Report
+from edgehybrid.reporter.datasheet import page
+from edgehybrid.reporter.document import SCHEMA, from_json, to_json
+from edgehybrid.reporter.listings import Listing, to_document, to_table
+from edgehybrid.reporter.terminal import table
+
+__all__ = ["SCHEMA", "Result", "document_of", "from_json", "page", "print_result", "table", "to_json"]
+
+Result = Report | Listing
+"""What a verb returns."""
+
+
+def document_of(result: Result) -> dict[str, object]:
+    """The JSON document of whatever a verb returned."""
+    return to_json(result) if isinstance(result, Report) else to_document(result)
+
+
+def print_result(result: Result) -> None:
+    """Print whatever a verb returned on stdout, as wide as the terminal; plain text in a pipe."""
+    console = Console(highlight=False, soft_wrap=False)
+    console.print(table(result, console.width) if isinstance(result, Report) else to_table(result))

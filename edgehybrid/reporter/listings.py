@@ -1,0 +1,121 @@
+"""The results of the smaller verbs: models, targets, checks, single files and measurements."""
+
+from dataclasses import asdict
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgehybrid.records import (
+    Artifact,
+    Diagnosis,
+    Figure,
+    Measurement,
+    Models,
+    Target,
+    Targets,
+    Verification,
+)
+from edgehybrid.reporter.document import row_to_json
+
+NAMES = ("model", "target", "backend", "precision", "check")
+"""Columns whose words a reader copies: never broken."""
+
+Listing = Models | Targets | Diagnosis | Artifact | Measurement | Verification
+
+
+def to_document(result: Listing) -> dict[str, object]:
+    """The JSON document of a result; its schema is `edgehybrid.<kind>/1`."""
+    body = asdict(result)
+    if isinstance(result, Measurement):
+        body["rows"] = [row_to_json(row) for row in result.rows]
+    return {"schema": f"edgehybrid.{type(result).__name__.lower()}/1", **body}
+
+
+def to_table(result: Listing) -> RenderableType:
+    """What a terminal shows of a result."""
+    if isinstance(result, Models):
+        return _models(result)
+    if isinstance(result, Targets):
+        return _targets(result)
+    if isinstance(result, Diagnosis):
+        return _checks(result)
+    if isinstance(result, Measurement):
+        return _measurement(result)
+    if isinstance(result, Verification):
+        state = "trained weights" if result.trained else "UNTRAINED WEIGHTS"
+        lines = [f"{result.path}: {result.model}, {state}", f"{len(result.files)} files match their hashes"]
+        return Text("\n".join([*lines, f"loaded: {', '.join(result.loads)}"]))
+    notes = [f"note: {note}" for note in result.notes]
+    return Text("\n".join([f"{result.path}  {result.bytes / 2**20:.1f} MiB  sha256 {result.sha256[:16]}...", *notes]))
+
+
+def _models(result: Models) -> RenderableType:
+    table = _grid("model", "input", "params", "MACs", "top-1", "licence", "ImageNet weights")
+    for card in result.models:
+        table.add_row(
+            card.name,
+            f"{card.input_size} px",
+            f"{card.params / 1e6:.1f} M",
+            f"{card.macs / 1e9:.2f} G",
+            card.published.get("top1", ""),
+            card.licence.split(" (")[0],
+            "downloaded" if card.weights_url else "by hand",
+        )
+    return Group(table, Text("params and MACs are counted by this code; top-1 on ImageNet is the authors'"))
+
+
+def _targets(result: Targets) -> RenderableType:
+    table = _grid("target", "backend", "precisions", "int8 (dense)", "memory")
+    for target in result.targets:
+        table.add_row(
+            target.name,
+            target.backend,
+            " ".join(target.precisions),
+            _figure(target, "gpu_int8_dense"),
+            _figure(target, "memory"),
+        )
+    return Group(table, Text("the source of every figure: profiles/<target>.toml, or --json"))
+
+
+def _figure(target: Target, name: str) -> str:
+    figure = target.figures.get(name, Figure(None, ""))
+    value = f"{figure.value:g}" if isinstance(figure.value, float) else figure.value
+    unit = figure.unit.split(",")[0]
+    return "" if value is None else f"{value} {unit}".strip()
+
+
+def _checks(result: Diagnosis) -> RenderableType:
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    table = _grid("", "check", "found")
+    for check in result.checks:
+        found = check.found if check.fix is None else f"{check.found}\nfix: {check.fix}"
+        table.add_row(Text(check.status.upper(), style=colours[check.status]), check.name, found)
+    return table
+
+
+def _measurement(result: Measurement) -> RenderableType:
+    table = _grid("precision", "backend", "p50", "p99", "n", "top-1 (95 %)", "drop (95 %)", "agree")
+    for row in result.rows:
+        latency, accuracy, drop = row.latency, row.accuracy, row.drop
+        table.add_row(
+            row.precision,
+            row.backend,
+            f"{latency.p50:.2f} ms" if latency else "",
+            f"{latency.p99:.2f} ms" if latency else "",
+            str(latency.n if latency else accuracy.n if accuracy else ""),
+            f"{accuracy.top1:.2f} [{accuracy.ci95[0]:.1f}, {accuracy.ci95[1]:.1f}]" if accuracy else "",
+            f"{drop.points:+.2f} [{drop.ci95[0]:+.2f}, {drop.ci95[1]:+.2f}]" if drop else "",
+            f"{row.fidelity.agreement:.2f} %" if row.fidelity else "",
+        )
+    device = result.device
+    head = Text(f"{result.path} on {device.name}, {device.threads} threads")
+    return Group(head, table, *(Text(f"note: {note}") for note in result.notes))
+
+
+def _grid(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in NAMES)
+    return table
