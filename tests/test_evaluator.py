@@ -5,8 +5,10 @@ import math
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,8 +27,9 @@ from edgehybrid.evaluator import (
     small_sample_note,
     wilson,
 )
+from edgehybrid.graph import Graph, constant, shape_of
 from edgehybrid.records import Drop
-from edgehybrid.runtime import TensorInfo
+from edgehybrid.runtime import TensorInfo, open_runner
 from tests.fakes import FakeRunner
 
 F32 = NDArray[np.float32]
@@ -393,3 +396,20 @@ def test_good_networks_raise_no_false_alarm(seed: int) -> None:
     noisy = (reference + 0.3 * spread * rng.standard_normal(reference.shape)).astype(np.float32)
     assert collapse_note(reference, noisy) is None
     assert collapse_note(reference, reference) is None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_one_bad_weight_anywhere_in_a_real_network_is_noticed(cmt_ti_graph: Graph, tmp_path: Path, bad: float) -> None:
+    """Five weights of CMT-Ti from the first convolution to the classifier; every one was tried once, none missed."""
+    batch = np.random.default_rng(0).standard_normal(shape_of(cmt_ti_graph.input)).astype(np.float32)
+    weights = {n: a for n, v in cmt_ti_graph.body.initializers.items() if (a := constant(v)) is not None}
+    names = [n for n, a in weights.items() if a.dtype == np.float32 and a.size > 16]
+    for name in [names[i * (len(names) - 1) // 4] for i in range(5)]:
+        graph = cmt_ti_graph.clone()
+        array = weights[name].copy()
+        array.flat[array.size // 2] = bad
+        graph.body.initializers[name].const_value = ir.tensor(array, name=name)
+        path = tmp_path / "bad.onnx"
+        path.write_bytes(graph.to_bytes())
+        with open_runner(path, threads=1, canonical=True) as runner, pytest.raises(StageError, match="not finite"):
+            predict(runner, [batch])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgehybrid.cores import available_cores
-from edgehybrid.errors import GraphError, NotFoundError, StageError
+from edgehybrid.errors import GraphError, NotFoundError, ResourceError, StageError
 from edgehybrid.runtime import Runner, open_runner
 from edgehybrid.runtime.ort import OrtRunner
 from tests.runtime.contract import CLASSES, SHAPE, RunnerContract, feed
@@ -141,6 +141,18 @@ def test_a_failure_while_running_is_a_stage_error(tmp_path: Path) -> None:
             runner.run({"input": np.full(4, 99, np.float32)})
         assert "out of data bounds" in caught.value.why
         assert runner.run({"input": np.zeros(4, np.float32)})["logits"][0] == WEIGHT[0, 0]
+
+
+def test_running_out_of_memory_is_a_resource_error(tmp_path: Path) -> None:
+    """The network needs 2^60 bytes, which no address space holds, so nothing is ever allocated."""
+    nodes = [
+        helper.make_node("Expand", ["input", "shape"], ["huge"]),
+        helper.make_node("ReduceMax", ["huge"], ["logits"], keepdims=0),
+    ]
+    constants = {"shape": np.array([2**29, 2**29])}
+    path = save(tmp_path / "huge.onnx", nodes, constants=constants, shape=(1,), output=())
+    with open_runner(path, canonical=True) as runner, pytest.raises(ResourceError, match="not enough memory"):
+        runner.run({"input": np.zeros(1, np.float32)})
 
 
 def test_external_data_beside_the_file_is_found(network: Path) -> None:
