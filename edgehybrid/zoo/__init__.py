@@ -48,18 +48,6 @@ def find_weights(
     return find(_card(name), weights, num_classes=num_classes, seed=seed, notify=notify)
 
 
-def weights_identity(
-    name: str,
-    weights: str,
-    seed: int = 0,
-    *,
-    num_classes: int | None = None,
-    notify: Callable[[str], None] = ignore,
-) -> str:
-    """SHA-256 of the weights that `load` would use now; arguments and errors as in `find_weights`."""
-    return find_weights(name, weights, num_classes=num_classes, seed=seed, notify=notify).sha256
-
-
 def load(
     name: str,
     weights: str | Source = "random",

@@ -16,6 +16,7 @@ class FileServer:
         self.ranges = True
         self.status = 200
         self.cuts: list[int] = []  # the next response ends after so many bytes of its body, then the one after it
+        self.pause_at = 0  # the body stops here until `ready` is set again; 0: never
         self.extra_length = 0  # bytes promised beyond those that exist
         self.says_length = True
         self.redirect: str | None = None
@@ -76,4 +77,9 @@ class FileServer:
             handler.send_header("Last-Modified", self.modified)
         handler.end_headers()
         with suppress(ConnectionError):  # the client may leave early
+            if self.pause_at:
+                handler.wfile.write(body[: self.pause_at])
+                self.ready.clear()
+                self.ready.wait(10)
+                body = body[self.pause_at :]
             handler.wfile.write(body[: self.cuts.pop(0)] if self.cuts else body)

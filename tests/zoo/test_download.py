@@ -4,7 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -209,6 +212,27 @@ def test_control_c_keeps_what_arrived(server: FileServer, path: Path) -> None:
     assert 0 < kept < len(CONTENT)
     assert get(server, path) == DIGEST
     assert server.asked[-1] == f"bytes={kept - 1}-"
+
+
+def test_a_killed_process_leaves_a_beginning_and_no_lock(server: FileServer, path: Path) -> None:
+    server.pause_at = 1_000_000
+    code = (
+        "import sys; from pathlib import Path; from edgehybrid.zoo.download import fetch;"
+        "fetch(sys.argv[1], Path(sys.argv[2]), check=lambda _: None, notify=lambda _: None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, server.url, str(path)]) as child:
+        for _ in range(2000):
+            if part_of(path).exists() and part_of(path).stat().st_size > 500_000:
+                break
+            time.sleep(0.01)
+        child.kill()
+    server.pause_at = 0
+    server.ready.set()
+    kept = part_of(path).stat().st_size
+    assert 500_000 < kept <= 1_000_000
+    assert get(server, path) == DIGEST
+    assert server.asked[-1] == f"bytes={kept - 1}-"
+    assert path.read_bytes() == CONTENT
 
 
 def test_progress_is_told_in_a_few_lines(server: FileServer, path: Path) -> None:

@@ -45,8 +45,8 @@ def test_random_weights_are_named_by_model_and_seed() -> None:
     a, b = (find(CARD, "random", num_classes=None, seed=seed, notify=quiet) for seed in (0, 1))
     assert (a.path, a.origin, b.origin) == (None, "random (seed 0)", "random (seed 1)")
     assert a.sha256 != b.sha256
-    assert a.sha256 == zoo.weights_identity("cmt_ti", "random")
-    assert a.sha256 != zoo.weights_identity("cmt_xs", "random")
+    assert a.sha256 == zoo.find_weights("cmt_ti", "random").sha256
+    assert a.sha256 != zoo.find_weights("cmt_xs", "random").sha256
     assert "accuracy means nothing" in a.note
 
 
@@ -59,7 +59,7 @@ def test_a_seed_out_of_range_is_a_usage_error(seed: int) -> None:
 def test_a_file_is_named_by_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "mine.pth"
     path.write_bytes(b"anything")
-    assert zoo.weights_identity("cmt_ti", str(path)) == hashlib.sha256(b"anything").hexdigest()
+    assert zoo.find_weights("cmt_ti", str(path)).sha256 == hashlib.sha256(b"anything").hexdigest()
 
 
 def test_a_misspelt_name_is_corrected_and_a_missing_file_named(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_the_official_layout_loads_and_the_width_of_the_classifier_is_inferred(
     assert not module.training
     assert (spec.classes, spec.preprocess.size, spec.preprocess.crop_pct) == (10, 64, 0.875)
     assert (spec.weights.trained, spec.weights.source) == (True, str(path))
-    assert spec.weights.sha256 == zoo.weights_identity("cmt_ti", str(path))
+    assert spec.weights.sha256 == zoo.find_weights("cmt_ti", str(path)).sha256
     assert spec.weights.note == "weights taken from 'model'"
     assert spec.card is not None
     assert spec.card.name == "cmt_ti"
@@ -191,7 +191,7 @@ def test_a_source_may_be_found_first_and_loaded_later(path: Path, state: dict[st
     save_file(state, path)
     module, spec = zoo.load("cmt_ti", zoo.find_weights("cmt_ti", str(path)))
     check_same(module, state)
-    assert spec.weights.sha256 == zoo.weights_identity("cmt_ti", str(path))
+    assert spec.weights.sha256 == zoo.find_weights("cmt_ti", str(path)).sha256
 
 
 def test_random_weights_repeat_and_disturb_nobody() -> None:
