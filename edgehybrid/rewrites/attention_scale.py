@@ -29,12 +29,9 @@ def fold_scale(graph: Graph) -> int:
         found = next((o for v in candidates if v is not None and (o := origin(v)) is not None), None)
         if found is None:
             continue
-        rows = np.unique(found.index)
-        weight = found.layer.weight.copy()
-        weight[rows] *= factor
-        bias = None if found.layer.bias is None else found.layer.bias.copy()
-        if bias is not None:
-            bias[rows] *= factor
+        factors = np.where(found.rows, factor, 1.0)
+        weight = found.layer.weight * factors.reshape(-1, *[1] * (found.layer.weight.ndim - 1))
+        bias = None if found.layer.bias is None else found.layer.bias * factors
         if can_bypass(node, data) and found.layer.write(graph, weight, bias):
             bypass(graph, node, data)
             sites += 1

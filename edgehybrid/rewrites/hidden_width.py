@@ -108,12 +108,12 @@ def find_region(layer: Layer) -> Region | None:
 
 def spread(region: Region, node: ir.Node | None, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
     """Which other tensors of a node share the axis of this one; None if the node forbids another width."""
+    if node is None or node.graph is not value.graph:
+        return None
     made = layer_into(value)
     layer = made if made is not None and node is value.producer() else layer_at(node)
     if layer is not None:
         return spread_layer(region, layer, value, axis)
-    if node is None or node.graph is not value.graph:
-        return None
     region.inner.add(node)
     if is_op(node, "BatchNormalization") and axis == 1 and scale_and_shift(node) is not None:
         return [(operand(node, 0), 1), (node.outputs[0], 1)]

@@ -156,16 +156,18 @@ def float64(value: ir.Value | None) -> NDArray[np.float64] | None:
 
 
 def set_constant(graph: Graph, node: ir.Node, index: int, array: NDArray[np.generic]) -> None:
-    """Make an initializer of its own one input of a node, under the old one's name if that becomes free."""
+    """Make an array the constant input of a node, in the place and under the name of the old one if only it read it."""
     if len(node.inputs) <= index:
         node.resize_inputs(index + 1)
     old = node.inputs[index]
-    name = f"{node.name or node.op_type}.{('input', 'weight', 'bias')[min(index, 2)]}"
-    if old is not None:
+    if old is None:
+        name = f"{node.name or node.op_type}.{('input', 'weight', 'bias')[min(index, 2)]}"
+    elif old.is_initializer() and only_user(old) is node:
+        tensor = ir.tensor(np.ascontiguousarray(array), name=old.name)
+        old.const_value, old.shape, old.type = tensor, ir.Shape(array.shape), ir.TensorType(tensor.dtype)
+        return
+    else:
         name = name_of(old)
-        node.replace_input_with(index, None)
-        if not old.uses() and not old.is_graph_output():
-            graph.body.initializers.pop(name, None)
     node.replace_input_with(index, add_constant(graph, name, array))
 
 
@@ -175,9 +177,9 @@ def append_add(graph: Graph, node: ir.Node, bias: NDArray[np.generic]) -> None:
     total = ir.Value(name=f"{name_of(product)}_biased", shape=product.shape, type=product.type)
     add = ir.node(
         "Add",
-        [product, add_constant(graph, f"{node.name}.bias", bias)],
+        [product, add_constant(graph, f"{node.name or node.op_type}.bias", bias)],
         outputs=[total],
-        name=f"{node.name}.add",
+        name=f"{node.name or node.op_type}.add",
     )
     graph.body.insert_after(node, add)
     replace(product, total)

@@ -23,12 +23,16 @@ class Origin:
 
     layer: Layer
     index: Index  # output channel of `layer`, in the shape of the tensor
-    path: tuple[ir.Node, ...]  # layout operators in between, first to last
+
+    @property
+    def rows(self) -> NDArray[np.bool_]:
+        """Which output channels of the layer the tensor holds, (out,)."""
+        return occupied(self.index, len(self.layer.weight))
 
     @property
     def whole(self) -> bool:
-        """Whether the tensor holds every channel of the layer."""
-        return np.unique(self.index).size == len(self.layer.weight)
+        """Whether it holds all of them."""
+        return bool(self.rows.all())
 
 
 def origin(value: ir.Value) -> Origin | None:
@@ -63,11 +67,11 @@ def origin(value: ir.Value) -> Origin | None:
         stages.append(index)
     if index is None or layer.output.is_graph_output():
         return None
-    readers = [operand(node, 0) for node, _ in steps]
-    for (node, output), reader, stage in zip(steps, readers, stages[:-1], strict=True):
-        if any(overlaps(other, stage, index) for other in rivals(reader, node, output)):
+    found = Origin(layer, index)
+    for (node, output), stage in zip(steps, stages[:-1], strict=True):
+        if any(overlaps(rival, stage, found.rows) for rival in rivals(node, output)):
             return None
-    return Origin(layer, index, tuple(node for node, _ in steps))
+    return found
 
 
 def destination(value: ir.Value, index: Index) -> tuple[Layer, NDArray[np.int32]] | None:
@@ -154,8 +158,9 @@ def cut(node: ir.Node, index: Index) -> Index | None:
     return index[tuple(slices)]
 
 
-def rivals(value: ir.Value, node: ir.Node, output: ir.Value) -> list[tuple[ir.Node, ir.Value]]:
-    """Other ways to read `value` than through `output` of `node`."""
+def rivals(node: ir.Node, output: ir.Value) -> list[tuple[ir.Node, ir.Value]]:
+    """Other ways to read what a node reads than through this output of it."""
+    value = operand(node, 0)
     branches = [(node, o) for o in node.outputs if o is not output]
     for use in value.uses():
         if use.node is not node:
@@ -165,10 +170,17 @@ def rivals(value: ir.Value, node: ir.Node, output: ir.Value) -> list[tuple[ir.No
     return branches
 
 
-def overlaps(branch: tuple[ir.Node, ir.Value], stage: Index, mine: Index) -> bool:
+def overlaps(branch: tuple[ir.Node, ir.Value], stage: Index, mine: NDArray[np.bool_]) -> bool:
     """Whether this branch reads channels that are mine; what cannot be followed is taken to read all."""
     node, output = branch
     if output not in node.outputs or not is_op(node, *LAYOUT):
         return True
     theirs = move(node, stage, output)
-    return theirs is None or bool(np.isin(theirs, mine).any())
+    return theirs is None or bool((occupied(theirs, mine.size) & mine).any())
+
+
+def occupied(index: Index, channels: int) -> NDArray[np.bool_]:
+    """Which of the channels occur, (channels,)."""
+    mask = np.zeros(channels, np.bool_)
+    mask[index] = True
+    return mask
