@@ -162,6 +162,10 @@ def test_one_disturbed_block_does_not_move_the_ratio() -> None:
     assert summarise(disturbed).max == 70.0  # it is not hidden either
 
 
+def test_one_disturbed_call_in_every_block_does_not_move_the_ratio() -> None:
+    assert compare(summarise([10.0] * 100), summarise([10.0, 10.0, 70.0, 10.0, 10.0] * 20)).value == 1.0
+
+
 @pytest.mark.parametrize(("rounds", "known"), [(1, False), (5, False), (6, True), (10, True)])
 def test_an_interval_needs_six_rounds(rounds: int, known: bool) -> None:
     x = summarise([1.0 + 0.01 * i for i in range(rounds * BLOCK)])

@@ -83,6 +83,11 @@ def test_a_virtual_machine_tells_its_clock_in_cpuinfo(tmp_path: Path) -> None:
     assert found.power_mode is None
 
 
+def test_a_sensor_that_is_switched_off_is_no_temperature(laptop: Path) -> None:
+    write_tree(laptop, {f"sys/class/thermal/thermal_zone{i}/temp": "-256000\n" for i in range(3)})
+    assert device.state(1, root=laptop).temperature_c is None
+
+
 def test_a_machine_that_tells_nothing_still_has_a_state(tmp_path: Path) -> None:
     found = device.state(root=tmp_path)
     assert found.name.endswith("processor")

@@ -324,9 +324,9 @@ def test_fidelity_is_its_definition(n: int, classes: int, scale: float, noise: f
 
 
 def test_the_divergence_is_from_the_reference_in_nats() -> None:
-    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.5, 0.25])
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.8, 0.1, 0.1])
     r, x = np.log(p)[None].astype(np.float32) + 3, np.log(q)[None].astype(np.float32) - 7
-    expected = 0.5 * math.log(2) - 0.25 * math.log(2)
+    expected = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.25 / 0.1)  # 0.2231; the other way round 0.1927
     assert fidelity(r, x).logit_kl == pytest.approx(expected, rel=1e-5)
     sure = np.array([[1000.0, 0.0]], np.float32)
     assert fidelity(sure, -sure).logit_kl == pytest.approx(2000 / 2)  # logits far beyond exp's range

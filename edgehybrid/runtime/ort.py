@@ -14,9 +14,7 @@ from edgehybrid.cores import available_cores
 from edgehybrid.errors import EdgeHybridError, GraphError, NotFoundError, ResourceError, StageError
 from edgehybrid.runtime import TensorInfo, Tensors, check_feeds
 
-_SILENT = (
-    4  # fatal only: every error also arrives as an exception, and stderr belongs to the progress display
-)
+_SILENT = 4  # fatal only: every error also arrives as an exception, and stderr belongs to the progress display
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -54,8 +52,6 @@ class OrtRunner:
         self._session: onnxruntime.InferenceSession | None = session
         self._inputs = {port.name: _info(path, port) for port in session.get_inputs()}
         self._outputs = {port.name: _info(path, port) for port in session.get_outputs()}
-        self._run_options = onnxruntime.RunOptions()
-        self._run_options.log_severity_level = _SILENT
 
     @property
     def inputs(self) -> Mapping[str, TensorInfo]:
@@ -73,7 +69,7 @@ class OrtRunner:
             raise ValueError(f"the runner of {self.path} is closed")
         check_feeds(self._inputs, feeds)
         try:
-            arrays = self._session.run(list(self._outputs), dict(feeds), self._run_options)
+            arrays = self._session.run(list(self._outputs), dict(feeds))
         except Exception as error:
             raise _run_error(self.path, error) from error
         return dict(zip(self._outputs, cast(list[NDArray[np.generic]], arrays), strict=True))
@@ -127,9 +123,7 @@ def _load_error(path: Path, error: Exception) -> EdgeHybridError:
     reason = _reason(error)
     if isinstance(error, MemoryError) or "Failed to allocate memory" in str(error):
         return ResourceError(f"not enough memory to load {path}", why=reason, fix="close other programs")
-    if (
-        type(error).__name__ == "NotImplemented"
-    ):  # onnxruntime's class: the operator exists, not for this type
+    if type(error).__name__ == "NotImplemented":  # onnxruntime's class: the operator exists, not for this type
         return GraphError(
             f"ONNX Runtime cannot run {path} on the CPU",
             why=reason,
@@ -146,9 +140,7 @@ def _run_error(path: Path, error: Exception) -> EdgeHybridError:
     """What a failure to run means to the user."""
     reason = _reason(error)
     if isinstance(error, MemoryError) or "Failed to allocate memory" in str(error):
-        return ResourceError(
-            f"not enough memory to run {path}", why=reason, fix="use a smaller batch or input size"
-        )
+        return ResourceError(f"not enough memory to run {path}", why=reason, fix="use a smaller batch or input size")
     return StageError(
         f"{path} failed while running",
         why=reason,

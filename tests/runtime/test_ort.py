@@ -70,8 +70,25 @@ def test_threads_default_to_the_physical_cores_and_are_otherwise_as_asked(networ
         OrtRunner(network, threads=-1)
 
 
-def test_canonical_runs_the_graph_as_written(tmp_path: Path) -> None:
-    """Unoptimised, a Q/DQ pair rounds and a float product follows; optimised, int8 kernels round differently."""
+def test_canonical_runs_the_graph_as_written_and_otherwise_it_is_optimised(tmp_path: Path) -> None:
+    """Optimised, the batch normalisation is folded into the convolution's weights, which rounds differently."""
+    rng = np.random.default_rng(4)
+    constants = {name: rng.uniform(0.5, 2, 16).astype(np.float32) for name in ("scale", "bias", "mean", "var")}
+    constants["w"] = rng.standard_normal((16, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["y"]),
+        helper.make_node("BatchNormalization", ["y", "scale", "bias", "mean", "var"], ["logits"]),
+    ]
+    path = save(tmp_path / "bn.onnx", nodes, constants=constants, shape=(1, 3, 16, 16), output=(1, 16, 14, 14))
+    images = rng.standard_normal((1, 3, 16, 16)).astype(np.float32)
+    with open_runner(path, canonical=True) as written, open_runner(path) as optimised:
+        a, b = (runner.run({"input": images})["logits"] for runner in (written, optimised))
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    assert (a != b).any()
+
+
+def test_canonical_numerics_of_quantized_graphs_are_those_of_rounding_and_float_products(tmp_path: Path) -> None:
+    """What accuracy is judged in: Q/DQ pairs round, everything else is float32."""
     rng = np.random.default_rng(3)
     weight = rng.integers(-127, 128, (48, CLASSES)).astype(np.int8)
     scales = {"xs": np.float32(0.031), "ws": np.float32(0.017), "os": np.float32(0.41), "z": np.int8(0)}
