@@ -187,16 +187,32 @@ def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
     return None if tensor is None else tensor.numpy()
 
 
-def add_constant(graph: Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    """Register a new initializer under `name`, made unique by a suffix if it is taken."""
-    taken = {v.name for v in values(graph)}
-    unique, i = name, 1
-    while unique in taken:
-        unique, i = f"{name}_{i}", i + 1
+def add_constant(
+    graph: Graph, name: str, array: NDArray[np.generic], *, taken: set[str | None] | None = None
+) -> ir.Value:
+    """Register a new initializer under `name`, made unique by a suffix if it is taken.
+
+    Args:
+        graph: Edited in place.
+        name: Wished for.
+        array: The data.
+        taken: Names in use, extended by the new one; saves looking through the graph for each of many constants.
+    """
+    taken = {v.name for v in values(graph)} if taken is None else taken
+    unique = unused(name, taken)
     tensor = ir.tensor(np.asarray(array, order="C"), name=unique)
     value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.body.register_initializer(value)
     return value
+
+
+def unused(name: str, taken: set[str | None]) -> str:
+    """The name, with a suffix if it is taken; from now on it is."""
+    unique, i = name, 1
+    while unique in taken:
+        unique, i = f"{name}_{i}", i + 1
+    taken.add(unique)
+    return unique
 
 
 def precision(graph: Graph) -> Precision:

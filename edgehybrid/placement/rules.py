@@ -1,0 +1,180 @@
+"""The rule tables of placement: what may run in int8, what stays float, each with its reason.
+
+A table is read from the top, the first rule that applies decides. Sources are named at each rule; "TensorRT #n" and
+"Model Optimizer" are NVIDIA's public repositories.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Generic, TypeVar
+
+SiteT = TypeVar("SiteT")
+
+FUSED_HEAD_SIZES = (16, 32, 64)
+FUSED_MAX_LENGTH = 512
+"""What TensorRT's fused int8 attention takes (developer guide, quoted in TensorRT #2981 and #4167)."""
+
+MIN_WIDTH = 16
+"""Channels of one int8 tensor-core step; narrower operators are padded to it."""
+
+
+@dataclass(frozen=True)
+class Rule(Generic[SiteT]):
+    """One row of a table: the first row that applies decides."""
+
+    name: str
+    int8: bool
+    applies: Callable[[SiteT], bool]
+    reason: str  # a format string over the fields of the site
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """What the rules see of a Conv."""
+
+    constant_weight: bool
+    spatial: int  # 2 for images
+    inputs: int  # channels per group
+    outputs: int
+    groups: int
+    kernel: str  # "3x3"
+    positions: int  # batch * height * width of the output
+    pad: str  # "none", "zero", or what keeps a Pad before it from being absorbed
+
+
+@dataclass(frozen=True)
+class Product:
+    """What the rules see of a Gemm, or of a MatMul with one constant operand."""
+
+    weight: int  # which input is the constant; -1: none
+    stacked: bool  # the constant is more than one matrix
+    position_term: bool  # feeds the logits of an attention
+    m: int  # rows of the activation
+    k: int
+    n: int  # columns of the weight
+
+
+@dataclass(frozen=True)
+class Core:
+    """What the rules see of a MatMul of two computed tensors."""
+
+    attention: bool  # scores or weighted sum around a softmax
+    head_size: int
+    queries: int
+    keys: int
+    asked: bool  # for int8
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What the rules see of an Add of two computed tensors."""
+
+    branch: str  # operator that made the branch
+    branch_int8: bool
+    reader: str  # first reader of the sum
+    reader_int8: bool  # some reader of the sum quantizes it
+
+
+CONVOLUTION_RULES: tuple[Rule[Convolution], ...] = (
+    Rule("computed-weight", False, lambda s: not s.constant_weight,
+         "convolution stays float: its weight is computed, and int8 scales of weights are fixed at build time"),
+    Rule("conv-not-2d", False, lambda s: s.spatial != 2,
+         "convolution stays float: it has {spatial} spatial dimensions, and only 2 are checked here"),
+    # Speed, not accuracy: grouped int8 runs group by group (TensorRT #4529, #1409), and Orin has no kernel for some
+    # (#4060). On CMT-Ti at 64 px int8 depthwise convolutions cost only 0.06 dB of logit SQNR. A timing on the device
+    # may overrule this; without one fp16 is the safe choice.
+    Rule("depthwise", False, lambda s: s.groups > 1 and s.inputs == 1,
+         "depthwise {kernel} convolution stays float: int8 depthwise kernels are reported slower than fp16 in TensorRT "
+         "(#4529) or missing on Orin (#4060)"),
+    Rule("grouped", False, lambda s: s.groups > 1,
+         "convolution in {groups} groups stays float: TensorRT is reported to run int8 groups one by one, slower than "
+         "fp16 (#4529, #1409)"),
+    # Model Optimizer excludes these as well, multiples of 8 apart. The first convolution of CMT-Ti (3 channels) would
+    # cost 1.5 dB of logit SQNR.
+    Rule("thin-conv", False, lambda s: min(s.inputs, s.outputs) < MIN_WIDTH and bool(s.inputs % 8 or s.outputs % 8),
+         "convolution from {inputs} to {outputs} channels stays float: int8 tensor cores work on 16 channels at once, "
+         "so most of the work would be padding"),
+    Rule("conv-on-vector", False, lambda s: s.positions == 1,
+         "convolution over a single position stays float: a matrix-vector product is bound by memory, not arithmetic"),
+    # Q/DQ between Pad and Conv keeps TensorRT from fusing the two (TensorRT #2592).
+    Rule("after-pad", False, lambda s: s.pad not in ("none", "zero"),
+         "convolution stays float: {pad}, and Q/DQ may not stand between Pad and convolution"),
+    Rule("conv-int8", True, lambda s: True,
+         "{kernel} convolution from {inputs} to {outputs} channels runs in int8"),
+)  # fmt: skip
+
+PRODUCT_RULES: tuple[Rule[Product], ...] = (
+    Rule("computed-weight", False, lambda s: s.weight < 0,
+         "matrix product stays float: neither operand is constant"),
+    Rule("weight-first", False, lambda s: s.weight == 0,
+         "matrix product stays float: its constant is the first operand, and int8 kernels take the weight second"),
+    Rule("stacked-weight", False, lambda s: s.stacked,
+         "matrix product stays float: its constant is a stack of matrices, which one scale per column cannot describe"),
+    Rule("position-term", False, lambda s: s.position_term,
+         "position term of attention stays float: it is added to the logits of a softmax, as the core is"),
+    # Model Optimizer leaves products with M or N of 1 alone, and those with K or N below 16.
+    Rule("gemv", False, lambda s: s.m == 1 or s.n == 1,
+         "matrix-vector product ({m}x{k} by {k}x{n}) stays float: it is bound by memory, not arithmetic"),
+    Rule("thin-gemm", False, lambda s: min(s.k, s.n) < MIN_WIDTH,
+         "matrix product {m}x{k} by {k}x{n} stays float: int8 tensor cores work on 16 columns at once, so padding "
+         "would eat the gain"),
+    Rule("gemm-int8", True, lambda s: True,
+         "matrix product {m}x{k} by {k}x{n} runs in int8"),
+)  # fmt: skip
+
+CORE_RULES: tuple[Rule[Core], ...] = (
+    Rule("computed-product", False, lambda s: not s.attention,
+         "product of two computed tensors stays float: it is no attention around a softmax, so no fused int8 kernel "
+         "takes it"),
+    Rule("attention-fp16", False,
+         lambda s: s.head_size not in FUSED_HEAD_SIZES or max(s.queries, s.keys) > FUSED_MAX_LENGTH,
+         "attention core stays fp16: fused int8 attention needs head size 16/32/64 and both lengths <= 512; here "
+         "{head_size}, {queries}, {keys}"),
+    # fp16 has a fused kernel as well (head sizes 16 to 256 in steps of 8), at <= 512 positions the core is a small
+    # share of the work, and int8 builds on Orin lost the fused kernel (TensorRT #4167). Faster here needs a timing.
+    Rule("attention-default", False, lambda s: not s.asked,
+         "attention core stays fp16: head size {head_size}, lengths {queries} and {keys} would fit a fused int8 kernel, "
+         "but fp16 has one too, and int8 builds on Orin were reported to lose it (#4167)"),
+    Rule("attention-int8", True, lambda s: True,
+         "attention core runs in int8: head size {head_size}, lengths {queries} and {keys} fit the fused kernel"),
+)  # fmt: skip
+
+# The kernel of an int8 branch adds the skip in its epilogue and then quantizes the sum, if the skip is int8 as well
+# (TensorRT #1293, #1144). Where the sum is read as float, as in pre-norm transformers, there is nothing to win. The
+# int8 skips at the ends of CMT-Ti's four stages cost 0.17 dB of logit SQNR.
+RESIDUAL_RULES: tuple[Rule[Residual], ...] = (
+    Rule("residual-float-branch", False, lambda s: not s.branch_int8,
+         "skip stays float: the branch ends in {branch}, which has no int8 kernel to fuse this addition into"),
+    Rule("residual-float-sum", False, lambda s: not s.reader_int8,
+         "skip stays float: the sum is read by {reader} in float, so int8 here would cost accuracy and save no kernel"),
+    Rule("residual-int8", True, lambda s: True,
+         "skip is int8 and the branch is not: the {branch} adds it and quantizes the sum for {reader} in one kernel"),
+)  # fmt: skip
+
+FLOAT_OPS: dict[str, tuple[str, str]] = {
+    "LayerNormalization": ("normalisation", "layer normalisation stays float: TensorRT has no int8 kernel for it"),
+    "InstanceNormalization": ("normalisation", "normalisation stays float: TensorRT has no int8 kernel for it"),
+    "GroupNormalization": ("normalisation", "normalisation stays float: TensorRT has no int8 kernel for it"),
+    "BatchNormalization": ("pointwise", "batch normalisation that no convolution could absorb stays float: it is fused "
+                           "with the pointwise work around it"),
+    "Softmax": ("softmax", "softmax stays float: its small weights would vanish in 8 bits"),
+    "Erf": ("activation", "GELU stays float: it is fused into one pointwise kernel"),
+    "Gelu": ("activation", "GELU stays float: it is fused into one pointwise kernel"),
+    "Sigmoid": ("activation", "sigmoid or SiLU stays float: it is fused into one pointwise kernel"),
+    "Tanh": ("activation", "tanh stays float: it is fused into one pointwise kernel"),
+    "HardSwish": ("activation", "hard swish stays float: it is fused into one pointwise kernel"),
+    "Mish": ("activation", "Mish stays float: it is fused into one pointwise kernel"),
+    "Pow": ("pointwise", "power stays float: its range grows too fast for 8 bits"),
+    "ReduceMean": ("pooling", "mean stays float: it reads its input once, and its sum needs more than 8 bits"),
+    "GlobalAveragePool": ("pooling", "mean stays float: it reads its input once, and its sum needs more than 8 bits"),
+    "ConvTranspose": ("not-covered", "transposed convolution stays float: its int8 rules are not checked here"),
+    "Einsum": ("not-covered", "Einsum stays float: TensorRT has no int8 kernel for it; export it as MatMul"),
+}  # fmt: skip
+"""Operators that never read int8: name of the rule and reason."""
+
+
+def choose(rules: tuple[Rule[SiteT], ...], site: SiteT) -> tuple[Rule[SiteT], str]:
+    """The first rule that applies, and its reason with the numbers of this site."""
+    rule = next(rule for rule in rules if rule.applies(site))
+    found = {f.name: getattr(site, f.name) for f in fields(site)}  # type: ignore[arg-type]
+    return rule, rule.reason.format(**found)
