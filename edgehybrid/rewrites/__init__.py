@@ -11,18 +11,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgehybrid.errors import unknown_name
-from edgehybrid.graph import Graph, sweep, tidy
+from edgehybrid.graph import Graph, infer_shapes, sweep, tidy, values
 from edgehybrid.rewrites.attention_bias import drop_key_bias, move_value_bias
 from edgehybrid.rewrites.attention_scale import fold_scale
 from edgehybrid.rewrites.batch_norm import fold_into_next, fold_into_previous
 from edgehybrid.rewrites.bias import fold_added_vector
+from edgehybrid.rewrites.constants import fold_constants
 from edgehybrid.rewrites.hidden_width import pad_hidden_width
 from edgehybrid.rewrites.key_value import merge_key_value
-from edgehybrid.rewrites.layout import fix_shapes, remove_no_ops
+from edgehybrid.rewrites.layout import remove_no_ops
+from edgehybrid.rewrites.pattern import known_shape
 from edgehybrid.rewrites.residual import fold_identity
 
 REWRITES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
-    ("fixed-shapes", fix_shapes),
+    ("constants", fold_constants),
     ("no-ops", remove_no_ops),
     ("added-vector", fold_added_vector),
     ("bn-into-previous", fold_into_previous),
@@ -67,5 +69,7 @@ def apply(graph: Graph, *, only: Sequence[str] | None = None) -> tuple[Graph, tu
                 sweep(copy)
                 sites[name] += found
                 busy = True
+        if busy and any(known_shape(v) is None for v in values(copy)):
+            copy = infer_shapes(copy)  # folded constants may have made shapes known
     lines = tuple(f"{name}: {n} site{'' if n == 1 else 's'}" for name, n in sites.items())
     return tidy(copy), lines

@@ -1,4 +1,4 @@
-"""Remove layout operators that change nothing or undo each other, and shape arithmetic with a known result."""
+"""Remove layout operators that change nothing or undo each other."""
 
 import numpy as np
 import onnx_ir as ir
@@ -9,23 +9,6 @@ from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, known_shape, 
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Operators that keep the order of the elements."""
-
-
-def fix_shapes(graph: Graph) -> int:
-    """The target of a Reshape becomes a constant where shape inference knows the result.
-
-    Exporters without static shapes write `x.flatten(2)` as Shape, Slice, Concat, Reshape: three operators that
-    compute what is known, because an engine has one input size.
-
-    Source: ONNX shape inference.
-    """
-    sites = 0
-    for node in graph.nodes("Reshape"):
-        shape = known_shape(node.outputs[0])
-        if shape is not None and 0 not in shape and constant(node.inputs[1]) is None:
-            set_constant(graph, node, 1, np.array(shape, np.int64))
-            sites += 1
-    return sites
 
 
 def remove_no_ops(graph: Graph) -> int:

@@ -66,10 +66,17 @@ def test_tokens_that_become_a_map_and_tokens_again_are_padded():
     assert 30 not in {s for v in values(after) for s in shape_of(v)}
 
 
-def test_squeeze_and_excitation_inside_is_padded_with_the_rest():
-    net = Net(1, DIM, SIDE, SIDE)
+@pytest.mark.parametrize("mean", ["pool", "reduce", "reduce-18"])
+def test_squeeze_and_excitation_inside_is_padded_with_the_rest(mean):
+    net = Net(1, DIM, SIDE, SIDE, opset=18 if mean == "reduce-18" else 17)
     x = net.op("Relu", net.depthwise(net.conv("input", DIM, 30), 30))
-    gate = net.op("Relu", net.conv(net.op("GlobalAveragePool", x), 30, 8))
+    if mean == "pool":
+        squeezed = net.op("GlobalAveragePool", x)
+    elif mean == "reduce":
+        squeezed = net.op("ReduceMean", x, axes=[2, 3])
+    else:
+        squeezed = net.op("ReduceMean", x, net.ints(-1, -2))
+    gate = net.op("Relu", net.conv(squeezed, 30, 8))
     gate = net.op("Sigmoid", net.conv(gate, 8, 30))
     assert sites(net.graph(net.conv(net.op("Mul", x, gate), 30, DIM)), NAME) == 1
 
@@ -132,6 +139,8 @@ def computed_divisor(net: Net, x: str) -> str:
     [
         lambda net, x: net.op("Softmax", x, axis=1),
         lambda net, x: net.op("Mul", x, net.op("ReduceMean", x, axes=[1])),
+        lambda net, x: net.op("Mul", x, net.op("ReduceMean", x)),
+        lambda net, x: net.op("Unsqueeze", net.op("ReduceMean", x, axes=[3], keepdims=0), net.ints(3)),
         lambda net, x: net.conv(x, 30, 30, group=2),
         lambda net, x: net.op("Pow", x, net.const(-1.0)),
         lambda net, x: net.op("Exp", net.op("Add", x, x)),

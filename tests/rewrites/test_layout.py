@@ -1,11 +1,14 @@
-"""Layout operators that change nothing go, and shape arithmetic with a known result becomes a constant."""
+"""Layout operators that change nothing go, and what does not depend on the image becomes a constant."""
 
+import numpy as np
 import pytest
+from onnx import TensorProto
 
+from edgehybrid import rewrites
 from edgehybrid.graph import constant, shape_of, values
 from tests.rewrites.net import Net, ops, rewrite, sites
 
-NO_OPS, SHAPES = "no-ops", "fixed-shapes"
+NO_OPS, CONSTANTS = "no-ops", "constants"
 
 
 def test_transposes_that_undo_each_other_go():
@@ -67,10 +70,41 @@ def test_computed_reshape_target_becomes_a_constant():
     net = Net(1, 6, 4, 4)
     front = net.op("Slice", net.op("Shape", "input"), net.ints(0), net.ints(2))
     x = net.op("Reshape", "input", net.op("Concat", front, net.ints(-1), axis=0))
-    after, n = rewrite(net.graph(net.op("Abs", x)), SHAPES)
-    assert (n, ops(after)) == (1, ["Reshape", "Abs"])
+    after, n = rewrite(net.graph(net.op("Abs", x)), CONSTANTS)
+    assert (n, ops(after)) == (3, ["Reshape", "Abs"])
     (node,) = after.nodes("Reshape")
-    assert constant(node.inputs[1]).tolist() == [1, 6, 16]
+    assert constant(node.inputs[1]).tolist() == [1, 6, -1]
+
+
+def test_part_of_a_shape_is_folded():
+    net = Net(1, 6, 4, 5)
+    tail = net.op("Cast", net.op("Shape", "input", start=-2, end=4), to=TensorProto.DOUBLE)
+    out = net.op("Div", net.op("ReduceMax", "input", axes=[2], keepdims=0), net.op("ReduceProd", tail))
+    after, n = rewrite(net.graph(out), CONSTANTS)
+    assert ops(after) == ["ReduceMax", "Div"]
+    assert n == 3
+
+
+def test_arithmetic_of_scalars_is_folded():
+    net = Net(1, 4)
+    scale = net.op("Div", net.const(1.0), net.op("Sqrt", net.op("Cast", net.ints(8), to=TensorProto.DOUBLE)))
+    after, n = rewrite(net.graph(net.op("Mul", "input", scale)), CONSTANTS)
+    assert (n, ops(after)) == (3, ["Mul"])
+
+
+def test_constant_that_is_an_output_or_large_or_quantized_stays():
+    net = Net(1, 4, opset=19)
+    large = net.op("Expand", net.const(0.5), net.ints(100, 100))
+    scale = net.op("DequantizeLinear", net.const([3], np.int8), net.const(0.5, np.float32))
+    cast = net.op("Cast", scale, to=TensorProto.DOUBLE)
+    out = net.op("Add", net.op("Mul", "input", cast), net.op("ReduceMax", large))
+    assert sites(net.graph(out, net.op("Sqrt", net.const(2.0))), CONSTANTS) == 0
+
+
+def test_impossible_constant_is_left_to_the_backend():
+    net = Net(1, 4)
+    out = net.op("Add", "input", net.op("Gather", net.weight(3), net.ints(7)))
+    assert rewrites.apply(net.graph(out), only=[CONSTANTS])[1] == ("constants: 0 sites",)
 
 
 def test_shapes_that_hang_on_shape_arithmetic_survive_other_rewrites():

@@ -1,0 +1,66 @@
+"""Compute now what does not depend on the image."""
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from edgehybrid.graph import Graph, add_constant, constant, name_of
+from edgehybrid.rewrites.pattern import is_op, known_shape, operand, replace
+
+FOLDED = (
+    *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sqrt", "Exp", "Reciprocal", "Neg", "Abs", "Floor", "Ceil"),
+    *("Min", "Max", "Equal", "Where", "ReduceProd", "Range", "Cast", "ConstantOfShape", "Expand", "Identity"),
+    *("Concat", "Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Transpose"),
+)
+"""What exporters write to compute shapes and scales, and to turn weights. DequantizeLinear is left alone."""
+
+GROWTH = 4096
+"""Elements by which a result may exceed its inputs: an Expand of a scalar is not worth storing."""
+
+
+def fold_constants(graph: Graph) -> int:
+    """Operators that only read constants, and Shape of a tensor of known shape, become constants.
+
+    `x.flatten(2)` is exported as Shape, Slice, Concat, Reshape, and a scale as Div(1, Sqrt(8)); the other rewrites
+    look for constants.
+
+    Source: ONNX's own reference implementation computes the values.
+    """
+    sites = 0
+    for node in tuple(graph.nodes("Shape", *FOLDED)):
+        output = node.outputs[0]
+        array = None if output.is_graph_output() else evaluate(graph, node)
+        if array is not None:
+            name, output.name = name_of(output), f"{output.name}_computed"
+            replace(output, add_constant(graph, name, array))
+            graph.body.remove(node, safe=True)
+            sites += 1
+    return sites
+
+
+def evaluate(graph: Graph, node: ir.Node) -> NDArray[np.generic] | None:
+    """The value of a node's output; None where it depends on the image or would be large."""
+    if is_op(node, "Shape"):
+        shape = known_shape(operand(node, 0))
+        start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape or ()))
+        return None if shape is None else np.array(shape[start:end], np.int64)
+    arrays = {name_of(v): constant(v) for v in node.inputs if v is not None}
+    known = {name: array for name, array in arrays.items() if array is not None}
+    result = known_shape(node.outputs[0])
+    size = GROWTH if result is None else int(np.prod(result))
+    if len(known) < len(arrays) or size > sum(a.size for a in known.values()) + GROWTH:
+        return None
+    name = name_of(node.outputs[0])
+    proto = helper.make_graph(
+        [ir.to_proto(node)],
+        "constant",
+        [helper.make_empty_tensor_value_info(n) for n in known],
+        [helper.make_empty_tensor_value_info(name)],
+    )
+    try:
+        (array,) = ReferenceEvaluator(proto, opsets={"": graph.opset}).run(None, known)
+    except Exception:  # of any type; an impossible operator is left to the backend, which names it
+        return None
+    return np.asarray(array)
