@@ -6,6 +6,7 @@ of images, on how they were batched, or on how they were spread over processes.
 """
 
 import io
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ EDGES: NDArray[np.float64] = np.append(
 )
 """Bin b holds EDGES[b] <= |x| < EDGES[b + 1]; bin 0 holds zeros and what is below 2**-133."""
 
+_HIGH_HALF = 1 if sys.byteorder == "little" else 0
 _STAGE = 1 << 17  # activations kept as 16-bit bin numbers until they are worth one call of bincount
 _SCHEMA = "edgehybrid.observations/1"
 _FIELDS = {  # name -> (kind of dtype, dimensions)
@@ -115,19 +117,14 @@ class Observations:
 
 
 class Tally:
-    """Counts the activations of one tensor as they stream by.
+    """Counts the activations of one tensor as they stream by."""
 
-    Args:
-        scratch: uint32, working memory that tallies used in turn may share.
-    """
-
-    def __init__(self, scratch: NDArray[np.uint32]) -> None:
+    def __init__(self) -> None:
         self._counts = np.zeros(BINS, np.int64)
         self._amax = 0.0
         self._top = 0  # bin of _amax
         self._stage = np.empty(_STAGE, np.uint16)
         self._staged = 0
-        self._scratch = scratch
 
     def add(self, values: NDArray[np.float32], copies: int = 1) -> None:
         """Count activations.
@@ -161,14 +158,10 @@ class Tally:
     def _add(self, values: NDArray[np.float32]) -> None:
         """Stage the bin numbers of `values`, block by block so that a block stays in the processor's cache."""
         while values.size:
-            block = values[: min(self._scratch.size, self._stage.size - self._staged)]
+            block = values[: self._stage.size - self._staged]
             values = values[block.size :]
             bins = self._stage[self._staged : self._staged + block.size]
-            # Three vectorised passes over contiguous memory: 0.2 ns per value on an EPYC with AVX-512, where
-            # reading every other uint16 in place takes 0.4 ns.
-            halves = np.right_shift(block.view(np.uint32), 16, out=self._scratch[: block.size])
-            np.copyto(bins, halves, casting="unsafe")
-            bins &= 0x7FFF
+            np.bitwise_and(block.view(np.uint16)[_HIGH_HALF::2], 0x7FFF, out=bins)
             top = int(bins.max())
             if top >= FINITE:
                 raise FloatingPointError

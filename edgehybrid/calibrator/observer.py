@@ -16,8 +16,6 @@ from edgehybrid.graph import Graph, constant, label_nodes, name_of, shape_of, va
 _REARRANGING = {"DepthToSpace", "Flatten", "Identity", "Reshape", "SpaceToDepth", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators whose output holds the values of their first input, in another order or shape: one histogram for both."""
 
-_BLOCK = 1 << 15  # values counted at a time: their working memory fits in a core's cache
-
 
 def observe(
     graph: Graph,
@@ -53,8 +51,7 @@ def observe(
     """
     sources = _find_sources(graph, tensors)
     taps = [name for name in map(name_of, values(graph)) if name in set(sources.values())]
-    scratch = np.empty(_BLOCK, np.uint32)
-    tallies = {name: Tally(scratch) for name in taps}
+    tallies = {name: Tally() for name in taps}
     session = open_session(graph, [name for name in taps if name != graph.input.name], threads=threads)
     running, counting = _Slot(graph, session, taps), _Slot(graph, session, taps)
     images = 0

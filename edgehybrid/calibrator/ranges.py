@@ -82,7 +82,7 @@ def expected_error(histogram: Histogram, amax: float) -> float:
     spread = scale**3 * (_error_integral(high / scale) - _error_integral(low / scale)) / width
     point = scale**2 * (low / scale - np.minimum(np.rint(low / scale), LEVELS)) ** 2
     counts = histogram.counts[bins]
-    return float(counts @ np.where(high > low, spread, point) / counts.sum())
+    return float(np.sum(counts * np.where(high > low, spread, point)) / counts.sum())
 
 
 def _occupied(histogram: Histogram) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
@@ -122,24 +122,36 @@ _SQUARE = (EDGES[:-1] ** 2 + EDGES[:-1] * EDGES[1:] + EDGES[1:] ** 2) / 3
 def _least_error(histogram: Histogram) -> float:
     """The range of least expected error among all bin edges below the maximum, and the maximum.
 
-    Values below half a step of a candidate round to zero and leave their own square; values an octave above it
-    are clipped and leave (x - c)**2: both are prefix sums of moments. The nine octaves between take the table.
+    Values below half a step of a candidate c round to zero and leave their own square; values an octave above it are
+    clipped and leave (x - c)**2: both come from sums of moments. The nine octaves between take the table. Octaves in
+    which clipping alone costs more than the maximum does are left out: usually all but three.
     """
     top = int(np.flatnonzero(histogram.counts)[-1])
     octaves = np.arange(top // _STEPS - _SEARCHED, top // _STEPS + 1)
     counts = histogram.counts[:FINITE].astype(np.float64)
-    # Sums over all bins below a given one: of 1, of x, of x**2.
-    number, total, energy = (np.append(0.0, np.cumsum(counts * m)) for m in (np.ones(FINITE), _MEAN, _SQUARE))
-    errors = np.empty((octaves.size, _STEPS))
-    for row, octave in enumerate(octaves):
-        begin, end = (octave - _ROUNDED) * _STEPS, (octave + 1) * _STEPS
-        candidates = EDGES[octave * _STEPS : end]
-        rounded = energy[begin] + candidates[0] ** 2 * (_TABLE @ counts[begin:end])
-        clipped = energy[-1] - energy[end] - 2 * candidates * (total[-1] - total[end])
-        errors[row] = rounded + clipped + candidates**2 * (number[-1] - number[end])
-    edges = EDGES[octaves[0] * _STEPS : top + 1]
+    energy = _sum_octaves(counts * _SQUARE)
+    number, total, square = (
+        (sums[-1] - sums[octaves + 1])[:, np.newaxis]
+        for sums in (_sum_octaves(counts), _sum_octaves(counts * _MEAN), energy)
+    )
+    candidates = EDGES[octaves[0] * _STEPS : (octaves[-1] + 1) * _STEPS].reshape(-1, _STEPS)
+    clipped = square - 2 * candidates * total + candidates**2 * number
+
+    bound = expected_error(histogram, histogram.amax)
+    hopeful = clipped[:, -1] <= bound * counts.sum()
+    octaves, candidates, clipped = octaves[hopeful], candidates[hopeful], clipped[hopeful]
+    windows = np.lib.stride_tricks.sliding_window_view(counts, _TABLE.shape[1])[(octaves - _ROUNDED) * _STEPS]
+    # Not a matrix product: BLAS would wake threads for it, and its order of summation is its own.
+    between = candidates[:, :1] ** 2 * np.einsum("ok,mk->om", windows, _TABLE)
+    errors = energy[octaves - _ROUNDED, np.newaxis] + between + clipped
+    edges = candidates.reshape(-1)[: top + 1 - octaves[0] * _STEPS]
     best = float(edges[np.argmin(errors.reshape(-1)[: edges.size])])
-    return best if expected_error(histogram, best) < expected_error(histogram, histogram.amax) else histogram.amax
+    return best if expected_error(histogram, best) < bound else histogram.amax
+
+
+def _sum_octaves(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of the terms of all bins below each octave; the last element is the sum of all."""
+    return np.append(0.0, np.cumsum(terms.reshape(-1, _STEPS).sum(axis=1)))
 
 
 # --- percentile and entropy ---------------------------------------------------------------------------

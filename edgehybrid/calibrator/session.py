@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -10,6 +11,7 @@ from edgehybrid.cores import available_cores
 from edgehybrid.errors import ImagesError, StageError
 from edgehybrid.graph import Graph, name_of, values
 
+_PROVIDERS = ["CPUExecutionProvider"]
 _SILENT = 4  # fatal only: every error also arrives as an exception
 
 
@@ -29,11 +31,11 @@ def open_session(
     Raises:
         StageError: ONNX Runtime does not take the graph.
     """
-    tapped = graph.clone()
+    proto = ir.to_proto(graph.model)
     if tensors:
-        found = {name_of(value): value for value in values(tapped)}
-        tapped.body.outputs.clear()
-        tapped.body.outputs.extend(found[name] for name in tensors)
+        found = {name_of(value): value for value in values(graph)}
+        del proto.graph.output[:]
+        proto.graph.output.extend(ir.to_proto(found[name]) for name in tensors)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
@@ -44,7 +46,7 @@ def open_session(
     # Threads that spin between operators would take the core on which activations are counted meanwhile.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(tapped.to_bytes(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=_PROVIDERS)
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         raise run_error(error) from error
 

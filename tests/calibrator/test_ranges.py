@@ -28,7 +28,7 @@ FLOATS = hnp.arrays(
 
 
 def tally(array: NDArray[np.float32]) -> Histogram:
-    counter = Tally(np.empty(1 << 15, np.uint32))
+    counter = Tally()
     counter.add(array)
     return counter.histogram()
 
