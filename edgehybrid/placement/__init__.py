@@ -131,32 +131,29 @@ def _decide_convolution(node: ir.Node, names: dict[ir.Node, str]) -> list[Decisi
 
 
 def _describe_pad(node: ir.Node) -> str:
-    """Whether the activation comes from a Pad, and if so, whether Q/DQ may move before it."""
+    """What keeps the Q/DQ of the activation from moving before a Pad; empty if nothing does."""
     pad = _input(node, 0).producer()
     if pad is None or pad.op_type != "Pad":
-        return "none"
+        return ""
     mode = pad.attributes.get_string("mode", "constant")
     fill = constant(pad.inputs[2]) if len(pad.inputs) > 2 and pad.inputs[2] is not None else None
     if mode == "constant" and len(pad.inputs) > 2 and pad.inputs[2] is not None and (fill is None or fill.any()):
         return "a Pad before it fills with a value other than zero"
-    if any(use.node.op_type != "Conv" for use in pad.outputs[0].uses()):
+    if len(pad.outputs[0].uses()) > 1:
         return "a Pad before it is read by other operators too"
-    return "zero"
+    return ""
 
 
 def _move_before_pads(graph: Graph, names: dict[ir.Node, str], found: dict[ir.Node, list[Decision]]) -> None:
     """Where an int8 convolution reads a Pad, quantize what the Pad reads instead."""
-    for pad in graph.nodes("Pad"):
-        readers = [use.node for use in pad.outputs[0].uses()]
-        if not any(_is_int8(reader, found) for reader in readers if reader.op_type == "Conv"):
-            continue
-        reason = "the Pad reads int8 so that no Q/DQ stands between it and its convolution"
-        found[pad] = [_decision(pad, names, 0, "activation", "before-pad", reason)]
-        for reader in readers:
-            first, *rest = found[reader]
-            if first.kind == "activation":
-                reason = f"{first.reason}; its Q/DQ stands before the Pad"
-                found[reader] = [_decision(reader, names, 0, "float", "after-pad", reason), *rest]
+    for node in graph.nodes("Conv"):
+        pad = _input(node, 0).producer()
+        if pad is not None and pad.op_type == "Pad" and _is_int8(node, found):
+            first, *rest = found[node]
+            before = "the Pad reads int8 so that no Q/DQ stands between it and its convolution"
+            found[pad] = [_decision(pad, names, 0, "activation", "before-pad", before)]
+            after = f"{first.reason}; its Q/DQ stands before the Pad"
+            found[node] = [_decision(node, names, 0, "float", "after-pad", after), *rest]
 
 
 # --- matrix products ----------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Convolution:
     groups: int
     kernel: str  # "3x3"
     positions: int  # batch * height * width of the output
-    pad: str  # "none", "zero", or what keeps a Pad before it from being absorbed
+    pad: str  # what keeps its Q/DQ from moving before a Pad that it reads; empty: nothing
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ CONVOLUTION_RULES: tuple[Rule[Convolution], ...] = (
     Rule("conv-on-vector", False, lambda s: s.positions == 1,
          "convolution over a single position stays float: a matrix-vector product is bound by memory, not arithmetic"),
     # Q/DQ between Pad and Conv keeps TensorRT from fusing the two (TensorRT #2592).
-    Rule("after-pad", False, lambda s: s.pad not in ("none", "zero"),
-         "convolution stays float: {pad}, and Q/DQ may not stand between Pad and convolution"),
+    Rule("after-pad", False, lambda s: bool(s.pad),
+         "convolution stays float: {pad}, and no Q/DQ may stand between Pad and convolution"),
     Rule("conv-int8", True, lambda s: True,
          "{kernel} convolution from {inputs} to {outputs} channels runs in int8"),
 )  # fmt: skip
@@ -133,8 +133,8 @@ CORE_RULES: tuple[Rule[Core], ...] = (
     # fp16 has a fused kernel as well (head sizes 16 to 256 in steps of 8), at <= 512 positions the core is a small
     # share of the work, and int8 builds on Orin lost the fused kernel (TensorRT #4167). Faster here needs a timing.
     Rule("attention-default", False, lambda s: not s.asked,
-         "attention core stays fp16: head size {head_size}, lengths {queries} and {keys} would fit a fused int8 kernel, "
-         "but fp16 has one too, and int8 builds on Orin were reported to lose it (#4167)"),
+         "attention core stays fp16: head size {head_size}, lengths {queries} and {keys} fit a fused int8 kernel, but "
+         "fp16 has one too, and int8 builds on Orin were reported to lose it (#4167)"),
     Rule("attention-int8", True, lambda s: True,
          "attention core runs in int8: head size {head_size}, lengths {queries} and {keys} fit the fused kernel"),
 )  # fmt: skip

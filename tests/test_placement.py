@@ -1,0 +1,355 @@
+"""Placement: which tensors carry Q/DQ, and the reason that is given."""
+
+import pytest
+
+from edgehybrid import rewrites
+from edgehybrid.errors import GraphError
+from edgehybrid.graph import Graph
+from edgehybrid.placement import plan
+from edgehybrid.placement.rules import (
+    CONVOLUTION_RULES,
+    CORE_RULES,
+    FLOAT_OPS,
+    PRODUCT_RULES,
+    RESIDUAL_RULES,
+    Convolution,
+    Core,
+    Product,
+    Residual,
+    choose,
+)
+from edgehybrid.records import Decision
+from tests.single import SingleNet, decisions
+
+THICK = Convolution(True, 2, 32, 64, 1, "3x3", 49, "")
+WIDE = Product(1, False, False, 196, 64, 256)
+FITTING = Core(True, 32, 196, 49, True)
+FUSABLE = Residual("Conv", True, "Conv", True)
+
+
+def kinds(found: list[Decision]) -> list[tuple[str, str]]:
+    return [(d.kind, d.rule) for d in found]
+
+
+def attention_net(heads: int, head_size: int, queries: int, keys: int, *, position: bool = False) -> Graph:
+    """Scores, softmax and weighted sum over computed tensors, with a projection before and after."""
+    width = heads * head_size
+    net = SingleNet(1, queries, width)
+    q = net.transpose(net.reshape(net.linear("input", width, width), 1, queries, heads, head_size), 0, 2, 1, 3)
+    reduced = net.op("Slice", "input", net.ints(0), net.ints(keys), net.ints(1))
+    k = net.transpose(net.reshape(net.linear(reduced, width, width), 1, keys, heads, head_size), 0, 2, 3, 1)
+    v = net.transpose(net.reshape(net.linear(reduced, width, width), 1, keys, heads, head_size), 0, 2, 1, 3)
+    scores = net.op("Mul", net.op("MatMul", q, k), net.const(head_size**-0.5))
+    if position:
+        scores = net.op("Add", scores, net.op("MatMul", q, net.weight(head_size, keys)))
+    out = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
+    merged = net.reshape(net.transpose(out, 0, 2, 1, 3), 1, queries, width)
+    return net.graph(net.linear(merged, width, width))
+
+
+# --- tables ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({}, "conv-int8"),
+        ({"constant_weight": False}, "computed-weight"),
+        ({"spatial": 1}, "conv-not-2d"),
+        ({"inputs": 1, "groups": 64}, "depthwise"),
+        ({"inputs": 16, "groups": 2}, "grouped"),
+        ({"inputs": 3}, "thin-conv"),
+        ({"outputs": 10}, "thin-conv"),
+        ({"inputs": 8}, "conv-int8"),
+        ({"inputs": 16, "outputs": 16}, "conv-int8"),
+        ({"inputs": 46, "outputs": 165}, "conv-int8"),
+        ({"positions": 1}, "conv-on-vector"),
+        ({"pad": "a Pad"}, "after-pad"),
+    ],
+)
+def test_convolution_table_decides_by_its_first_match(change: dict[str, object], rule: str) -> None:
+    assert choose(CONVOLUTION_RULES, Convolution(**{**vars(THICK), **change}))[0].name == rule
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({}, "gemm-int8"),
+        ({"weight": -1}, "computed-weight"),
+        ({"weight": 0}, "weight-first"),
+        ({"stacked": True}, "stacked-weight"),
+        ({"position_term": True}, "position-term"),
+        ({"m": 1}, "gemv"),
+        ({"n": 1}, "gemv"),
+        ({"k": 15}, "thin-gemm"),
+        ({"n": 10}, "thin-gemm"),
+        ({"k": 16, "n": 16, "m": 2}, "gemm-int8"),
+    ],
+)
+def test_product_table_decides_by_its_first_match(change: dict[str, object], rule: str) -> None:
+    assert choose(PRODUCT_RULES, Product(**{**vars(WIDE), **change}))[0].name == rule
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({}, "attention-int8"),
+        ({"asked": False}, "attention-default"),
+        ({"attention": False}, "computed-product"),
+        ({"head_size": 48}, "attention-fp16"),
+        ({"queries": 513}, "attention-fp16"),
+        ({"keys": 513}, "attention-fp16"),
+        ({"queries": 512, "keys": 512, "head_size": 64}, "attention-int8"),
+    ],
+)
+def test_attention_table_decides_by_its_first_match(change: dict[str, object], rule: str) -> None:
+    assert choose(CORE_RULES, Core(**{**vars(FITTING), **change}))[0].name == rule
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({}, "residual-int8"),
+        ({"branch_int8": False}, "residual-float-branch"),
+        ({"reader_int8": False}, "residual-float-sum"),
+    ],
+)
+def test_residual_table_decides_by_its_first_match(change: dict[str, object], rule: str) -> None:
+    assert choose(RESIDUAL_RULES, Residual(**{**vars(FUSABLE), **change}))[0].name == rule
+
+
+def test_reason_names_what_was_found() -> None:
+    _, reason = choose(CORE_RULES, Core(True, 46, 1600, 25, False))
+    assert reason == (
+        "attention core stays fp16: fused int8 attention needs head size 16/32/64 and both lengths <= 512; "
+        "here 46, 1600, 25"
+    )
+
+
+# --- convolutions and products --------------------------------------------------------------------------
+
+
+def test_convolution_gets_activation_weight_and_float_bias() -> None:
+    net = SingleNet(1, 16, 8, 8)
+    found = decisions(net.graph(net.conv("input", 16, 32, 3, pads=[1, 1, 1, 1])), "Conv")
+    assert kinds(found) == [("activation", "conv-int8"), ("weight", "conv-int8"), ("float", "bias")]
+    assert [d.input for d in found] == [0, 1, 2]
+    assert (found[0].tensor, found[0].axis, found[1].axis) == ("input", None, 0)
+
+
+@pytest.mark.parametrize(("trans_b", "axis"), [(0, 1), (1, 0)])
+@pytest.mark.parametrize("trans_a", [0, 1])
+def test_gemm_weight_axis_is_the_output_column(trans_a: int, trans_b: int, axis: int) -> None:
+    net = SingleNet(32, 20) if trans_a else SingleNet(20, 32)
+    weight = net.weight(48, 32) if trans_b else net.weight(32, 48)
+    found = decisions(net.graph(net.op("Gemm", "input", weight, transA=trans_a, transB=trans_b)), "Gemm")
+    assert kinds(found) == [("activation", "gemm-int8"), ("weight", "gemm-int8")]
+    assert found[1].axis == axis
+    assert "20x32 by 32x48" in found[0].reason
+
+
+def test_matmul_weight_axis_is_its_last() -> None:
+    net = SingleNet(1, 20, 32)
+    found = decisions(net.graph(net.op("MatMul", "input", net.weight(32, 48))), "MatMul")
+    assert (found[1].kind, found[1].axis) == ("weight", 1)
+
+
+def test_classifier_of_one_image_stays_float_and_of_a_batch_runs_in_int8() -> None:
+    rules = []
+    for batch in (1, 8):
+        net = SingleNet(batch, 32)
+        rules.append(decisions(net.graph(net.op("Gemm", "input", net.weight(32, 1000))), "Gemm")[0].rule)
+    assert rules == ["gemv", "gemm-int8"]
+
+
+def test_constant_on_the_left_stays_float() -> None:
+    net = SingleNet(1, 32, 20)
+    found = decisions(net.graph(net.op("MatMul", net.weight(48, 32), "input")), "MatMul")
+    assert kinds(found) == [("float", "weight-first")] * 2
+
+
+def test_weight_in_a_constant_node_counts_as_constant() -> None:
+    net = SingleNet(1, 20, 32, constants="node")
+    assert decisions(net.graph(net.op("MatMul", "input", net.weight(32, 48))), "MatMul")[1].kind == "weight"
+
+
+def test_computed_weight_stays_float() -> None:
+    net = SingleNet(1, 16, 4, 4)
+    weight = net.reshape(net.op("Relu", "input"), 16, 16, 1, 1)
+    found = decisions(net.graph(net.op("Conv", "input", weight)), "Conv")
+    assert kinds(found) == [("float", "computed-weight")] * 2
+
+
+# --- Pad ------------------------------------------------------------------------------------------------
+
+
+def padded(net: SingleNet, mode: str = "constant", fill: float | None = None) -> str:
+    inputs = ["input", net.ints(0, 0, 1, 1, 0, 0, 1, 1)] + ([] if fill is None else [net.const(fill)])
+    return net.op("Pad", *inputs, mode=mode)
+
+
+@pytest.mark.parametrize(("mode", "fill"), [("constant", None), ("constant", 0.0), ("reflect", None)])
+def test_qdq_moves_before_a_pad(mode: str, fill: float | None) -> None:
+    net = SingleNet(1, 16, 8, 8)
+    graph = net.graph(net.conv(padded(net, mode, fill), 16, 32, 3))
+    assert [(d.tensor, d.kind) for d in decisions(graph, "Pad")] == [("input", "activation")]
+    assert kinds(decisions(graph, "Conv"))[:2] == [("float", "after-pad"), ("weight", "conv-int8")]
+
+
+def test_convolution_after_a_pad_with_another_value_stays_float() -> None:
+    net = SingleNet(1, 16, 8, 8)
+    graph = net.graph(net.conv(padded(net, fill=0.5), 16, 32, 3))
+    assert decisions(graph, "Pad") == []
+    assert kinds(decisions(graph, "Conv"))[:2] == [("float", "after-pad")] * 2
+
+
+def test_convolution_after_a_shared_pad_stays_float() -> None:
+    net = SingleNet(1, 16, 8, 8)
+    pad = padded(net)
+    graph = net.graph(net.op("Add", net.conv(pad, 16, 16, 1), net.op("Relu", pad)))
+    assert kinds(decisions(graph, "Conv"))[:2] == [("float", "after-pad")] * 2
+
+
+# --- attention ------------------------------------------------------------------------------------------
+
+
+def test_attention_core_is_found_with_its_sizes() -> None:
+    found = [d for d in decisions(attention_net(2, 24, 40, 10), "MatMul") if d.rule == "attention-fp16"]
+    assert len(found) == 4
+    assert {d.reason.rpartition("here ")[2] for d in found} == {"24, 40, 10"}
+
+
+def test_fitting_core_is_int8_only_when_asked() -> None:
+    graph = attention_net(2, 32, 40, 10)
+    assert [d.rule for d in decisions(graph, "MatMul")].count("attention-default") == 4
+    asked = [d for d in decisions(graph, "MatMul", attention="int8") if d.rule == "attention-int8"]
+    assert [d.kind for d in asked] == ["activation"] * 4
+
+
+def test_asking_does_not_quantize_a_core_that_no_fused_kernel_takes() -> None:
+    rules = [d.rule for d in decisions(attention_net(2, 24, 40, 10), "MatMul", attention="int8")]
+    assert "attention-int8" not in rules
+
+
+def test_position_term_of_attention_stays_float() -> None:
+    found = decisions(attention_net(2, 32, 40, 20, position=True), "MatMul")
+    assert [d.kind for d in found if d.rule == "position-term"] == ["float", "float"]
+    assert len([d for d in found if d.rule == "attention-default"]) == 4
+
+
+def test_classifier_before_a_final_softmax_is_no_attention() -> None:
+    net = SingleNet(4, 32)
+    graph = net.graph(net.op("Softmax", net.op("MatMul", "input", net.weight(32, 64))))
+    assert decisions(graph, "MatMul")[0].rule == "gemm-int8"
+
+
+def test_product_of_computed_tensors_outside_attention_stays_float() -> None:
+    net = SingleNet(1, 32, 32)
+    graph = net.graph(net.op("MatMul", net.op("Relu", "input"), net.op("Tanh", "input")))
+    assert kinds(decisions(graph, "MatMul")) == [("float", "computed-product")] * 2
+
+
+# --- residual additions -----------------------------------------------------------------------------------
+
+
+def test_skip_is_int8_where_the_sum_is_read_by_an_int8_convolution() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    stream = net.op("Relu", "input")
+    branch = net.conv(net.op("Relu", net.conv(stream, 32, 32)), 32, 32)
+    graph = net.graph(net.conv(net.op("Relu", net.op("Add", branch, stream)), 32, 32))
+    found = decisions(graph, "Add")
+    assert [(d.input, d.tensor, d.kind) for d in found] == [(0, branch, "float"), (1, stream, "activation")]
+    assert found[0].rule == "residual-branch"
+
+
+def test_shortcut_convolution_is_the_skip() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    stream = net.op("Relu", "input")
+    shortcut = net.conv(stream, 32, 64)
+    branch = net.conv(net.op("Relu", net.conv(stream, 32, 64)), 64, 64)
+    graph = net.graph(net.conv(net.op("Relu", net.op("Add", shortcut, branch)), 64, 64))
+    assert [(d.tensor, d.kind) for d in decisions(graph, "Add")] == [(shortcut, "activation"), (branch, "float")]
+
+
+def test_skip_of_a_pre_norm_transformer_stays_float() -> None:
+    net = SingleNet(1, 20, 32)
+    stream = net.op("Relu", "input")
+    branch = net.reshape(net.op("Gemm", net.reshape(stream, 20, 32), net.weight(32, 32)), 1, 20, 32)
+    total = net.op("Add", stream, branch)
+    graph = net.graph(net.op("LayerNormalization", total, net.weight(32), net.weight(32)))
+    assert kinds(decisions(graph, "Add")) == [("float", "residual-float-sum")]
+    assert decisions(graph, "Add")[0].tensor == stream
+    assert "LayerNormalization" in decisions(graph, "Add")[0].reason
+
+
+def test_skip_beside_a_depthwise_convolution_stays_float() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    stream = net.op("Relu", "input")
+    graph = net.graph(net.conv(net.op("Add", net.depthwise(stream, 32), stream), 32, 32))
+    assert kinds(decisions(graph, "Add")) == [("float", "residual-float-branch")]
+
+
+def test_bias_and_broadcast_additions_are_no_residuals() -> None:
+    net = SingleNet(1, 20, 32)
+    x = net.op("Relu", "input")
+    narrow = net.op("ReduceMean", x, axes=[1], keepdims=1)
+    graph = net.graph(net.op("Add", net.op("Add", x, net.weight(32)), narrow))
+    assert decisions(graph, "Add") == []
+
+
+# --- the rest -----------------------------------------------------------------------------------------------
+
+
+def test_operators_that_stay_float_have_one_decision_with_a_reason() -> None:
+    net = SingleNet(1, 16, 8, 8, opset=20)
+    x = net.norm(net.gelu("input"), 16)
+    x = net.op("Sigmoid", net.op("GlobalAveragePool", net.gelu(x, "op")))
+    for op in ("BatchNormalization", "Erf", "Gelu", "Sigmoid", "GlobalAveragePool"):
+        (found,) = decisions(net.graph(x), op)
+        assert (found.kind, found.input, found.rule) == ("float", 0, FLOAT_OPS[op][0])
+
+
+def test_nodes_without_names_are_told_apart() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    net.conv(net.conv("input", 32, 32), 32, 32)
+    for node in net.nodes:
+        node.name = "same"
+    graph = net.graph(net.nodes[-1].output[0])
+    assert [d.node for d in plan(graph, "fp32").decisions if d.input == 0] == [n.output[0] for n in net.nodes]
+
+
+def test_dynamic_shapes_are_refused_by_name() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    graph = net.graph(net.conv("input", 32, 32))
+    next(graph.nodes("Conv")).outputs[0].shape = None
+    with pytest.raises(GraphError, match="the shape of 'conv_3' is not static"):
+        plan(graph, "fp32")
+
+
+@pytest.mark.parametrize("rewritten", [False, True], ids=["plain", "rewritten"])
+def test_every_operator_of_cmt_has_its_decisions(cmt_ti_graph: Graph, rewritten: bool) -> None:
+    graph = rewrites.apply(cmt_ti_graph)[0] if rewritten else cmt_ti_graph
+    found = plan(graph, "typed").decisions
+    edges = [(d.node, d.input) for d in found]
+    assert len(set(edges)) == len(edges)
+    for node in graph.nodes():
+        inputs = {d.input for d in found if d.node == node.name}
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            assert inputs == {i for i, v in enumerate(node.inputs) if v is not None}, node.name
+        elif node.op_type in FLOAT_OPS:
+            assert inputs == {0}, node.name
+    assert all(d.reason and "{" not in d.reason for d in found)
+    int8 = {d.node for d in found if d.kind == "weight"}
+    groups = {n.name: n.attributes.get_int("group", 1) for n in graph.nodes("Conv")}
+    assert {name for name, group in groups.items() if group == 1} - int8 == {"/stem_conv1/Conv"}
+    assert not int8 & {name for name, group in groups.items() if group > 1}
+    gemms = {n.name for n in graph.nodes("Gemm", "MatMul") if any(v is not None and v.const_value for v in n.inputs)}
+    assert gemms - int8 == {"/head/Gemm"}
+    assert len([d for d in found if d.rule == "attention-fp16"]) == 64
+    assert len([d for d in found if d.rule == "residual-int8"]) == 4
+
+
+def test_dialects_share_their_decisions(cmt_ti_graph: Graph) -> None:
+    typed, single = plan(cmt_ti_graph, "typed"), plan(cmt_ti_graph, "fp32")
+    assert typed.decisions == single.decisions
+    assert (typed.dialect, single.dialect) == ("typed", "fp32")
