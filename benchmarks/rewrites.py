@@ -7,6 +7,9 @@ take turns (`benchmark.measure_interleaved`); a ratio is the median over rounds 
 with a 95 % interval (`benchmark.compare`). Single rewrites start from the simplified export, as `build` does,
 and are also given relative to it. Writes `benchmarks/results/rewrites.json`. `--cpu-time` counts the processor
 time of this process instead of wall-clock time: the better choice where other programs run, and only with 1 thread.
+
+"all" and "all on plain" are the same network but for names and order: how far their ratio is from 1 says how little
+a third digit means, interval or not (it was 1.012 on a busy machine).
 """
 
 import argparse

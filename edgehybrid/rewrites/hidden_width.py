@@ -55,7 +55,8 @@ def pad_hidden_width(graph: Graph) -> int:
     convolutions of a width that is no multiple of the vector length miss ONNX Runtime's blocked kernels.
     Applies where a depthwise convolution lies in between and the width grows by no more than an eighth.
 
-    Source: zero rows and columns change no product; measured on CMT-Ti@160 in benchmarks/rewrites.py.
+    Source: zero rows and columns change no product. Worth 1.21x on CMT-Ti@160 in ONNX Runtime 1.31, float32, one
+    thread of an AMD EPYC with AVX-512 (benchmarks/rewrites.py).
     """
     sites = 0
     for node in tuple(graph.nodes("Conv", "Gemm", "MatMul")):
