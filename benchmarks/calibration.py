@@ -16,7 +16,6 @@ Writes `benchmarks/results/calibration.json`.
 import argparse
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -147,7 +146,9 @@ def calibrate_alone(path: Path, count: int) -> None:
     net = graph.load(path)
     seen = calibrator.observe(net, make_images(count), find_tensors(net))
     calibrator.choose(seen, "mse", images=seen.images, sha256="")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # Linux counts in KiB
+    # Not getrusage: its peak includes that of the parent, which a child shares until it starts its own program.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(int(status["VmHWM"].split()[0]) / 1024)
 
 
 def print_time(variant: str, threads: int, row: dict[str, object], load: float | None) -> None:
