@@ -59,7 +59,14 @@ def accuracy_rows(
 def latency_rows(files: Mapping[Precision, Path], latencies: Mapping[Precision, Latency]) -> tuple[Row, ...]:
     """One row per precision measured on this machine."""
     return tuple(
-        Row(precision, HOST, "measured", latency=latencies[precision], bytes=path.stat().st_size)
+        Row(
+            precision,
+            HOST,
+            "measured",
+            latency=latencies[precision],
+            ratio=_ratio(precision, latencies),
+            bytes=path.stat().st_size,
+        )
         for precision, path in files.items()
     )
 
@@ -77,7 +84,11 @@ def with_latency(rows: tuple[Row, ...], latencies: Mapping[Precision, Latency], 
 
 def _ratio(precision: Precision, latencies: Mapping[Precision, Latency]) -> Ratio | None:
     """Against float32, timed side by side; None for the reference itself."""
-    return None if precision == "fp32" else benchmark.compare(latencies["fp32"], latencies[precision])
+    return (
+        None
+        if precision == "fp32" or "fp32" not in latencies
+        else benchmark.compare(latencies["fp32"], latencies[precision])
+    )
 
 
 def target_rows(target: Target, precision: Precision, engine: Engine) -> tuple[Row, ...]:
@@ -132,15 +143,19 @@ def sample_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
 
 
 def speed_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
-    """Whether lower precision was worth it where it was measured."""
-    timed = {row.precision: row.latency.p50 for row in rows if row.latency is not None}
-    if "fp32" not in timed:
-        return ()
-    return tuple(
-        f"{precision} is {timed['fp32'] / p50:.2f}x as fast as fp32 on this CPU: not worth it here"
-        for precision, p50 in timed.items()
-        if precision != "fp32" and timed["fp32"] / p50 < WORTHWHILE
-    )
+    """Whether lower precision was worth it where it was measured, and whether the clock could tell."""
+    notes = []
+    for row in rows:
+        if row.ratio is not None and 1 / row.ratio.value < WORTHWHILE:
+            bounds = row.ratio.ci95
+            interval = "" if bounds is None else f" (95 %: {1 / bounds[1]:.2f} to {1 / bounds[0]:.2f})"
+            notes.append(
+                f"{row.precision} is {1 / row.ratio.value:.2f}x as fast as fp32 on this CPU{interval}: not worth it here"
+            )
+        unsteady = None if row.latency is None else benchmark.unsteady_note(row.latency)
+        if unsteady is not None:
+            notes.append(f"{row.precision}: {unsteady}")
+    return tuple(notes)
 
 
 def command(recipe: Recipe) -> str:

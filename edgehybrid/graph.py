@@ -85,7 +85,7 @@ def load(path: Path) -> Graph:
         raise GraphError(
             f"{path} is not a usable ONNX file",
             why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}",
-            fix="check the file with `python -m onnx.checker` or export it again",
+            fix="check the file with `check-model FILE` or export it again",
         ) from error
 
 

@@ -101,6 +101,7 @@ def build(
     files: dict[Precision, Path] = {"fp32": baseline, precision: quantized.runnable}
     latencies = stages.bench(run, files, images, made, state) if goal.backend == "onnxruntime" else {}
     logits = {p: stages.predict(run, p, path, scored, spec.preprocess) for p, path in files.items()}
+    stages.check_collapse(logits, spec)
     layers = stages.layer_noise(run, baseline, quantized, images, spec.preprocess)
 
     rows = findings.accuracy_rows(files, logits, labels, spec.weights.trained)

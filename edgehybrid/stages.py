@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgehybrid import zoo
 from edgehybrid.dataset import Images
-from edgehybrid.errors import ImagesError, NotFoundError, NotReadyError
+from edgehybrid.errors import ImagesError, NotFoundError, NotReadyError, StageError
 from edgehybrid.progress import listener
 from edgehybrid.records import (
     DeviceState,
@@ -148,10 +148,11 @@ def export(run: Run, source: Source, images: Images) -> Exported:
         require("onnx_ir", "host", "handle ONNX graphs")
         from edgehybrid import graph
 
-        exported, spec = _opened(source, identity) if found is None else _traced(source, found, images)
+        opened = _opened(source, identity) if found is None else _traced(source, found, images)
+        exported, spec, params = opened
         write_atomic(folder / "model.onnx", exported.to_bytes())
         facts = {
-            "params": graph.count_params(exported),
+            "params": params,
             "macs": graph.count_macs(exported),
             "batch": graph.shape_of(exported.input)[0],
         }
@@ -163,7 +164,8 @@ def export(run: Run, source: Source, images: Images) -> Exported:
     return Exported(folder / "model.onnx", spec, facts["params"], facts["macs"], facts["batch"])
 
 
-def _traced(source: Source, found: "Weights", images: Images) -> "tuple[Graph, ModelSpec]":
+def _traced(source: Source, found: "Weights", images: Images) -> "tuple[Graph, ModelSpec, int]":
+    """Graph, spec and number of parameters of a zoo model."""
     require("torch", "host", "export a model from torch")
     from edgehybrid import exporter
 
@@ -177,10 +179,12 @@ def _traced(source: Source, found: "Weights", images: Images) -> "tuple[Graph, M
         notify=listener().note,
     )
     check = next(images.batches(spec.preprocess, min(8, len(images))))
-    return exporter.trace(module, spec, batch=source.batch, images=check), spec
+    graph = exporter.trace(module, spec, batch=source.batch, images=check, notify=listener().note)
+    return graph, spec, sum(p.numel() for p in module.parameters())
 
 
-def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec]":
+def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
+    """Graph, spec and number of weights of a user's file."""
     from edgehybrid import graph
 
     opened = graph.load(Path(source.model))
@@ -188,7 +192,8 @@ def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec]":
     classes = graph.shape_of(opened.body.outputs[0])[-1]
     provenance = Provenance(source.model, sha256, trained=True, note="weights are those in the ONNX file")
     crop = Preprocess(side) if source.crop_pct is None else Preprocess(side, source.crop_pct)
-    return opened, ModelSpec(source.name, crop, classes, provenance)
+    spec = ModelSpec(source.name, crop, classes, provenance)
+    return opened, spec, graph.count_params(opened)
 
 
 def rewrite(run: Run, exported: Path) -> Path:
@@ -317,8 +322,7 @@ def measure(
     from edgehybrid.runtime import open_runner
 
     with ExitStack() as stack:
-        spin = len(files) == 1
-        runners = [stack.enter_context(open_runner(path, spin=spin)) for path in files.values()]
+        runners = [stack.enter_context(open_runner(path)) for path in files.values()]
         name, info = next(iter(runners[0].inputs.items()))
         batch = np.random.default_rng(0).standard_normal(info.shape).astype(info.dtype) if feed is None else feed
         latencies = benchmark.measure_interleaved(
@@ -342,6 +346,28 @@ def predict(run: Run, label: str, path: Path, images: Images, preprocess: Prepro
     folder = run.do(f"evaluate {label}", inputs, produce)
     logits: NDArray[np.float32] = np.load(folder / "logits.npy", allow_pickle=False)
     return logits
+
+
+def check_collapse(logits: Mapping[Precision, NDArray[np.float32]], spec: ModelSpec) -> None:
+    """Refuse to report on a network that no longer tells images apart.
+
+    Raises:
+        StageError: Quantization broke a trained network. Of an untrained one it is only noted: its logits hardly
+            depend on the image, and 8 bits may not hold what little they do.
+    """
+    from edgehybrid import evaluator
+
+    reference = next(iter(logits.values()))
+    for precision, values in logits.items():
+        problem = evaluator.collapse_note(reference, values)
+        if problem is not None and not spec.weights.trained:
+            listener().note(f"{precision}: {problem}; the weights are untrained")
+        elif problem is not None:
+            raise StageError(
+                f"{precision} broke the network",
+                why=problem,
+                fix="try --method percentile, other --calib images, or --precision fp16",
+            )
 
 
 def labels_for(images: Images, spec: ModelSpec) -> NDArray[np.int64]:
@@ -375,7 +401,8 @@ def layer_noise(
 
         reference = graph.load(baseline)
         layers = {d.node for d in quantized.plan.decisions if d.kind == "weight"}
-        outputs = [graph.name_of(n.outputs[0]) for n in reference.nodes() if n.name in layers]
+        labels = graph.label_nodes(reference)
+        outputs = [graph.name_of(node.outputs[0]) for node, label in labels.items() if label in layers]
         first = next(images.batches(preprocess, min(LAYER_IMAGES, len(images))))
         found = calibrator.compare(reference, graph.load(quantized.runnable), [first], outputs)
         write_atomic(folder / "layers.json", to_json(list(found)))

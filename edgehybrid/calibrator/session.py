@@ -95,5 +95,5 @@ def run_error(error: Exception) -> StageError:
     return StageError(
         "ONNX Runtime cannot run the network on the calibration images",
         why=" ".join(str(error).split()) or type(error).__name__,
-        fix="check the ONNX file with `python -m onnx.checker`, or export it again",
+        fix="check the ONNX file with `check-model FILE`, or export it again",
     )

@@ -275,7 +275,7 @@ def _input(node: ir.Node, index: int) -> ir.Value:
         raise GraphError(
             f"node '{node.name}' ({node.op_type}) has no input {index}",
             why="the operator needs it",
-            fix="check the file with `python -m onnx.checker` or export it again",
+            fix="check the file with `check-model FILE` or export it again",
         )
     return value
 

@@ -77,7 +77,7 @@ def _is_float(value: ir.Value) -> bool:
         raise GraphError(
             f"the type of '{value.name}' is not known",
             why="shape inference found none, and a strongly typed graph needs the type of every value",
-            fix="export again, or check the file with `python -m onnx.checker`",
+            fix="export again, or check the file with `check-model FILE`",
         )
     return value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
