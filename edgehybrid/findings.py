@@ -149,9 +149,8 @@ def speed_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
         if row.ratio is not None and 1 / row.ratio.value < WORTHWHILE:
             bounds = row.ratio.ci95
             interval = "" if bounds is None else f" (95 %: {1 / bounds[1]:.2f} to {1 / bounds[0]:.2f})"
-            notes.append(
-                f"{row.precision} is {1 / row.ratio.value:.2f}x as fast as fp32 on this CPU{interval}: not worth it here"
-            )
+            pace = f"{1 / row.ratio.value:.2f}x as fast as fp32"
+            notes.append(f"{row.precision} is {pace} on this CPU{interval}: not worth it here")
         unsteady = None if row.latency is None else benchmark.unsteady_note(row.latency)
         if unsteady is not None:
             notes.append(f"{row.precision}: {unsteady}")
