@@ -1,5 +1,5 @@
 """Turn ONNX files into engines with NVIDIA's builders."""
 
-from edgehybrid.engine.build import build, probe_cuda
+from edgehybrid.engine.build import Builders, build, find_builders
 
-__all__ = ["build", "probe_cuda"]
+__all__ = ["Builders", "build", "find_builders"]

@@ -1,5 +1,5 @@
 """`python -m edgehybrid.engine`: the process that NVIDIA's libraries may crash, started by `build`."""
 
-from edgehybrid.engine.build import main
+from edgehybrid.engine.compiler import main
 
 main()
