@@ -94,6 +94,20 @@ def test_matmul_computes_fake_quantized_operands() -> None:
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dialect", ["fp32", "typed"])
+def test_weights_in_constant_nodes_become_int8_as_well(dialect: str) -> None:
+    graphs = []
+    for constants_as in ("initializer", "node"):
+        net = SingleNet(20, 32, constants=constants_as)
+        graph = net.graph(net.op("Gemm", "input", net.weight(32, 48), net.weight(48)))
+        made = replace(plan(graph, "fp32"), dialect=dialect)
+        graphs.append(quantize(graph, Ranges("minmax", 1, "", {"input": 2.0}), made))
+    x = draw(graphs[0])
+    np.testing.assert_array_equal(run(graphs[0], x)[0], run(graphs[1], x)[0])
+    assert all(constants(graph)["c_1_quantized"].dtype == np.int8 for graph in graphs)
+    assert len(graphs[1].to_bytes()) < 4000
+
+
 def test_convolution_computes_fake_quantized_operands() -> None:
     net = SingleNet(1, 16, 8, 8)
     graph = net.graph(net.conv("input", 16, 32, 3, pads=[1, 1, 1, 1]))
@@ -446,6 +460,28 @@ def test_a_quantized_graph_is_refused() -> None:
     quantized = quantize(graph, ranges, plan(graph, "fp32"))
     with pytest.raises(GraphError, match="is a QuantizeLinear"):
         quantize(quantized, ranges, plan(graph, "fp32"))
+
+
+def test_control_flow_is_refused() -> None:
+    net = SingleNet(20, 32)
+    branch = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["input"], ["inner"])],
+        "branch",
+        [],
+        [onnx.helper.make_tensor_value_info("inner", onnx.TensorProto.FLOAT, [20, 32])],
+    )
+    condition = net.const(True, np.bool_)
+    graph = net.graph(net.op("If", condition, then_branch=branch, else_branch=branch))
+    with pytest.raises(GraphError, match=r"node 'n_if_2' \(If\) is control flow"):
+        to_fp16(graph)
+
+
+def test_a_value_without_a_type_is_refused_in_the_typed_dialect() -> None:
+    net = SingleNet(20, 32, opset=19)
+    graph = net.graph(net.op("Relu", "input"))
+    next(graph.nodes("Relu")).outputs[0].type = None
+    with pytest.raises(GraphError, match="the type of 'relu_1' is not known"):
+        to_fp16(graph)
 
 
 def test_float_decisions_change_nothing() -> None:

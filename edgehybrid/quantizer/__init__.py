@@ -88,7 +88,7 @@ def _check(graph: Graph) -> None:
             )
         if node.op_type in ("If", "Loop", "Scan"):
             raise GraphError(
-                f"node '{node.name}' is a {node.op_type}",
+                f"node '{node.name}' ({node.op_type}) is control flow",
                 why="graphs inside nodes are not quantized, and engines here are built for one fixed path",
                 fix="export without control flow",
             )
