@@ -5,7 +5,7 @@
 
 Peers quantize Conv, MatMul and Gemm with per-channel symmetric int8 weights and symmetric int8 activations, as
 TensorRT needs them (no int32 bias, no output Q/DQ beyond what their placement asks for), by minmax, entropy and
-percentile. Every graph is scored in ONNX Runtime with graph optimisation disabled. Writes
+percentile; once everything of these kinds, once only what this project's placement quantizes too. Every graph is scored in ONNX Runtime with graph optimisation disabled. Writes
 `benchmarks/results/quantizers.json`; ratios of seconds are to the bare forward passes of the calibration images.
 """
 
@@ -14,7 +14,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,13 @@ def main() -> None:
         rows = []
         for label, quantize in {
             **{f"edgehybrid {m}": own(baseline, calibration, spec.preprocess, m) for m in OWN},
-            **{f"onnxruntime {m}": theirs(reference, calibration, spec.preprocess, m) for m in PEERS},
+            **{f"onnxruntime {m}": theirs(reference, calibration, spec.preprocess, m, ()) for m in PEERS},
+            **{
+                f"onnxruntime {m}, our coverage": theirs(
+                    reference, calibration, spec.preprocess, m, left_float(baseline)
+                )
+                for m in PEERS
+            },
         }.items():
             path = folder / f"{label.replace(' ', '-')}.onnx"
             seconds = seconds_of(lambda: quantize(path))  # noqa: B023 - called at once
@@ -120,7 +126,9 @@ def own(model: graph.Graph, images: Images, preprocess: Preprocess, method: Meth
     return quantize
 
 
-def theirs(model: Path, images: Images, preprocess: Preprocess, method: str) -> Callable[[Path], None]:
+def theirs(
+    model: Path, images: Images, preprocess: Preprocess, method: str, exclude: Sequence[str]
+) -> Callable[[Path], None]:
     """ONNX Runtime's static quantization, set to what TensorRT accepts."""
 
     def quantize(path: Path) -> None:
@@ -129,6 +137,7 @@ def theirs(model: Path, images: Images, preprocess: Preprocess, method: str) -> 
             path,
             Reader(images, preprocess),
             quant_format=peer.QuantFormat.QDQ,
+            nodes_to_exclude=list(exclude),
             op_types_to_quantize=["Conv", "MatMul", "Gemm"],
             per_channel=True,
             activation_type=peer.QuantType.QInt8,
@@ -138,6 +147,12 @@ def theirs(model: Path, images: Images, preprocess: Preprocess, method: str) -> 
         )
 
     return quantize
+
+
+def left_float(model: graph.Graph) -> tuple[str, ...]:
+    """Nodes of the kinds that peers quantize and this project's placement leaves float."""
+    int8 = {d.node for d in placement.plan(model, "fp32").decisions if d.kind == "weight"}
+    return tuple(node.name or "" for node in model.nodes("Conv", "MatMul", "Gemm") if node.name not in int8)
 
 
 def score(path: Path, images: Images, preprocess: Preprocess) -> NDArray[np.float32]:

@@ -96,7 +96,7 @@ def build(
     baseline = stages.rewrite(run, made.path)
     ranges = stages.calibrate(run, baseline, images, spec.preprocess, method) if precision == "int8" else None
     quantized = stages.quantize(run, baseline, precision, ranges)
-    engine, plan_file = stages.build_engine(run, quantized.typed, goal)
+    engine, plan_file = stages.build_engine(run, quantized.typed, goal, precision)
 
     files: dict[Precision, Path] = {"fp32": baseline, precision: quantized.runnable}
     latencies = stages.bench(run, files, images, made, state) if goal.backend == "onnxruntime" else {}

@@ -269,16 +269,18 @@ def quantize(run: Run, baseline: Path, precision: Precision, ranges: Ranges | No
     return Quantized(typed if ranges is None else folder / "runnable.onnx", typed, plan, ranges)
 
 
-def build_engine(run: Run, onnx_path: Path, target: Target) -> tuple[Engine, Path | None]:
+def build_engine(run: Run, onnx_path: Path, target: Target, precision: Precision) -> tuple[Engine, Path | None]:
     """What NVIDIA's compiler makes of a graph; and the engine file, where it is the product."""
+    from edgehybrid import engine
+
+    builders = engine.find_builders()
 
     def produce(folder: Path) -> None:
-        from edgehybrid import engine
-
-        made = engine.build(onnx_path, target, folder / "engine.plan")
+        made = engine.build(onnx_path, target, folder / "engine.plan", precision=precision, builders=builders)
         write_atomic(folder / "engine.json", to_json(made))
 
-    folder = run.do("engine", {"model": sha256_of(onnx_path), "target": target}, produce)
+    inputs = {"model": sha256_of(onnx_path), "target": target, "precision": precision, "builders": builders}
+    folder = run.do("engine", inputs, produce)
     made = decode(Engine, json.loads((folder / "engine.json").read_bytes()))
     plan = folder / "engine.plan"
     return made, plan if plan.is_file() else None
