@@ -5,8 +5,9 @@
 
 Peers quantize Conv, MatMul and Gemm with per-channel symmetric int8 weights and symmetric int8 activations, as
 TensorRT needs them (no int32 bias, no output Q/DQ beyond what their placement asks for), by minmax, entropy and
-percentile; once everything of these kinds, once only what this project's placement quantizes too. Every graph is scored in ONNX Runtime with graph optimisation disabled. Writes
-`benchmarks/results/quantizers.json`; ratios of seconds are to the bare forward passes of the calibration images.
+percentile; once everything of these kinds, once only what this project quantizes too. Every graph is scored in
+ONNX Runtime with graph optimisation disabled. Writes `benchmarks/results/quantizers.json`; ratios of seconds are to
+the bare forward passes of the calibration images.
 """
 
 import argparse
