@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgehybrid.errors import EdgeHybridError, GateError, ResourceError
+from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError
 from edgehybrid.pipeline import COMMANDS
 from edgehybrid.progress import Listener, Silence, listening
 from edgehybrid.records import Artifact, Diagnosis, Measurement, Models, Report, Stage, Targets, Verification
@@ -80,7 +80,7 @@ def as_command(verb: Callable[..., Result]) -> Callable[..., None]:
             _run(lambda: verb(**options), as_json=as_json, verbose=verbose)
 
     command.__name__ = verb.__name__
-    command.__doc__ = (verb.__doc__ or "").split("\n\n")[0]
+    command.__doc__ = inspect.cleandoc(verb.__doc__ or "").split("\n\nArgs:")[0].split("\n\nReturns:")[0]
     command.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     return command
 
@@ -94,7 +94,12 @@ def argument_lines(verb: Callable[..., Result]) -> dict[str, str]:
 
 def _run(work: Callable[[], Result], *, as_json: bool, verbose: int) -> None:
     try:
-        _show(work(), as_json=as_json)
+        result = work()
+        _show(result, as_json=as_json)
+        if isinstance(result, Diagnosis) and any(check.status == "fail" for check in result.checks):
+            raise typer.Exit(NotReadyError.exit_code)
+    except typer.Exit:
+        raise
     except GateError as error:
         if isinstance(error.report, Report):
             _show(error.report, as_json=as_json)

@@ -50,7 +50,9 @@ def build(
     output: Path | None = None,
     seed: int = 0,
 ) -> Report:
-    """Quantize a model, check it, measure it, and write a bundle with a report.
+    """Quantize, check and measure a model.
+
+    The result is a bundle: the deployable graph, its ranges, a report, and a manifest with every hash.
 
     Args:
         model: A name from `edgehybrid models`, or an ONNX file.
@@ -165,7 +167,9 @@ def build(
 
 
 def quickstart(*, target: str = "cpu", output: Path | None = None, seed: int = 0) -> Report:
-    """Build int8 from bundled trained weights and bundled labelled images: offline, true numbers.
+    """Build int8 from bundled weights, offline.
+
+    Trained weights and labelled images are bundled, so the numbers are true ones.
 
     Args:
         target: A name from `edgehybrid targets`, a TOML file, or auto.
@@ -188,7 +192,7 @@ def quickstart(*, target: str = "cpu", output: Path | None = None, seed: int = 0
 
 
 def models() -> Models:
-    """List the models that can be named, with size, published accuracy, source and licence.
+    """List models, their size and source.
 
     Returns:
         One card per variant.
@@ -199,7 +203,7 @@ def models() -> Models:
 
 
 def targets() -> Targets:
-    """List the boards and machines that can be built for.
+    """List boards and machines to build for.
 
     Returns:
         One profile per target; a figure that nobody could confirm is null.
@@ -210,7 +214,7 @@ def targets() -> Targets:
 
 
 def doctor() -> Diagnosis:
-    """Say what this machine can do, and what to install or fix for the rest.
+    """Say what works here and how to fix the rest.
 
     Returns:
         One line per check, each with its fix.
@@ -232,7 +236,9 @@ def export(
     output: Path | None = None,
     seed: int = 0,
 ) -> Artifact:
-    """Write a model as a static float32 ONNX file, checked against torch.
+    """Write a float32 ONNX file.
+
+    Its shapes are static, and its outputs are checked against torch.
 
     Args:
         model: A name from `edgehybrid models`, or an ONNX file.
@@ -271,7 +277,7 @@ def calibrate(
     output: Path | None = None,
     seed: int = 0,
 ) -> Artifact:
-    """Choose activation ranges on images and write them as calibration.json.
+    """Write activation ranges of int8.
 
     Args:
         model: A name from `edgehybrid models`, or an ONNX file.
@@ -315,7 +321,9 @@ def quantize(
     output: Path | None = None,
     seed: int = 0,
 ) -> Artifact:
-    """Write a quantized ONNX file in the dialect of a target, without measuring it.
+    """Write an int8 or fp16 ONNX file.
+
+    It is in the dialect of the target and is not measured.
 
     Args:
         model: A name from `edgehybrid models`, or an ONNX file.
@@ -352,7 +360,7 @@ def quantize(
 
 
 def bench(model: Path, *, warmup: float = 0.2, duration: float = 3.0, iterations: int = 50) -> Measurement:
-    """Measure the latency of a bundle or an ONNX file on this machine.
+    """Measure latency on this machine.
 
     Args:
         model: A bundle folder or an ONNX file.
@@ -380,7 +388,9 @@ def evaluate(
     crop_pct: float | None = None,
     seed: int = 0,
 ) -> Measurement:
-    """Score a bundle or an ONNX file on labelled images, in canonical numerics.
+    """Score accuracy on labelled images.
+
+    Quantized graphs are scored in canonical numerics: every Q/DQ does exactly what it says.
 
     Args:
         model: A bundle folder or an ONNX file.
@@ -404,7 +414,7 @@ def evaluate(
 
 
 def report(bundle: Path, *, output: Path | None = None) -> Report:
-    """Show the report of a bundle again, and render its page.
+    """Show the report of a bundle again.
 
     Args:
         bundle: A bundle folder.
@@ -422,7 +432,9 @@ def report(bundle: Path, *, output: Path | None = None) -> Report:
 
 
 def verify(bundle: Path) -> Verification:
-    """Check every hash in a bundle and open its networks.
+    """Check the hashes of a bundle.
+
+    Its networks are opened as well.
 
     Args:
         bundle: A bundle folder.
