@@ -54,6 +54,7 @@ class ModelCard:
     licence: str
     weights_url: str | None  # direct download, None where a browser is needed
     weights_note: str = ""
+    crop_pct: float = 0.875  # of `Preprocess`, as the authors evaluate
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,8 @@ def attend(qkv: Tensor, height_table: Tensor, width_table: Tensor, *, scaled_pos
     else:
         logits = (q @ k) * scale
     weights = (logits + relate(q, side, height_table, width_table)).softmax(dim=-1)
-    return (weights @ v).transpose(-2, -1).reshape(count, HEADS * head, side, side)
+    out: Tensor = (weights @ v).transpose(-2, -1).reshape(count, HEADS * head, side, side)
+    return out
 
 
 def relate(q: Tensor, side: int, height_table: Tensor, width_table: Tensor) -> Tensor:

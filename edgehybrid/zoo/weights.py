@@ -12,20 +12,17 @@ from torch import Tensor, nn
 
 from edgehybrid.errors import ResourceError, UsageError, WeightsError
 from edgehybrid.records import ModelCard, ModelSpec, Preprocess, Provenance
-from edgehybrid.zoo import cmt
+from edgehybrid.zoo import botnet, cmt
 from edgehybrid.zoo.cards import CARDS
 from edgehybrid.zoo.checkpoint import Checkpoint, read
 from edgehybrid.zoo.sources import IMAGENET_CLASSES, Source
-
-CROP_PCT = 0.875
-"""Shorter side = int(size / 0.875) = int(size * 256 / 224), as all authors here evaluate."""
 
 
 class Family(Protocol):
     """What the module of one architecture offers."""
 
     STRIDE: int  # px; the input side is a multiple of it
-    CLASSIFIER: str  # the linear layer whose width is the number of classes
+    CLASSIFIER: str  # how the name ends of the linear layer whose width is the number of classes
 
     def create(self, name: str, num_classes: int, input_size: int) -> nn.Module:
         """One variant with fresh weights."""
@@ -37,7 +34,7 @@ class Family(Protocol):
         """The checkpoint with everything that depends on the input size fitted to another one."""
 
 
-FAMILIES: Mapping[str, Family] = {"cmt": cmt}
+FAMILIES: Mapping[str, Family] = {"cmt": cmt, "botnet": botnet}
 """Family of a card -> its module."""
 
 
@@ -56,7 +53,7 @@ def load(
         source: Its weights.
         num_classes: Width of the classifier; None: the checkpoint's, or 1000.
         input_size: Side of the input in px; None: the checkpoint's, or as published.
-        crop_pct: None: as the weights were made, or 0.875.
+        crop_pct: None: as the weights were made, or as the card says.
         notify: Told what the user would not expect.
 
     Returns:
@@ -88,7 +85,7 @@ def load(
             _check_classes(classes, num_classes, source.path)
             notes.extend(_describe(found))
     provenance = Provenance(source.origin, source.sha256, source.path is not None, "; ".join(notes))
-    crop = crop_pct or source.crop_pct or CROP_PCT
+    crop = crop_pct or source.crop_pct or card.crop_pct
     spec = ModelSpec(card.name, Preprocess(size, crop), classes, provenance, card, source.labels)
     return module.eval(), spec
 
@@ -118,7 +115,7 @@ def _check_options(
         raise UsageError(
             f"--crop-pct {crop_pct} is no crop",
             why="it is the part of the shorter side that the network sees: above 0, at most 1",
-            fix=f"leave --crop-pct out for {CROP_PCT}, or give 1.0 to cut nothing",
+            fix=f"leave --crop-pct out for {card.crop_pct}, or give 1.0 to cut nothing",
         )
 
 
@@ -162,8 +159,9 @@ def _as_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 def _count_classes(family: Family, state: Mapping[str, Tensor]) -> int:
     """Width of the classifier of a checkpoint; where it has none, `_fill` will say what is missing."""
-    weight = state.get(f"{family.CLASSIFIER}.weight")
-    return IMAGENET_CLASSES if weight is None or weight.ndim != 2 else max(weight.shape[0], 1)
+    name = f".{family.CLASSIFIER}.weight"
+    widths = [value.shape[0] for key, value in state.items() if f".{key}".endswith(name) and value.ndim == 2]
+    return max(widths[0], 1) if widths else IMAGENET_CLASSES
 
 
 def _check_classes(found: int, wanted: int | None, path: Path) -> None:

@@ -28,7 +28,8 @@ def test_params_and_macs_are_counted(card: ModelCard) -> None:
 def test_published_figures_are_near_what_is_counted(card: ModelCard) -> None:
     printed = float(card.published["params"].removesuffix("M")) * 1e6
     assert abs(printed / card.params - 1) < 0.05
-    assert 70 < float(card.published["top1"]) < 90
+    if "top1" in card.published:  # not printed for variants without a checkpoint
+        assert 70 < float(card.published["top1"]) < 90
 
 
 def test_names_are_unique() -> None:
