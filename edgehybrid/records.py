@@ -54,6 +54,8 @@ class ModelCard:
     licence: str
     weights_url: str | None  # direct download, None where a browser is needed
     weights_note: str = ""
+    size_step: int = 32  # px; the input side is a multiple of it
+    least_size: int = 1  # px; no smaller input, whatever the step
     crop_pct: float = 0.875  # of `Preprocess`, as the authors evaluate
 
 

@@ -27,6 +27,76 @@ def cmt(name: str, size: int, params: int, macs: int, file: str, top1: str, para
     )
 
 
+CONFORMER_PAPER = (
+    "Peng et al., Conformer: Local Features Coupling Global Representations for Visual Recognition, ICCV 2021, "
+    "arXiv:2105.03889"
+)
+CONFORMER_LICENCE = "Apache-2.0 (pengzhiliang/Conformer)"
+CONFORMER_DRIVE = "https://drive.google.com/file/d"
+
+
+def conformer(
+    name: str, params: int, macs: int, published: dict[str, str], file: str | None, *, patch: int = 16
+) -> ModelCard:
+    """One Conformer variant; published figures are those of the README beside the official code.
+
+    `file` is the identifier on Google Drive, None where the authors published no checkpoint.
+    """
+    note = (
+        f"the authors' checkpoint lies behind a browser: save it from {CONFORMER_DRIVE}/{file} and give it with "
+        "--weights FILE, as it is (.pth, weights bare or under 'model')"
+        if file
+        else "the authors published neither a checkpoint nor figures of this variant"
+    )
+    return ModelCard(
+        name=name,
+        family="conformer",
+        input_size=224,
+        params=params,
+        macs=macs,
+        published=published,
+        paper=CONFORMER_PAPER,
+        licence=CONFORMER_LICENCE,
+        weights_url=None,
+        weights_note=note,
+        size_step=patch,
+    )
+
+
+CONV2FORMER_PAPER = (
+    "Hou et al., Conv2Former: A Simple Transformer-Style ConvNet for Visual Recognition, 2022, arXiv:2211.11943"
+)
+CONV2FORMER_LICENCE = "Apache-2.0 (HVision-NKU/Conv2Former)"
+
+
+def conv2former(
+    name: str, params: int, macs: int, top1: str, params_printed: str, macs_printed: str, *, pretrained: bool = False
+) -> ModelCard:
+    """One Conv2Former variant; published figures are those of the README beside the official code.
+
+    The README counts 2.2 G for conv2former_n; the official code, and so ours, makes 2.33 G. It prints the same size
+    for both conv2former_b, although conv2former_b_22k has the smaller kernels. `pretrained`: the top-1 was reached
+    after training on ImageNet-22k.
+    """
+    first = {"pretraining": "ImageNet-22k"} if pretrained else {}
+    return ModelCard(
+        name=name,
+        family="conv2former",
+        input_size=224,
+        params=params,
+        macs=macs,
+        published={"top1": top1, "params": params_printed, "macs": macs_printed} | first,
+        paper=CONV2FORMER_PAPER,
+        licence=CONV2FORMER_LICENCE,
+        weights_url=None,
+        weights_note="the authors' checkpoint lies behind a browser (Baidu): save it from the link in the "
+        "README of https://github.com/HVision-NKU/Conv2Former and give it with --weights FILE, as it is (.pth of timm, "
+        "weights under 'state_dict_ema' or 'state_dict')",
+        size_step=1,
+        least_size=31,
+    )
+
+
 BOTNET_PAPER = "Srinivas et al., Bottleneck Transformers for Visual Recognition, CVPR 2021, arXiv:2101.11605"
 TIMM_RELEASE = "https://github.com/rwightman/pytorch-image-models/releases/download"
 
@@ -62,7 +132,26 @@ CARDS = (
     cmt("cmt_xs", 192, 15_247_208, 1_546_873_472, "cmt_xs.pth", "81.8", "15.2M"),
     cmt("cmt_s", 224, 26_256_160, 4_031_742_464, "cmt_small.pth", "83.5", "25.1M"),
     cmt("cmt_b", 256, 45_715_076, 9_317_124_096, "cmt_base.pth", "84.5", "45.7M"),
+    conformer(
+        "conformer_ti", 23_524_704, 5_225_936_896, {"top1": "81.3", "params": "23.5M", "macs": "5.2G"},
+        "19SxGhKcWOR5oQSxNUWUM2MGYiaWMrF1z",
+    ),
+    conformer(
+        "conformer_s", 37_673_424, 10_599_350_272, {"top1": "83.4", "params": "37.7M", "macs": "10.6G"},
+        "1mpOlbLaVxOfEwV4-ha78j_1Ebqzj2B83",
+    ),
+    conformer("conformer_s32", 38_853_072, 7_045_835_776, {}, None, patch=32),
+    conformer(
+        "conformer_b", 83_289_136, 23_325_745_152, {"top1": "84.1", "params": "83.3M", "macs": "23.3G"},
+        "1oeQ9LSOGKEUaYGu7WTlUGl3KDsQIi0MA",
+    ),
+    conv2former("conv2former_n", 14_992_840, 2_330_299_392, "81.5", "15M", "2.2G"),
+    conv2former("conv2former_t", 26_697_204, 4_360_505_024, "83.2", "27M", "4.4G"),
+    conv2former("conv2former_s", 50_032_692, 8_708_384_000, "84.1", "50M", "8.7G"),
+    conv2former("conv2former_b", 90_029_112, 15_890_112_512, "84.4", "90M", "15.9G"),
+    conv2former("conv2former_b_22k", 88_784_952, 15_564_972_032, "86.2", "90M", "15.9G", pretrained=True),
+    conv2former("conv2former_l", 198_893_736, 36_037_482_496, "87.0", "199M", "36.0G", pretrained=True),
     BOTNET50,
     BOTNET26T,
-)
+)  # fmt: skip
 """Parameters and multiply-accumulates are counted by this code (tests/zoo/test_cards.py)."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from edgehybrid.zoo.parts import initialise, to_map, to_tokens
+
 STRIDE = 32
 """Pixels per position of the last stage; the input side must be a multiple of it."""
 
@@ -240,28 +242,6 @@ class CMT(nn.Module):
         x = self._swish(self._bn(self._fc(x)))
         logits: Tensor = self.head(self._drop(x.mean(dim=(2, 3))))
         return logits
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H*W, C)."""
-    return x.flatten(2).transpose(1, 2)
-
-
-def to_map(x: Tensor, height: int, width: int) -> Tensor:
-    """(N, H*W, C) -> (N, C, H, W)."""
-    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], height, width)
-
-
-def initialise(module: nn.Module) -> None:
-    """Fresh weights: truncated normal for linear layers, He's rule (fan out) for convolutions."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Conv2d):
-        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
-        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def resize_relative_pos(table: Tensor, input_size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Put weights into a model, checked: names, shapes, finite values, and the input size they were made for."""
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from edgehybrid.errors import ResourceError, UsageError, WeightsError
 from edgehybrid.records import ModelCard, ModelSpec, Preprocess, Provenance
-from edgehybrid.zoo import botnet, cmt
+from edgehybrid.zoo import botnet, cmt, conformer, conv2former
 from edgehybrid.zoo.cards import CARDS
 from edgehybrid.zoo.checkpoint import Checkpoint, read
 from edgehybrid.zoo.sources import IMAGENET_CLASSES, Source
@@ -21,7 +22,6 @@ from edgehybrid.zoo.sources import IMAGENET_CLASSES, Source
 class Family(Protocol):
     """What the module of one architecture offers."""
 
-    STRIDE: int  # px; the input side is a multiple of it
     CLASSIFIER: str  # how the name ends of the linear layer whose width is the number of classes
 
     def create(self, name: str, num_classes: int, input_size: int) -> nn.Module:
@@ -34,7 +34,7 @@ class Family(Protocol):
         """The checkpoint with everything that depends on the input size fitted to another one."""
 
 
-FAMILIES: Mapping[str, Family] = {"cmt": cmt, "botnet": botnet}
+FAMILIES: Mapping[str, Family] = {"cmt": cmt, "conformer": conformer, "conv2former": conv2former, "botnet": botnet}
 """Family of a card -> its module."""
 
 
@@ -65,7 +65,7 @@ def load(
         ResourceError: The relative-position tables do not fit into memory.
     """
     family = FAMILIES[card.family]
-    _check_options(card, family, num_classes, input_size, crop_pct)
+    _check_options(card, num_classes, input_size, crop_pct)
     notes = [source.note] if source.note else []
     with _memory_for(card, input_size):
         if source.path is None:
@@ -92,18 +92,19 @@ def load(
 
 def _check_options(
     card: ModelCard,
-    family: Family,
     num_classes: int | None,
     input_size: int | None,
     crop_pct: float | None,
 ) -> None:
-    stride = family.STRIDE
-    if input_size is not None and (input_size < stride or input_size % stride):
-        below = max(input_size // stride, 1) * stride
+    step, least = card.size_step, max(card.size_step, card.least_size)
+    if input_size is not None and (input_size < least or input_size % step):
+        below = max(input_size // step * step, least)
         raise UsageError(
             f"{card.name} cannot take {input_size} px images",
-            why=f"its stages halve the image down to 1/{stride}: the side must be a multiple of {stride} px",
-            fix=f"--input-size {below}" + ("" if input_size < stride else f" or {below + stride}"),
+            why=f"its stages halve the image down to 1/{step}: the side must be a multiple of {step} px"
+            if step > 1
+            else f"its stages leave nothing of an image below {least} px",
+            fix=f"--input-size {below}" + ("" if input_size < least else f" or {below + step}"),
         )
     if num_classes is not None and num_classes < 1:
         raise UsageError(
@@ -131,7 +132,7 @@ def _memory_for(card: ModelCard, input_size: int | None) -> Iterator[None]:
         raise ResourceError(
             f"no memory for {card.name} at {input_size or card.input_size} px",
             why=text or "out of memory",
-            fix="give a smaller --input-size (position tables grow with its 4th power) or --num-classes",
+            fix="give a smaller --input-size (position tables, if any, grow with its 4th power) or --num-classes",
         ) from error
 
 
@@ -233,14 +234,19 @@ def _guess(state: Mapping[str, Tensor], classes: int) -> str | None:
     """The model of the zoo that nearly all tensors of a checkpoint fit."""
     scores = {}
     for card in CARDS:
-        family = FAMILIES[card.family]
-        with torch.device("meta"):
-            module = family.create(card.name, classes, family.stored_size(state) or card.input_size)
-        expected = module.state_dict()
-        fitting = sum(key in state and _kind(state[key]) == _kind(value) for key, value in expected.items())
-        scores[card.name] = fitting / len(expected)
+        size = FAMILIES[card.family].stored_size(state) or card.input_size
+        expected = _expect(card.family, card.name, classes, size)
+        scores[card.name] = sum(key in state and _kind(state[key]) == kind for key, kind in expected) / len(expected)
     best = max(scores, key=lambda name: scores[name])
     return best if scores[best] > 0.9 else None
+
+
+@functools.cache
+def _expect(family: str, name: str, classes: int, size: int) -> tuple[tuple[str, tuple[torch.Size, bool]], ...]:
+    """Names and kinds of a model's tensors; making all models of the zoo for them takes seconds."""
+    with torch.device("meta"):
+        module = FAMILIES[family].create(name, classes, size)
+    return tuple((key, _kind(value)) for key, value in module.state_dict().items())
 
 
 def _describe(found: Checkpoint) -> list[str]:

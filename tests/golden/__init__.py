@@ -30,8 +30,13 @@ class Golden:
     num_classes: int
     params: int
     macs: int
-    logits: NDArray[np.float64]  # (num_classes,), float64 run
+    heads: dict[str, NDArray[np.float64]]  # name -> (num_classes,), float64 run; "logits" where there is one
     means: NDArray[np.float64]  # of every filled float tensor, in key order
+
+    @property
+    def logits(self) -> NDArray[np.float64]:
+        """What the authors evaluate: the sum of all heads."""
+        return np.sum(list(self.heads.values()), axis=0)
 
 
 def read(variant: str) -> Golden:
@@ -44,7 +49,7 @@ def read(variant: str) -> Golden:
             num_classes=meta["num_classes"],
             params=meta["params"],
             macs=meta["macs"],
-            logits=arrays["logits_f64"],
+            heads={name: arrays[f"{name}_f64"] for name in meta["heads"]},
             means=arrays["t_mean"],
         )
 
@@ -69,9 +74,7 @@ def fill_array(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> NDArray
         a = 0.5 + 0.5 * rng.random(shape)
     elif name.endswith("bn3.weight"):
         a = 0.25 + 0.5 * rng.random(shape)
-    elif (
-        name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")) or "layer_scale" in name
-    ):
+    elif name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")) or "layer_scale" in name:
         a = 0.5 + rng.random(shape)
     elif "relative_pos" in name:
         a = rng.standard_normal(shape)
@@ -80,6 +83,31 @@ def fill_array(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> NDArray
     else:
         a = rng.standard_normal(shape) * np.sqrt(1.0 / np.prod(shape[1:], dtype=np.float64))
     return np.asarray(a, np.float64).astype(np.float32)
+
+
+def run_double(module: nn.Module, variant: Golden) -> list[NDArray[np.float64]]:
+    """The outputs of a network for the recorded weights and image in float64, after checking that they are those.
+
+    Args:
+        module: float32 and made for the recorded size; it is filled, and converted to float64.
+        variant: The recording.
+
+    Returns:
+        Each output of the one image, (classes,).
+    """
+    fill(module.eval())
+    state = module.state_dict()
+    means = [state[name].double().mean().item() for name, _, code in variant.keys if code == "f4"]
+    np.testing.assert_allclose(means, variant.means, atol=1e-6, err_msg="NumPy's random stream has changed")
+    with torch.inference_mode():
+        found = module.double()(torch.from_numpy(golden_input(variant.input_size)).double())
+    return [head[0].numpy() for head in (found if isinstance(found, tuple) else (found,))]
+
+
+def list_keys(module: nn.Module) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+    """What `Golden.keys` would be for a module."""
+    codes = {torch.float32: "f4", torch.int64: "i8"}
+    return tuple((name, tuple(v.shape), codes[v.dtype]) for name, v in module.state_dict().items())
 
 
 def golden_input(size: int) -> NDArray[np.float32]:

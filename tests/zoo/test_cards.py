@@ -24,12 +24,33 @@ def test_params_and_macs_are_counted(card: ModelCard) -> None:
     assert card.macs == counter.get_total_flops() // 2  # torch counts a multiply-accumulate as two
 
 
+OTHERWISE_PRINTED = {
+    ("cmt_s", "params"): "the paper prints 25.1M; the official code has 26.3M",
+    ("conv2former_n", "macs"): "the README prints 2.2G; the official code, with kernel 7, makes 2.33G",
+    ("conv2former_b_22k", "params"): "printed are those of conv2former_b, which has larger kernels",
+    ("conv2former_b_22k", "macs"): "printed are those of conv2former_b, which has larger kernels",
+}
+"""Where what is published and what the official code counts differ by more than 1 % and the rounding."""
+
+
+def differs(printed: str, counted: int) -> bool:
+    """Whether a count is off a printed figure by more than 1 % and more than the figure's rounding."""
+    unit = {"M": 1e6, "G": 1e9}[printed[-1]]
+    _, _, decimals = printed[:-1].partition(".")
+    return abs(float(printed[:-1]) * unit - counted) > max(0.01 * counted, 0.5 * unit / 10 ** len(decimals))
+
+
 @pytest.mark.parametrize("card", zoo.cards(), ids=lambda card: card.name)
-def test_published_figures_are_near_what_is_counted(card: ModelCard) -> None:
-    printed = float(card.published["params"].removesuffix("M")) * 1e6
-    assert abs(printed / card.params - 1) < 0.05
-    if "top1" in card.published:  # not printed for variants without a checkpoint
-        assert 70 < float(card.published["top1"]) < 90
+def test_published_figures_are_what_is_counted(card: ModelCard) -> None:
+    counted = {"params": card.params, "macs": card.macs}
+    for figure in counted.keys() & card.published.keys():
+        assert differs(card.published[figure], counted[figure]) == ((card.name, figure) in OTHERWISE_PRINTED)
+    assert 70 < float(card.published.get("top1", "80")) < 90
+
+
+@pytest.mark.parametrize("card", zoo.cards(), ids=lambda card: card.name)
+def test_weights_can_be_downloaded_or_the_card_says_why_not(card: ModelCard) -> None:
+    assert (card.weights_url is None) == bool(card.weights_note)
 
 
 def test_names_are_unique() -> None:
