@@ -111,51 +111,29 @@ def resize_table(table: Tensor, side: int) -> Tensor:
     return line[0].T.to(table.dtype).contiguous()
 
 
-def attend(qkv: Tensor, height_table: Tensor, width_table: Tensor, *, scaled_position: bool) -> Tensor:
-    """Attention of every position of a map to every other, with split relative positions.
+class Tables(nn.Module):
+    """Learned vectors of relative positions, one table for rows and one for columns.
 
     Args:
-        qkv: Queries, keys and values, (N, 3 * HEADS * d, S, S), each head by head.
-        height_table: (2 S - 1, d), by the distance in rows from the query to the key.
-        width_table: The same for columns.
-        scaled_position: Whether the position term sees the query times d**-0.5, as the content term does.
-
-    Returns:
-        (N, HEADS * d, S, S).
+        side: S, positions along the side of the map.
+        head: d, channels of a head.
+        names: What the implementation calls the two tables; each is (2 S - 1, d), by the distance from query to key.
     """
-    count, channels, side = qkv.shape[:3]
-    head = channels // (3 * HEADS)
-    q, k, v = (part.reshape(count, HEADS, head, side * side) for part in qkv.chunk(3, dim=1))
-    q, v = q.transpose(-2, -1), v.transpose(-2, -1)
-    scale = float(head) ** -0.5
-    if scaled_position:
-        q = q * scale
-        logits = q @ k
-    else:
-        logits = (q @ k) * scale
-    weights = (logits + relate(q, side, height_table, width_table)).softmax(dim=-1)
-    out: Tensor = (weights @ v).transpose(-2, -1).reshape(count, HEADS * head, side, side)
-    return out
 
+    def __init__(self, side: int, head: int, names: tuple[str, str]) -> None:
+        super().__init__()
+        self.side, self.head, self.names = side, head, names
+        for name in names:
+            self.register_parameter(name, nn.Parameter(torch.randn(2 * side - 1, head) * head**-0.5))
 
-def relate(q: Tensor, side: int, height_table: Tensor, width_table: Tensor) -> Tensor:
-    """The position term of the logits: q R_h + q R_w, each by the distance from query to key.
-
-    Args:
-        q: (N, HEADS, S * S, d).
-        side: S.
-        height_table: As in `attend`.
-        width_table: As in `attend`.
-
-    Returns:
-        (N, HEADS, S * S, S * S).
-    """
-    count, heads, _, head = q.shape
-    grid = q.reshape(count, heads, side, side, head)
-    rows = grid @ by_distance(height_table, side)  # (N, heads, row of q, column of q, row of k)
-    columns = grid.transpose(2, 3) @ by_distance(width_table, side)  # (N, heads, column of q, row of q, column of k)
-    total = rows.unsqueeze(5) + columns.transpose(2, 3).unsqueeze(4)
-    return total.reshape(count, heads, side * side, side * side)
+    def forward(self, q: Tensor) -> Tensor:
+        """The position term of the logits: queries (N, HEADS, S * S, d) -> (N, HEADS, S * S, S * S)."""
+        side = self.side
+        height, width = (by_distance(self.get_parameter(name), side) for name in self.names)
+        grid = q.reshape(-1, HEADS, side, side, self.head)
+        rows = grid @ height  # (N, HEADS, row of q, column of q, row of k)
+        columns = (grid.transpose(2, 3) @ width).transpose(2, 3)  # (N, HEADS, row of q, column of q, column of k)
+        return (rows.unsqueeze(5) + columns.unsqueeze(4)).reshape(-1, HEADS, side * side, side * side)
 
 
 def by_distance(table: Tensor, side: int) -> Tensor:
@@ -164,19 +142,28 @@ def by_distance(table: Tensor, side: int) -> Tensor:
     return table[position[None, :] - position[:, None] + side - 1].transpose(1, 2)
 
 
-class Tables(nn.Module):
-    """Two learned tables of relative positions under the names that an implementation gives them."""
+def attend(qkv: Tensor, tables: Tables, *, scaled_position: bool) -> Tensor:
+    """Attention of every position of a map to every other, with split relative positions.
 
-    def __init__(self, side: int, head: int, height_name: str, width_name: str) -> None:
-        super().__init__()
-        self.names = height_name, width_name
-        for name in self.names:
-            self.register_parameter(name, nn.Parameter(torch.randn(2 * side - 1, head) * head**-0.5))
+    Args:
+        qkv: Queries, keys and values, (N, 3 * HEADS * d, S, S), each head by head.
+        tables: Of this map and head size.
+        scaled_position: Whether the position term sees the query times d**-0.5, as the content term does.
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """The tables for height and width, (2 S - 1, d) each."""
-        height, width = (self.get_parameter(name) for name in self.names)
-        return height, width
+    Returns:
+        (N, HEADS * d, S, S).
+    """
+    side, head = tables.side, tables.head
+    q, k, v = (part.reshape(-1, HEADS, head, side * side) for part in torch.split(qkv, HEADS * head, dim=1))
+    q, v = q.transpose(2, 3), v.transpose(2, 3)
+    scale = head**-0.5
+    if scaled_position:
+        q = q * scale
+        logits = q @ k
+    else:
+        logits = (q @ k) * scale
+    out: Tensor = (logits + tables(q)).softmax(dim=-1) @ v
+    return out.transpose(2, 3).reshape(-1, HEADS * head, side, side)
 
 
 # --- botnet50, the paper's -----------------------------------------------------------------------
@@ -212,11 +199,11 @@ class Attention(nn.Module):
     def __init__(self, dim: int, side: int) -> None:
         super().__init__()
         self.to_qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
-        self.pos_emb = Tables(side, dim // HEADS, "rel_height", "rel_width")
+        self.pos_emb = Tables(side, dim // HEADS, ("rel_height", "rel_width"))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, S, S) -> (N, C, S, S)."""
-        return attend(self.to_qkv(x), *self.pos_emb(), scaled_position=True)
+        return attend(self.to_qkv(x), self.pos_emb, scaled_position=True)
 
 
 class BottleBlock(nn.Module):
@@ -319,12 +306,12 @@ class AttentionTimm(nn.Module):
     def __init__(self, dim: int, side: int, stride: int) -> None:
         super().__init__()
         self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
-        self.pos_embed = Tables(side, dim // HEADS, "height_rel", "width_rel")
+        self.pos_embed = Tables(side, dim // HEADS, ("height_rel", "width_rel"))
         self.pool = nn.AvgPool2d(2) if stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, S, S) -> (N, C, S / stride, S / stride)."""
-        out: Tensor = self.pool(attend(self.qkv(x), *self.pos_embed(), scaled_position=False))
+        out: Tensor = self.pool(attend(self.qkv(x), self.pos_embed, scaled_position=False))
         return out
 
 
