@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgehybrid.zoo.parts import initialise
+
 STRIDE = 32
 """Pixels per position of the last stage; the input side must be a multiple of it."""
 
@@ -133,7 +135,8 @@ class Tables(nn.Module):
         grid = q.reshape(-1, HEADS, side, side, self.head)
         rows = grid @ height  # (N, HEADS, row of q, column of q, row of k)
         columns = (grid.transpose(2, 3) @ width).transpose(2, 3)  # (N, HEADS, row of q, column of q, column of k)
-        return (rows.unsqueeze(5) + columns.unsqueeze(4)).reshape(-1, HEADS, side * side, side * side)
+        total = rows.reshape(-1, HEADS, side, side, side, 1) + columns.reshape(-1, HEADS, side, side, 1, side)
+        return total.reshape(-1, HEADS, side * side, side * side)
 
 
 def by_distance(table: Tensor, side: int) -> Tensor:
@@ -374,12 +377,3 @@ class BoTNet26T(nn.Module):
 
 BoTNet: TypeAlias = BoTNet50 | BoTNet26T
 VARIANTS: dict[str, type[BoTNet]] = {"botnet50": BoTNet50, "botnet26t": BoTNet26T}
-
-
-def initialise(module: nn.Module) -> None:
-    """Fresh weights: convolutions after He et al. 2015 (fan-out), the classifier N(0, 0.01), no bias."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    elif isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.01)
-        nn.init.zeros_(module.bias)
