@@ -109,7 +109,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, L, C) -> (N, L, C)."""
-        q, k, v = (self.split(part) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = (self.split(part) for part in self.qkv(x).split(self.qkv.in_features, dim=-1))
         weights = ((q @ k.transpose(-2, -1)) * self.scale).softmax(dim=-1)
         out: Tensor = self.proj((weights @ v).transpose(1, 2).flatten(2))
         return out

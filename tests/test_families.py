@@ -1,0 +1,88 @@
+"""The smallest variant of each family goes the whole road, from the export to NVIDIA's compiler."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgehybrid import exporter, rewrites, zoo
+from edgehybrid.engine import build, find_builders
+from edgehybrid.graph import Graph, count_macs, shape_of, values
+from edgehybrid.placement import plan
+from edgehybrid.quantizer import quantize, to_fp16
+from edgehybrid.records import Figure, Target
+from tests.golden import fill
+from tests.single import draw, observe, run
+
+SMALLEST = {"conformer_ti": 64, "conv2former_n": 64, "botnet26t": 64}
+"""Model -> an input side in px at which it is quick and every stage still has work."""
+
+ORIN = Target("orin", "Orin", "tensorrt", "typed", ("fp16", "int8"), {"compute_capability": Figure("8.7", "test")})
+SHAPE_ARITHMETIC = {"Shape", "ConstantOfShape", "Expand", "Where", "If", "Cast", "Range", "Unsqueeze", "Identity"}
+
+needs_rtx = pytest.mark.skipif(find_builders().rtx is None, reason="TensorRT-RTX (extra 'rtx') is not installed")
+
+
+@pytest.fixture(scope="module", params=SMALLEST)
+def traced(request: pytest.FixtureRequest) -> tuple[Graph, int]:
+    """The exported network with 10 classes, nothing at its initial value, and what torch counts of its work."""
+    name: str = request.param
+    side = SMALLEST[name]
+    module, spec = zoo.load(name, "random", num_classes=10, input_size=side)
+    fill(module)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        module(torch.zeros(1, 3, side, side))
+    return exporter.trace(module, spec), counter.get_total_flops() // 2
+
+
+@pytest.fixture(scope="module")
+def rewritten(traced: tuple[Graph, int]) -> Graph:
+    return rewrites.apply(traced[0])[0]
+
+
+def error(before: Graph, after: Graph) -> float:
+    """Largest difference of a logit, relative to the largest logit."""
+    image = draw(before, seed=3)
+    (want, *_), (got, *_) = run(before, image), run(after, image)
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+def test_the_export_is_static_and_free_of_shape_arithmetic(traced: tuple[Graph, int]) -> None:
+    graph, _ = traced
+    assert not {node.op_type for node in graph.nodes()} & SHAPE_ARITHMETIC
+    for value in values(graph):
+        shape_of(value)  # raises where it is not static
+    assert all(len(node.inputs) < 4 or node.inputs[3] is None for node in graph.nodes("Resize"))  # scales, not sizes
+
+
+def test_the_export_does_the_work_that_torch_counts(traced: tuple[Graph, int]) -> None:
+    graph, macs = traced
+    assert count_macs(graph) == macs
+
+
+def test_rewriting_keeps_the_logits_and_is_done_after_once(traced: tuple[Graph, int], rewritten: Graph) -> None:
+    assert error(traced[0], rewritten) < 1e-5
+    again, lines = rewrites.apply(rewritten)
+    assert all(line.endswith(": 0 sites") for line in lines)
+    assert again.digest() == rewritten.digest()
+
+
+def test_int8_stays_near_float32(rewritten: Graph) -> None:
+    quantized = quantize(rewritten, observe(rewritten, draw(rewritten, seed=3)), plan(rewritten, "fp32"))
+    assert 0 < error(rewritten, quantized) < 0.2  # noise of random weights; a wrong scale gives 1 and more
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_nvidia_compiles_it(rewritten: Graph, precision: str, tmp_path: Path) -> None:
+    if precision == "int8":
+        typed = quantize(rewritten, observe(rewritten, draw(rewritten)), plan(rewritten, "typed"))
+    else:
+        typed = to_fp16(rewritten)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(typed.to_bytes())
+    made = build(path, ORIN, None)
+    assert (made.status, made.flavor) == ("checked", "tensorrt-rtx")
