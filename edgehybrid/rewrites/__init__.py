@@ -13,6 +13,7 @@ import numpy as np
 from edgehybrid.errors import unknown_name
 from edgehybrid.graph import Graph, infer_shapes, sweep, tidy, values
 from edgehybrid.rewrites.attention_bias import drop_key_bias, move_value_bias
+from edgehybrid.rewrites.attention_norm import fold_into_value
 from edgehybrid.rewrites.attention_scale import fold_scale
 from edgehybrid.rewrites.batch_norm import fold_into_next, fold_into_previous
 from edgehybrid.rewrites.bias import fold_added_vector
@@ -29,6 +30,7 @@ REWRITES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
     ("added-vector", fold_added_vector),
     ("bn-into-previous", fold_into_previous),
     ("bn-into-next", fold_into_next),
+    ("bn-into-value", fold_into_value),
     ("depthwise-residual", fold_identity),
     ("attention-scale", fold_scale),
     ("key-bias", drop_key_bias),
