@@ -84,9 +84,7 @@ def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 28, 28) uint8 and labels (N,) from two gzipped IDX files."""
     images = gzip.decompress((folder / f"{split}-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress((folder / f"{split}-labels-idx1-ubyte.gz").read_bytes())
-    return np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28), np.frombuffer(
-        labels, np.uint8, offset=8
-    )
+    return np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28), np.frombuffer(labels, np.uint8, offset=8)
 
 
 def save_sample(
@@ -100,9 +98,7 @@ def save_sample(
     """A class-balanced 256 training images for calibration and 1,000 test images for evaluation, as RGB npz."""
     rng = np.random.default_rng(seed)
     for name, x, y, count in (("train", train_x, train_y, 256), ("test", test_x, test_y, 1000)):
-        rounds = np.stack(
-            [rng.permutation(np.flatnonzero(y == c))[: -(-count // 10)] for c in range(10)], axis=1
-        )
+        rounds = np.stack([rng.permutation(np.flatnonzero(y == c))[: -(-count // 10)] for c in range(10)], axis=1)
         chosen = np.sort(rounds.reshape(-1)[:count])
         rgb = np.repeat(x[chosen][..., None], 3, axis=-1)
         np.savez_compressed(folder / f"{name}.npz", x=rgb, y=y[chosen].astype(np.int64))
@@ -116,9 +112,7 @@ def resize(x: np.ndarray, px: int) -> torch.Tensor:
 
 def normalise(x: torch.Tensor) -> torch.Tensor:
     """(N, 1, px, px) uint8 -> (N, 3, px, px) float32."""
-    return ((x.expand(-1, 3, -1, -1).float() / 255 - MEAN) / STD).contiguous(
-        memory_format=torch.channels_last
-    )
+    return ((x.expand(-1, 3, -1, -1).float() / 255 - MEAN) / STD).contiguous(memory_format=torch.channels_last)
 
 
 def augment(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -147,9 +141,7 @@ def train_epoch(
     for i in range(0, len(x) - BATCH + 1, BATCH):
         chosen = order[i : i + BATCH]
         logits = model(normalise(augment(x[chosen], rng)))
-        loss = nn.functional.cross_entropy(
-            logits, torch.from_numpy(y[chosen].astype(np.int64)), label_smoothing=0.05
-        )
+        loss = nn.functional.cross_entropy(logits, torch.from_numpy(y[chosen].astype(np.int64)), label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
