@@ -1,5 +1,7 @@
 """The smallest variant of each family goes the whole road, from the export to NVIDIA's compiler."""
 
+import functools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from edgehybrid.graph import Graph, count_macs, shape_of, values
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16
 from edgehybrid.records import Figure, Target
+from edgehybrid.zoo import conv2former
 from tests.golden import fill
 from tests.single import draw, observe, run
 
@@ -27,8 +30,18 @@ needs_rtx = pytest.mark.skipif(find_builders().rtx is None, reason="TensorRT-RTX
 
 @pytest.fixture(scope="module", params=SMALLEST)
 def traced(request: pytest.FixtureRequest) -> tuple[Graph, int]:
+    """As `trace`, for each family."""
+    return trace(request.param)
+
+
+@functools.cache
+def trace(name: str) -> tuple[Graph, int]:
+    """As `trace_anew`, once."""
+    return trace_anew(name)
+
+
+def trace_anew(name: str) -> tuple[Graph, int]:
     """The exported network with 10 classes, nothing at its initial value, and what torch counts of its work."""
-    name: str = request.param
     side = SMALLEST[name]
     module, spec = zoo.load(name, "random", num_classes=10, input_size=side)
     fill(module)
@@ -61,6 +74,32 @@ def test_the_export_is_static_and_free_of_shape_arithmetic(traced: tuple[Graph, 
 def test_the_export_does_the_work_that_torch_counts(traced: tuple[Graph, int]) -> None:
     graph, macs = traced
     assert count_macs(graph) == macs
+
+
+def test_conformer_pools_before_it_projects_and_has_one_head() -> None:
+    graph = trace("conformer_ti")[0]
+    after, lines = rewrites.apply(graph)
+    assert {"pool-first: 7 sites", "heads: 1 site", "attention-scale: 12 sites"} <= set(lines)  # blocks 2 to 8; all
+    assert count_macs(after) < count_macs(graph)
+
+
+def test_conv2former_as_the_authors_write_it_becomes_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer norm over channels by hand, and no simplifier that folds layer scale."""
+    ours = rewrites.apply(trace("conv2former_n")[0])[0]
+
+    def by_hand(self: conv2former.ChannelNorm, x: torch.Tensor) -> torch.Tensor:
+        mean = x.mean(1, keepdim=True)
+        variance = (x - mean).pow(2).mean(1, keepdim=True)
+        x = (x - mean) / torch.sqrt(variance + self.eps)
+        return self.weight[:, None, None] * x + self.bias[:, None, None]
+
+    monkeypatch.setattr(conv2former.ChannelNorm, "forward", by_hand)
+    graph = trace_anew("conv2former_n")[0]
+    assert not list(graph.nodes("LayerNormalization"))
+    after, lines = rewrites.apply(graph)
+    assert "layer-norm: 32 sites" in lines
+    assert error(graph, after) < 1e-5
+    assert Counter(node.op_type for node in after.nodes()) == Counter(node.op_type for node in ours.nodes())
 
 
 def test_rewriting_keeps_the_logits_and_is_done_after_once(traced: tuple[Graph, int], rewritten: Graph) -> None:

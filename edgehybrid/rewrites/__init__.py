@@ -18,24 +18,32 @@ from edgehybrid.rewrites.attention_scale import fold_scale
 from edgehybrid.rewrites.batch_norm import fold_into_next, fold_into_previous
 from edgehybrid.rewrites.bias import fold_added_vector
 from edgehybrid.rewrites.constants import fold_constants
+from edgehybrid.rewrites.heads import merge_heads
 from edgehybrid.rewrites.hidden_width import pad_hidden_width
 from edgehybrid.rewrites.key_value import merge_key_value
+from edgehybrid.rewrites.layer_norm import fuse_layer_norm
+from edgehybrid.rewrites.layer_scale import fold_layer_scale
 from edgehybrid.rewrites.layout import remove_no_ops
 from edgehybrid.rewrites.pattern import known_shape
+from edgehybrid.rewrites.pooling import pool_first
 from edgehybrid.rewrites.residual import fold_identity
 
 REWRITES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
     ("constants", fold_constants),
     ("no-ops", remove_no_ops),
+    ("layer-norm", fuse_layer_norm),
     ("added-vector", fold_added_vector),
+    ("layer-scale", fold_layer_scale),
     ("bn-into-previous", fold_into_previous),
     ("bn-into-next", fold_into_next),
     ("bn-into-value", fold_into_value),
+    ("pool-first", pool_first),
     ("depthwise-residual", fold_identity),
     ("attention-scale", fold_scale),
     ("key-bias", drop_key_bias),
     ("value-bias", move_value_bias),
     ("key-value", merge_key_value),
+    ("heads", merge_heads),
     ("hidden-width", pad_hidden_width),
 )
 """Every rewrite under the name that `only` takes, in the order in which they run."""

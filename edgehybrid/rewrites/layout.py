@@ -1,4 +1,4 @@
-"""Remove layout operators that change nothing or undo each other."""
+"""Remove operators that change nothing or undo each other."""
 
 import numpy as np
 import onnx_ir as ir
@@ -10,16 +10,19 @@ from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, known_shape, 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Operators that keep the order of the elements."""
 
+POOLS = ("AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool")
+
 
 def remove_no_ops(graph: Graph) -> int:
     """Identity, Dropout, views to the same shape and transposes to the same order go; pairs become one.
 
-    reshape_b(reshape_a(x)) = reshape_b(x); transpose_q(transpose_p(x)) = transpose_r(x) with r[i] = p[q[i]].
+    reshape_b(reshape_a(x)) = reshape_b(x); transpose_q(transpose_p(x)) = transpose_r(x) with r[i] = p[q[i]]. A Resize
+    to the same size and a pooling of one position go too: Conformer has them where its branches meet at one resolution.
 
     Source: the definition of the operators.
     """
     sites = 0
-    for node in tuple(graph.nodes("Identity", "Dropout", "Transpose", *VIEWS)):
+    for node in tuple(graph.nodes("Identity", "Dropout", "Transpose", "Resize", *POOLS, *VIEWS)):
         changed = shorten_transpose(graph, node) or shorten_view(graph, node)
         if does_nothing(node) and can_bypass(node, operand(node, 0)):
             bypass(graph, node, operand(node, 0))
@@ -73,7 +76,27 @@ def does_nothing(node: ir.Node) -> bool:
         order = order_of(node)
         return order is not None and order == sorted(order)
     before, after = known_shape(operand(node, 0)), known_shape(node.outputs[0])
-    return before is not None and before == after
+    if before is None or before != after:
+        return False
+    if is_op(node, "Resize"):
+        return keeps_size(node)
+    return not is_op(node, *POOLS) or sees_one_position(node, before)
+
+
+def keeps_size(node: ir.Node) -> bool:
+    """Whether a Resize to the same shape has the scale 1, not one that rounds to it: every mode then reads x itself."""
+    scales = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    exact = (scales is not None and bool((scales == 1).all())) or (scales is None and len(node.inputs) > 3)
+    return exact and node.attributes.get_string("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize"
+
+
+def sees_one_position(node: ir.Node, shape: tuple[int, ...]) -> bool:
+    """Whether every window of a pooling that keeps the shape is one position."""
+    if is_op(node, "GlobalAveragePool", "GlobalMaxPool"):
+        return set(shape[2:]) == {1}
+    attributes = node.attributes
+    single = set(attributes.get_ints("kernel_shape", ())) == {1} and not any(attributes.get_ints("pads", ()))
+    return single and not any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
 
 
 def order_of(node: ir.Node) -> list[int] | None:

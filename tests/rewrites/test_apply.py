@@ -188,6 +188,15 @@ def grow_network(net: Net, steps: list[tuple[str, int, bool]]) -> list[str]:
             x = net.op("Mul", x, net.const(0.5 + number))
         elif kind == "vector":
             x = net.op("Add", net.weight(1, channels, 1, 1), x)
+        elif kind == "gain":
+            x = net.op("Mul", x, net.weight(channels, 1, 1))
+        elif kind == "pool":
+            window = min(number % 3 + 1, side)
+            x, side = net.op("AveragePool", x, kernel_shape=[window, window]), side - window + 1
+        elif kind == "layer norm":
+            centred = net.op("Sub", x, net.op("ReduceMean", x, axes=[1]))
+            variance = net.op("ReduceMean", net.op("Mul", centred, centred), axes=[1])
+            x = net.op("Div", centred, net.op("Sqrt", net.op("Add", variance, net.const(2.0**-4))))
         elif kind == "turn":
             tokens = net.transpose(net.reshape(x, 1, channels, side * side), 0, 2, 1)
             tokens = net.linear(tokens, channels, channels, bias=number > 4)
@@ -204,7 +213,20 @@ def grow_network(net: Net, steps: list[tuple[str, int, bool]]) -> list[str]:
     return [*dict.fromkeys([*(o for o in outputs if o != "input"), net.op("Abs", x)])]
 
 
-KINDS = ["conv", "window", "depthwise", "norm", "gelu", "scale", "vector", "turn", "attention"]
+KINDS = [
+    "conv",
+    "window",
+    "depthwise",
+    "norm",
+    "gelu",
+    "scale",
+    "vector",
+    "gain",
+    "pool",
+    "layer norm",
+    "turn",
+    "attention",
+]
 STEPS = st.tuples(st.sampled_from(KINDS), st.integers(0, 9), st.sampled_from([False] * 7 + [True]))
 
 

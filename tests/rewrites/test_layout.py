@@ -66,6 +66,56 @@ def test_transpose_that_moves_something_stays(perm):
     assert sites(net.graph(net.op("Abs", net.transpose("input", *perm))), NO_OPS) == 0
 
 
+def resize(net: Net, x: str, *, scales: list[float] | None = None, sizes: list[int] | None = None, **attributes) -> str:
+    if sizes is not None:
+        return net.op("Resize", x, "", "", net.ints(*sizes), **attributes)
+    return net.op("Resize", x, "", net.const(scales, np.float32), **attributes)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("target", [{"scales": [1, 1, 1, 1]}, {"sizes": [1, 2, 3, 4]}])
+def test_resize_to_the_same_size_goes(mode, target):
+    net = Net(1, 2, 3, 4)
+    after, n = rewrite(net.graph(net.op("Abs", resize(net, "input", mode=mode, **target))), NO_OPS)
+    assert (n, ops(after)) == (1, ["Abs"])
+
+
+@pytest.mark.parametrize("scales", [[1, 1, 2, 2], [1, 1, 1.25, 1]])  # the second rounds to the same size, 3
+def test_resize_by_another_scale_stays(scales):
+    net = Net(1, 2, 3, 4)
+    attributes = {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}
+    assert sites(net.graph(net.op("Abs", resize(net, "input", scales=scales, **attributes))), NO_OPS) == 0
+
+
+@pytest.mark.parametrize("kind", ["AveragePool", "MaxPool"])
+def test_pooling_of_one_position_goes(kind):
+    net = Net(1, 2, 3, 4)
+    after, n = rewrite(net.graph(net.op("Abs", net.op(kind, "input", kernel_shape=[1, 1]))), NO_OPS)
+    assert (n, ops(after)) == (1, ["Abs"])
+
+
+def test_global_pooling_goes_where_one_position_is_left():
+    for side, left in ((1, 0), (2, 1)):
+        net = Net(1, 2, 1, side)
+        after, _ = rewrite(net.graph(net.op("Abs", net.op("GlobalAveragePool", "input"))), NO_OPS)
+        assert len(ops(after)) == 1 + left
+
+
+@pytest.mark.parametrize(
+    "window", [{"kernel_shape": [3, 3], "pads": [1] * 4}, {"kernel_shape": [1, 1], "strides": [2, 2]}]
+)
+def test_other_poolings_stay(window):
+    net = Net(1, 2, 3, 4)
+    assert sites(net.graph(net.op("Abs", net.op("AveragePool", "input", **window))), NO_OPS) == 0
+
+
+def test_pooling_whose_positions_are_read_stays():
+    net = Net(1, 2, 3, 4)
+    x = net.op("MaxPool", "input", kernel_shape=[1, 1], outputs=2)
+    where = net.op("Cast", net.last_outputs()[1], to=TensorProto.DOUBLE)
+    assert sites(net.graph(net.op("Add", x, where)), NO_OPS) == 0
+
+
 def test_computed_reshape_target_becomes_a_constant():
     net = Net(1, 6, 4, 4)
     front = net.op("Slice", net.op("Shape", "input"), net.ints(0), net.ints(2))

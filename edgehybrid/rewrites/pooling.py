@@ -1,0 +1,55 @@
+"""Average before a 1x1 convolution instead of after it."""
+
+import onnx_ir as ir
+
+from edgehybrid.graph import Graph, name_of
+from edgehybrid.rewrites.layer import Layer, layer_at
+from edgehybrid.rewrites.pattern import bypass, can_bypass, known_shape, only_user, operand
+
+
+def pool_first(graph: Graph) -> int:
+    """mean(W x + b) over a window becomes W mean(x) + b.
+
+    A 1x1 convolution and a mean are both linear and act on different axes, and the mean of a constant is the constant.
+    The convolution then works on one position per window: in Conformer, where features go from the convolutional to
+    the transformer branch, that is 1/16 or 1/4 of its products. Only without padding, whose zeros know no bias.
+
+    Source: linearity.
+    """
+    sites = 0
+    for pool in tuple(graph.nodes("AveragePool", "GlobalAveragePool")):
+        layer = layer_at(operand(pool, 0).producer())
+        if layer is None or not is_pointwise(layer) or only_user(layer.output) is not pool:
+            continue
+        before, after = known_shape(layer.input), known_shape(pool.outputs[0])
+        if is_padded(pool) or before is None or after is None or not can_bypass(pool, layer.output):
+            continue
+        pooled = ir.Value(
+            name=f"{name_of(pool.outputs[0])}_before", shape=ir.Shape([*before[:2], *after[2:]]), type=layer.input.type
+        )
+        attributes = list(pool.attributes.values())
+        first = ir.Node("", pool.op_type, [layer.input], attributes, outputs=[pooled], name=pool.name)
+        graph.body.insert_before(layer.node, first)
+        layer.node.replace_input_with(0, pooled)
+        layer.output.shape = ir.Shape(after)
+        bypass(graph, pool, layer.output)
+        sites += 1
+    return sites
+
+
+def is_pointwise(layer: Layer) -> bool:
+    """Whether each output position of a convolution depends on the same input position alone."""
+    if layer.node.op_type != "Conv" or layer.padded:
+        return False
+    kernel = layer.weight.shape[2:]
+    return set(kernel) == {1} and set(layer.node.attributes.get_ints("strides", (1,))) == {1}
+
+
+def is_padded(pool: ir.Node) -> bool:
+    """Whether a window may reach over the border."""
+    attributes = pool.attributes
+    return (
+        any(attributes.get_ints("pads", ()))
+        or attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
+        or bool(attributes.get_int("ceil_mode", 0))
+    )
