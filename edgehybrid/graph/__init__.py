@@ -1,5 +1,6 @@
 """The one currency between stages: an ONNX graph, how to open, save, check and measure it."""
 
+import contextlib
 import hashlib
 import math
 from collections import Counter
@@ -11,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.errors import GraphError
+from edgehybrid.errors import EdgeHybridError, GraphError
 from edgehybrid.records import Precision
 
 MIN_OPSET = 13
@@ -76,17 +77,47 @@ def load(path: Path) -> Graph:
     Raises:
         GraphError: Not ONNX, damaged, an opset outside 13..23, or operators outside the standard domain.
     """
+    with reading(path):
+        return from_proto(read_proto(path))
+
+
+def read_proto(path: Path) -> onnx.ModelProto:
+    """Parse a file and the weights beside it.
+
+    Raises:
+        GraphError: Weights outside the folder of the file, missing, or cut off.
+    """
+    proto = onnx.load(path, load_external_data=False)
     try:
-        proto = onnx.load(path)  # bounds external data to the file's own folder (onnx >= 1.21)
-        return from_proto(proto)
-    except GraphError:
+        onnx.load_external_data_for_model(proto, str(path.parent))  # refuses what lies outside (onnx >= 1.21)
+    except Exception as error:  # onnx raises its own types, ValueError and OSError
+        raise GraphError(
+            f"cannot read the weights that {path} keeps in another file",
+            why=first_line(error),
+            fix="put its data files into the same folder, whole, or save the model as one file",
+        ) from error
+    return proto
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say which file an error of the ONNX libraries is about."""
+    try:
+        yield
+    except EdgeHybridError:
         raise
     except Exception as error:  # protobuf, onnx and onnx_ir raise a dozen unrelated types
         raise GraphError(
             f"{path} is not a usable ONNX file",
-            why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}",
+            why=first_line(error),
             fix="check the file with `check-model FILE` or export it again",
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What kind of error, and the first line of what it says."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no details'}"
 
 
 def from_proto(proto: onnx.ModelProto) -> Graph:
@@ -95,23 +126,43 @@ def from_proto(proto: onnx.ModelProto) -> Graph:
     Raises:
         GraphError: An opset outside 13..23 or an operator outside the standard domain.
     """
-    versions = {o.domain: o.version for o in proto.opset_import}
-    opset = versions.get("", versions.get("ai.onnx", 0))
+    check_opset(proto)
+    for node in proto.graph.node:
+        check_domain(node)
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    return Graph(ir.from_proto(inferred))
+
+
+def opset_of(proto: onnx.ModelProto) -> int:
+    """Version of the default operator set, under either of its names; 0 for none."""
+    versions: dict[str, int] = {o.domain: o.version for o in proto.opset_import}
+    return versions.get("", versions.get("ai.onnx", 0))
+
+
+def check_opset(proto: onnx.ModelProto) -> None:
+    """Raise GraphError where the opset is outside 13..23."""
+    opset = opset_of(proto)
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise GraphError(
             f"ONNX opset {opset} is not supported",
             why=f"the rewrites and TensorRT's parser know opsets {MIN_OPSET} to {MAX_OPSET}",
             fix="export again with opset_version=17",
         )
-    for node in proto.graph.node:
-        if node.domain not in ("", "ai.onnx"):
-            raise GraphError(
-                f"node '{node.name}' uses {node.domain}.{node.op_type}",
-                why="only operators of the ONNX standard can be rewritten and built by TensorRT",
-                fix="export without custom or runtime-specific operators",
-            )
-    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    return Graph(ir.from_proto(inferred))
+
+
+def check_domain(node: onnx.NodeProto) -> None:
+    """Raise GraphError, by the name of the node, where its operator is not of the ONNX standard."""
+    if node.domain not in ("", "ai.onnx"):
+        raise GraphError(
+            f"{describe(node)} uses {node.domain}.{node.op_type}",
+            why="only operators of the ONNX standard can be rewritten and built by TensorRT",
+            fix="export without custom or runtime-specific operators",
+        )
+
+
+def describe(node: onnx.NodeProto) -> str:
+    """A node in words, also one without a name."""
+    return f"node '{node.name}'" if node.name else f"the node that computes '{', '.join(node.output)}'"
 
 
 def infer_shapes(graph: Graph) -> Graph:

@@ -1,0 +1,174 @@
+"""Take in an ONNX file that somebody else exported: fix what it leaves open, refuse by name what cannot be built."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+
+from edgehybrid.errors import GraphError, UsageError
+from edgehybrid.graph import (
+    Graph,
+    check_domain,
+    check_opset,
+    describe,
+    from_proto,
+    opset_of,
+    read_proto,
+    reading,
+    shape_of,
+)
+
+CONTROL_FLOW = ("If", "Loop", "Scan")
+
+
+def ignore(message: str) -> None:
+    """Where messages go that nobody wants."""
+
+
+def adopt(
+    path: Path, *, batch: int = 1, input_size: int | None = None, notify: Callable[[str], None] = ignore
+) -> Graph:
+    """Open somebody's classifier or backbone as a graph that every stage can take.
+
+    Args:
+        path: An `.onnx` file with one image input of any name and any number of outputs, wherever it came from.
+        batch: N of the graph where the file leaves it open.
+        input_size: Side in px where the file leaves it open.
+        notify: Told what was fixed.
+
+    Returns:
+        Static shapes, standard operators only, weights no longer among the inputs, local functions inlined.
+
+    Raises:
+        GraphError: As `load`; an operator that is unknown or control flow, by the name of its node; inputs other than
+            one image (N, 3, S, S) in float32; a size that stays open.
+        UsageError: `batch` or `input_size` contradicts what the file fixes.
+    """
+    if batch < 1:
+        raise UsageError(f"--batch {batch} is no batch", why="at least 1 image is needed", fix="--batch 1")
+    with reading(path):
+        proto = read_proto(path)
+        check_opset(proto)
+        _normalise(proto)
+        for node in proto.graph.node:
+            _check_node(node, opset_of(proto))
+        image = _find_image(proto)
+        fixed = _fix_dimensions(image, batch, input_size)
+        if fixed:
+            notify(f"input '{image.name}' fixed to {_dims(image)}")
+            _substitute(proto, fixed)
+        graph = from_proto(proto)
+    for output in graph.body.outputs:
+        shape_of(output)  # raises where it stayed open
+    return graph
+
+
+def _normalise(proto: onnx.ModelProto) -> None:
+    """One way to write what ONNX lets exporters write in several."""
+    if proto.functions:
+        proto.CopyFrom(onnx.inliner.inline_local_functions(proto))
+    opset = opset_of(proto)
+    for node in proto.graph.node:
+        node.domain = "" if node.domain == "ai.onnx" else node.domain
+    del proto.opset_import[:]
+    proto.opset_import.append(onnx.helper.make_opsetid("", opset))
+    proto.ir_version = max(proto.ir_version, 4)  # before, every weight had to be an input as well
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in weights]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+
+
+def _check_node(node: onnx.NodeProto, opset: int) -> None:
+    check_domain(node)
+    if node.op_type in CONTROL_FLOW:
+        raise GraphError(
+            f"{describe(node)} is control flow ({node.op_type})",
+            why="an engine here is one fixed sequence of operators",
+            fix="export without branches and loops that depend on data; onnxsim removes those that do not",
+        )
+    if not onnx.defs.has(node.op_type, opset, ""):
+        raise GraphError(
+            f"{describe(node)} is an unknown operator, {node.op_type}",
+            why=f"the ONNX standard has none of that name in opset {opset}",
+            fix="export again with a newer opset_version, or without custom operators",
+        )
+    if any(a.name == "training_mode" and a.i for a in node.attribute):
+        raise GraphError(
+            f"{describe(node)} ({node.op_type}) is in training mode",
+            why="its result depends on the other images of a batch",
+            fix="call model.eval() and export again",
+        )
+
+
+def _find_image(proto: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """The one input, an image of three channels."""
+    inputs: list[onnx.ValueInfoProto] = list(proto.graph.input)
+    kinds = [(value.type.tensor_type.elem_type, len(value.type.tensor_type.shape.dim)) for value in inputs]
+    found = ", ".join(f"'{v.name}' {_dims(v)}" for v in inputs) or "none"
+    if kinds != [(onnx.TensorProto.FLOAT, 4)]:
+        types = ", ".join(onnx.TensorProto.DataType.Name(kind).lower() for kind, _ in kinds)
+        raise GraphError(
+            "the network does not take one image",
+            why=f"inputs are {found} ({types or 'of no type'}); needed one float32 (N, 3, H, W)",
+            fix="export the image network alone, in float32, without its preprocessing",
+        )
+    _, channels, height, width = (d.dim_value for d in inputs[0].type.tensor_type.shape.dim)
+    if channels not in (0, 3):
+        grey = "grayscale: repeat the image in the first layer, as in model(x.expand(-1, 3, -1, -1)), and export again"
+        last = "channels last: begin the network with x.permute(0, 3, 1, 2) and export again"
+        raise GraphError(
+            f"input {found} is no image of three channels",
+            why=f"found {channels} channels, needed (N, 3, H, W) in RGB",
+            fix=last if width in (1, 3) else grey if channels == 1 else "export a network for RGB images",
+        )
+    if height and width and height != width:
+        raise GraphError(
+            f"input {found} is not square",
+            why="images are cut to a square here",
+            fix="export with height and width equal",
+        )
+    return inputs[0]
+
+
+def _fix_dimensions(image: onnx.ValueInfoProto, batch: int, size: int | None) -> dict[str, int]:
+    """Give every open dimension of the input a number; which symbols stand for which number, "" for none."""
+    dims = image.type.tensor_type.shape.dim
+    if size is None and not all(d.dim_value for d in dims[2:]):
+        size = next((d.dim_value for d in dims[2:] if d.dim_value), None)
+    if size is None and not all(d.dim_value for d in dims[2:]):
+        raise GraphError(
+            f"input '{image.name}' {_dims(image)} leaves the image size open",
+            why="an engine here is built for one size",
+            fix="--input-size PX",
+        )
+    wanted = (batch if batch > 1 else None, None, size, size)
+    fixed = {}
+    for dim, asked, value, option in zip(
+        dims, wanted, (batch, 3, size, size), ("batch", "", "input-size", "input-size"), strict=True
+    ):
+        if dim.dim_value and asked not in (None, dim.dim_value):
+            raise UsageError(
+                f"--{option} {asked} does not fit the file",
+                why=f"its input '{image.name}' is fixed to {_dims(image)}",
+                fix=f"leave --{option} out, or export again with that dimension open",
+            )
+        if not dim.dim_value and value is not None:
+            fixed[dim.dim_param] = value
+            dim.dim_value = value
+    return fixed
+
+
+def _substitute(proto: onnx.ModelProto, fixed: dict[str, int]) -> None:
+    """Put numbers for symbols into the outputs, and forget the shapes in between: they are inferred again."""
+    del proto.graph.value_info[:]
+    for output in proto.graph.output:
+        for dim in output.type.tensor_type.shape.dim:
+            if dim.dim_param and dim.dim_param in fixed:
+                dim.dim_value = fixed[dim.dim_param]
+
+
+def _dims(value: onnx.ValueInfoProto) -> str:
+    dims = value.type.tensor_type.shape.dim
+    return f"({', '.join(str(d.dim_value) if d.dim_value else d.dim_param or '?' for d in dims)})"

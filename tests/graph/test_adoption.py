@@ -1,0 +1,381 @@
+"""Somebody's ONNX file becomes a graph that every stage takes, or is refused in words that name the culprit."""
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from edgehybrid import rewrites, zoo
+from edgehybrid.errors import EdgeHybridError, GraphError, UsageError
+from edgehybrid.graph import Graph, constant, load, name_of, shape_of, values
+from edgehybrid.graph.adoption import adopt
+from edgehybrid.placement import plan
+from edgehybrid.quantizer import quantize
+from edgehybrid.records import Ranges
+from tests.golden import fill
+
+Dims = tuple[int | str | None, ...]
+NAME = "pixel values:0"
+"""Whatever somebody may call an input."""
+IMAGE = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+
+
+def weight(name: str, *shape: int) -> TensorProto:
+    array = np.random.default_rng(len(name)).standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+    return numpy_helper.from_array(array.astype(np.float32), name)
+
+
+def make(
+    dims: Dims = ("batch", 3, 8, 8), *, opset: int = 17, kind: int = TensorProto.FLOAT, ir_version: int = 8
+) -> onnx.ModelProto:
+    """A classifier of 5 classes with a second output, its features, whose batch size the file leaves open."""
+    channels = dims[1] if isinstance(dims[1], int) else 3
+    nodes = [
+        helper.make_node("Conv", [NAME, "kernel", "bias"], ["map"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["map"], ["active"], name="second"),
+        helper.make_node("Conv", ["active", "wide"], ["wider"], name="middle", pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["wider"], ["pooled"], name="third"),
+        helper.make_node("Flatten", ["pooled"], ["features"], name="fourth"),
+        helper.make_node("Gemm", ["features", "matrix"], ["class scores"], name="fifth", transB=1),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "somebody's",
+        [info(NAME, kind, dims)],
+        [info("class scores", TensorProto.FLOAT, [dims[0], 5]), info("features", TensorProto.FLOAT, None)],
+        [
+            *(weight("kernel", 16, channels, 3, 3), weight("bias", 16)),
+            *(weight("wide", 32, 16, 3, 3), weight("matrix", 5, 32)),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[[onnx.ModelProto], Path]:
+    def write(model: onnx.ModelProto) -> Path:
+        path = tmp_path / "in" / "net.onnx"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return write
+
+
+Save = Callable[[onnx.ModelProto], Path]
+
+
+def run(model: bytes, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, {session.get_inputs()[0].name: image}))
+
+
+def check_static(graph: Graph) -> None:
+    for value in values(graph):
+        shape_of(value)  # raises where it is open
+
+
+# --- what is taken ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opset", range(13, 24))
+def test_every_opset_takes_the_whole_road(save: Save, opset: int) -> None:
+    model = make(opset=opset, ir_version=10)
+    graph = adopt(save(model))
+    check_static(graph)
+    assert (name_of(graph.input), shape_of(graph.input)) == (NAME, (1, 3, 8, 8))
+    assert graph.outputs == ("class scores", "features")
+    rewritten, _ = rewrites.apply(graph)
+    want = run(model.SerializeToString(), IMAGE)
+    for before, after in zip(want, run(rewritten.to_bytes(), IMAGE), strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+    for dialect in ("fp32", "typed"):
+        placed = plan(rewritten, dialect)
+        tensors = {d.tensor for d in placed.decisions if d.kind == "activation"}
+        quantized = quantize(rewritten, Ranges("minmax", 1, "0" * 64, dict.fromkeys(tensors, 4.0)), placed)
+        assert quantized.outputs == graph.outputs
+        assert len(list(quantized.nodes("QuantizeLinear"))) == 1
+        for before, after in zip(want, run(quantized.to_bytes(), IMAGE), strict=True):
+            assert 0 < np.abs(after - before).max() < 0.05 * np.abs(before).max()
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_an_open_batch_is_fixed_and_said_so(save: Save, batch: int) -> None:
+    heard: list[str] = []
+    graph = adopt(save(make()), batch=batch, notify=heard.append)
+    assert heard == [f"input '{NAME}' fixed to ({batch}, 3, 8, 8)"]
+    assert [shape_of(v) for v in graph.body.outputs] == [(batch, 5), (batch, 32)]
+    images = np.concatenate([IMAGE * i for i in range(1, batch + 1)])
+    assert run(graph.to_bytes(), images)[0].shape == (batch, 5)
+
+
+def test_a_fixed_file_stays_as_it_is_and_nothing_is_said(save: Save) -> None:
+    path = save(make((2, 3, 8, 8)))
+    heard: list[str] = []
+    graph = adopt(path, notify=heard.append)
+    assert heard == []
+    assert shape_of(graph.input)[0] == 2
+    assert graph.digest() == load(path).digest()
+    assert graph.digest() == adopt(path, batch=2, input_size=8).digest()
+
+
+def test_an_open_size_takes_the_one_asked_for(save: Save) -> None:
+    graph = adopt(save(make((None, "channels", "height", "width"))), input_size=12)
+    assert shape_of(graph.input) == (1, 3, 12, 12)
+    check_static(graph)
+    assert shape_of(adopt(save(make((1, 3, "height", 8)))).input) == (1, 3, 8, 8)  # square: the other side tells
+
+
+def test_torch_with_an_open_batch_is_as_good_as_without(save: Save, tmp_path: Path, cmt_ti_graph: Graph) -> None:
+    """The exporter writes shape arithmetic then, which inference has to see through."""
+    module, _ = zoo.load("cmt_ti", "random", num_classes=10, input_size=64)
+    fill(module)
+    path = tmp_path / "cmt.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            *(module, (torch.zeros(2, 3, 64, 64),), path),
+            dynamo=False,
+            opset_version=17,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={"x": {0: "n"}, "y": {0: "n"}},
+        )
+    graph = adopt(path)
+    assert [shape_of(v) for v in (graph.input, *graph.body.outputs)] == [(1, 3, 64, 64), (1, 10)]
+    rewritten, lines = rewrites.apply(graph)
+    check_static(rewritten)
+    assert {"attention-scale: 16 sites", "key-value: 16 sites"} <= set(lines)
+    image = np.random.default_rng(1).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    (want,), (got,) = run(cmt_ti_graph.to_bytes(), image), run(rewritten.to_bytes(), image)
+    assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
+
+
+def test_weights_among_the_inputs_are_no_inputs(save: Save) -> None:
+    """As files of IR version 3 have them, in any order."""
+    model = make(ir_version=3)
+    image = model.graph.input.pop()
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    model.graph.input.append(image)
+    graph = adopt(save(model))
+    assert [name_of(v) for v in graph.body.inputs] == [NAME]
+    assert constant(next(graph.nodes("Conv")).inputs[1]) is not None
+
+
+def test_the_standard_domain_has_two_names(save: Save) -> None:
+    model = make()
+    model.opset_import[0].domain = "ai.onnx"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))  # imported, never used
+    for node in model.graph.node:
+        node.domain = "ai.onnx"
+    graph = adopt(save(model))
+    assert graph.opset == 17
+    assert len(list(graph.nodes("Conv"))) == 2
+
+
+def test_local_functions_are_inlined(save: Save) -> None:
+    model = make()
+    opsets = [helper.make_opsetid("", 17)]
+    body = [helper.make_node("Relu", ["x"], ["t"]), helper.make_node("Neg", ["t"], ["y"])]
+    model.functions.append(helper.make_function("mine", "Act", ["x"], ["y"], body, opsets))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Act", "mine"
+    graph = adopt(save(model))
+    assert [n.op_type for n in graph.nodes()][:4] == ["Conv", "Relu", "Neg", "Conv"]
+
+
+# --- weights in another file ------------------------------------------------------------------------------
+
+
+def move_out(model: onnx.ModelProto, location: str, length: int | None = None) -> bytes:
+    """Say that the kernel lies in another file; what belongs there."""
+    tensor = model.graph.initializer[0]
+    data = bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in ("location", location), ("offset", "0"), ("length", str(length or len(data))):
+        tensor.external_data.add(key=key, value=value)
+    return data
+
+
+def test_weights_in_a_file_beside_it_are_read(save: Save) -> None:
+    model = make()
+    want = run(model.SerializeToString(), IMAGE)
+    data = move_out(model, "weights.bin")
+    path = save(model)
+    (path.parent / "weights.bin").write_bytes(data)
+    np.testing.assert_array_equal(run(adopt(path).to_bytes(), IMAGE)[0], want[0])
+
+
+@pytest.mark.parametrize("case", ["above", "absolute", "link", "linked folder", "missing", "short", "longer"])
+def test_weights_outside_the_folder_or_cut_off_are_refused(save: Save, tmp_path: Path, case: str) -> None:
+    model = make()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    places = {"above": "../outside/w.bin", "absolute": str(outside / "w.bin"), "linked folder": "folder/w.bin"}
+    data = move_out(model, places.get(case, "w.bin"), 10**12 if case == "longer" else None)
+    (outside / "w.bin").write_bytes(data)
+    path = save(model)
+    beside = path.parent / "w.bin"
+    if case == "link":
+        beside.symlink_to(outside / "w.bin")
+    elif case == "linked folder":
+        (path.parent / "folder").symlink_to(outside)
+    elif case in ("short", "longer"):
+        beside.write_bytes(data[:10])
+    for opening in (adopt, load):
+        with pytest.raises(GraphError, match="keeps in another file") as caught:
+            opening(path)
+        assert "kernel" in caught.value.why
+        assert "same folder" in caught.value.fix
+
+
+# --- what is refused -----------------------------------------------------------------------------------
+
+
+def without_name(model: onnx.ModelProto) -> None:
+    model.graph.node[1].name, model.graph.node[1].op_type = "", "Swish9"
+
+
+def branch(model: onnx.ModelProto) -> None:
+    info = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+    body = helper.make_graph([helper.make_node("Relu", ["map"], ["out"])], "body", [], [info])
+    flag = numpy_helper.from_array(np.array(True), "flag")
+    model.graph.initializer.append(flag)
+    model.graph.node[1].CopyFrom(
+        helper.make_node("If", ["flag"], ["active"], name="second", then_branch=body, else_branch=body)
+    )
+
+
+def custom(model: onnx.ModelProto) -> None:
+    model.graph.node[1].domain = "com.microsoft"
+
+
+def newer(model: onnx.ModelProto) -> None:
+    model.graph.node[1].op_type = "Gelu"  # of opset 20
+
+
+def training(model: onnx.ModelProto) -> None:
+    numbers = [weight(name, 16) for name in ("gain", "shift", "mean", "variance")]
+    model.graph.initializer.extend(numbers)
+    model.graph.node[1].CopyFrom(
+        helper.make_node(
+            "BatchNormalization", ["map", *(n.name for n in numbers)], ["active", "m", "v"], "second", training_mode=1
+        )
+    )
+
+
+def second_input(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.BOOL, [1]))
+
+
+def no_input(model: onnx.ModelProto) -> None:
+    del model.graph.input[:]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_name, ["computes 'active'", "Swish9"]),
+        (branch, ["'second'", "control flow"]),
+        (custom, ["'second'", "com.microsoft.Relu"]),
+        (newer, ["'second'", "Gelu", "opset 17"]),
+        (training, ["'second'", "training mode", "model.eval()"]),
+        (second_input, ["does not take one image", "'mask' (1)", "bool"]),
+        (no_input, ["does not take one image", "none"]),
+    ],
+)
+def test_what_cannot_be_built_is_named(save: Save, change: Callable[[onnx.ModelProto], None], words: list[str]) -> None:
+    model = make()
+    change(model)
+    with pytest.raises(GraphError) as caught:
+        adopt(save(model))
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("opset", [12, 24, 0])
+def test_other_opsets_are_refused(save: Save, opset: int) -> None:
+    with pytest.raises(GraphError, match=f"opset {opset} is not supported"):
+        adopt(save(make(opset=opset)))
+
+
+@pytest.mark.parametrize(
+    ("dims", "kind", "words"),
+    [
+        ((1, 1, 8, 8), TensorProto.FLOAT, ["1 channels", "grayscale"]),
+        ((1, 8, 8, 3), TensorProto.FLOAT, ["channels last", "permute"]),
+        ((1, 4, 8, 8), TensorProto.FLOAT, ["4 channels", "RGB"]),
+        ((1, 3, 8, 12), TensorProto.FLOAT, ["not square"]),
+        ((1, 3, 64), TensorProto.FLOAT, ["does not take one image", "(1, 3, 64)"]),
+        ((1, 3, 8, 8), TensorProto.FLOAT16, ["does not take one image", "float16"]),
+        ((1, 3, 8, 8), TensorProto.UINT8, ["uint8", "without its preprocessing"]),
+        ((1, 3, "h", "w"), TensorProto.FLOAT, ["(1, 3, h, w)", "leaves the image size open", "--input-size"]),
+    ],
+)
+def test_other_inputs_are_refused_with_the_fix(save: Save, dims: Dims, kind: int, words: list[str]) -> None:
+    with pytest.raises(GraphError) as caught:
+        adopt(save(make(dims, kind=kind)))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_options_that_contradict_the_file_are_refused(save: Save) -> None:
+    path = save(make((2, 3, 8, 8)))
+    for options, word in (({"batch": 4}, "--batch 4"), ({"input_size": 16}, "--input-size 16")):
+        with pytest.raises(UsageError, match=f"{word} does not fit") as caught:
+            adopt(path, **options)
+        assert "(2, 3, 8, 8)" in caught.value.why
+    with pytest.raises(UsageError, match="--batch 0"):
+        adopt(path, batch=0)
+
+
+def test_a_size_that_no_inference_finds_is_told_by_the_name_of_the_output(save: Save) -> None:
+    model = make()
+    found = helper.make_node("NonZero", ["features"], ["places"], name="where")
+    model.graph.node.append(found)
+    model.graph.output.append(helper.make_tensor_value_info("places", TensorProto.INT64, None))
+    with pytest.raises(GraphError, match="'places' is not static"):
+        adopt(save(model))
+
+
+@pytest.mark.parametrize("content", [b"", b"not ONNX", make().SerializeToString()[:-500]])
+def test_what_is_no_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    with pytest.raises(EdgeHybridError):
+        adopt(path)
+    with pytest.raises(GraphError, match="not a usable ONNX file"):
+        adopt(tmp_path)
+
+
+def test_no_torch_is_needed(save: Save) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['onnxscript'] = None\n"
+        "from pathlib import Path; import numpy as np\n"
+        "from edgehybrid import calibrator, rewrites\n"
+        "from edgehybrid.graph.adoption import adopt\n"
+        "from edgehybrid.placement import plan; from edgehybrid.quantizer import quantize\n"
+        "graph, _ = rewrites.apply(adopt(Path(sys.argv[1]))); placed = plan(graph, 'fp32')\n"
+        "names = sorted({d.tensor for d in placed.decisions if d.kind == 'activation'})\n"
+        "seen = calibrator.observe(graph, [np.ones((2, 3, 8, 8), np.float32)], names, threads=1)\n"
+        "ranges = calibrator.choose(seen, 'minmax', images=2, sha256='0' * 64)\n"
+        "quantized = quantize(graph, ranges, placed)\n"
+        "print(sum(1 for _ in quantized.nodes('QuantizeLinear')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(save(make()))], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
