@@ -87,8 +87,8 @@ def as_command(verb: Callable[..., Result]) -> Callable[..., None]:
 
 def argument_lines(verb: Callable[..., Result]) -> dict[str, str]:
     """Parameter -> its text in the docstring's `Args:` section, in one line."""
-    section = re.search(r"\n    Args:\n(.*?)(?:\n\n|\Z)", verb.__doc__ or "", re.DOTALL)
-    entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", section[1] if section else "", re.MULTILINE)
+    section = re.search(r"^Args:\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(verb.__doc__ or ""), re.DOTALL | re.MULTILINE)
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section[1] if section else "", re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from edgehybrid import cli, errors
 from edgehybrid.records import Models
+from tests.reporter import samples
 
 runner = CliRunner()
 
@@ -55,9 +56,9 @@ def test_an_error_is_three_lines_and_its_exit_code(kind: type[errors.EdgeHybridE
 
 
 def test_a_failed_gate_shows_the_result_and_exits_6() -> None:
-    result = run(failing(errors.GateError("over", why="w", fix="f", report=Models(()))), "--json")
+    result = run(failing(errors.GateError("over", why="w", fix="f", report=samples.labelled())), "--json")
     assert result.exit_code == 6
-    assert json.loads(result.stdout) == {"schema": "edgehybrid.models/1", "models": []}
+    assert json.loads(result.stdout)["schema"] == "edgehybrid.report/1"
     assert result.stderr.startswith("error: over\n")
 
 

@@ -129,10 +129,14 @@ def _least_error(histogram: Histogram) -> float:
     top = int(np.flatnonzero(histogram.counts)[-1])
     octaves = np.arange(top // _STEPS - _SEARCHED, top // _STEPS + 1)
     counts = histogram.counts[:FINITE].astype(np.float64)
-    energy = _sum_octaves(counts * _SQUARE)
+    # The last bin ends at the exact maximum, so its moments are its own.
+    low, high = float(EDGES[top]), histogram.amax
+    mean, square_mean = _MEAN.copy(), _SQUARE.copy()
+    mean[top], square_mean[top] = (low + high) / 2, (low * low + low * high + high * high) / 3
+    energy = _sum_octaves(counts * square_mean)
     number, total, square = (
         (sums[-1] - sums[octaves + 1])[:, np.newaxis]
-        for sums in (_sum_octaves(counts), _sum_octaves(counts * _MEAN), energy)
+        for sums in (_sum_octaves(counts), _sum_octaves(counts * mean), energy)
     )
     candidates = EDGES[octaves[0] * _STEPS : (octaves[-1] + 1) * _STEPS].reshape(-1, _STEPS)
     clipped = square - 2 * candidates * total + candidates**2 * number
@@ -144,6 +148,9 @@ def _least_error(histogram: Histogram) -> float:
     # Not a matrix product: BLAS would wake threads for it, and its order of summation is its own.
     between = candidates[:, :1] ** 2 * np.einsum("ok,mk->om", windows, _TABLE)
     errors = energy[octaves - _ROUNDED, np.newaxis] + between + clipped
+    # In its own octave the last bin came from the table, which takes it whole; all of it lies above every candidate.
+    own = octaves == top // _STEPS
+    errors[own] += counts[top] * (square_mean[top] - _SQUARE[top] - 2 * candidates[own] * (mean[top] - _MEAN[top]))
     edges = candidates.reshape(-1)[: top + 1 - octaves[0] * _STEPS]
     best = float(edges[np.argmin(errors.reshape(-1)[: edges.size])])
     return best if expected_error(histogram, best) < bound else histogram.amax

@@ -138,7 +138,7 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
 
 
 def _spread(latency: Latency) -> tuple[float, float]:
-    if latency.samples:
+    if latency.samples and drawable(*latency.samples):
         low, high = np.percentile(latency.samples, (5, 95))
         return float(low), float(high)
     return latency.min, latency.p95
