@@ -222,18 +222,23 @@ def mcnemar(lost: int, gained: int) -> float:
 
 
 def _classifier(runner: Runner) -> tuple[tuple[str, TensorInfo], str]:
-    """The one input and the one output of a classifier."""
+    """The one input of a classifier and its output: of several, the first of shape (N, classes)."""
     inputs, outputs = dict(runner.inputs), dict(runner.outputs)
-    if len(inputs) == 1 and len(outputs) == 1:
-        (need,), (give,) = inputs.values(), outputs.values()
-        shapes_fit = len(need.shape) == 4 and len(give.shape) == 2 and need.shape[0] == give.shape[0]
-        if shapes_fit and need.dtype.kind == give.dtype.kind == "f":
-            return next(iter(inputs.items())), next(iter(outputs))
+    if len(inputs) == 1:
+        ((name, need),) = inputs.items()
+        scores = next((output for output, give in outputs.items() if len(give.shape) == 2), None)
+        if scores is not None and len(need.shape) == 4 and _fit(need, outputs[scores]):
+            return (name, need), scores
     raise GraphError(
         "the network is not an image classifier",
-        why=f"found {_shapes(inputs)} -> {_shapes(outputs)}, needed one (N, 3, H, W) -> one (N, classes), floats",
+        why=f"found {_shapes(inputs)} -> {_shapes(outputs)}, needed one (N, 3, H, W) -> (N, classes), floats",
         fix="export the network with its classification head and nothing after it",
     )
+
+
+def _fit(need: TensorInfo, give: TensorInfo) -> bool:
+    """Whether one output row belongs to each image, in floats."""
+    return need.shape[0] == give.shape[0] and need.dtype.kind == give.dtype.kind == "f"
 
 
 def _shapes(ports: dict[str, TensorInfo]) -> str:

@@ -1,5 +1,6 @@
 """The steps of a build as cached work: what each depends on, what files it leaves, what it cost."""
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgehybrid import zoo
 from edgehybrid.dataset import Images
-from edgehybrid.errors import ImagesError, NotFoundError, NotReadyError, StageError
+from edgehybrid.errors import ImagesError, NotFoundError, NotReadyError, StageError, UsageError
 from edgehybrid.progress import listener
 from edgehybrid.records import (
     DeviceState,
@@ -142,7 +143,7 @@ def export(run: Run, source: Source, images: Images) -> Exported:
         found = zoo.find_weights(
             source.model, source.weights, num_classes=source.num_classes, seed=source.seed, notify=listener().note
         )
-    identity = sha256_of(Path(source.model)) if found is None else found.sha256
+    identity = _identity(Path(source.model)) if found is None else found.sha256
 
     def produce(folder: Path) -> None:
         require("onnx_ir", "host", "handle ONNX graphs")
@@ -162,6 +163,16 @@ def export(run: Run, source: Source, images: Images) -> Exported:
     facts = json.loads((folder / "spec.json").read_bytes())
     spec = decode(ModelSpec, facts["spec"])
     return Exported(folder / "model.onnx", spec, facts["params"], facts["macs"], facts["batch"])
+
+
+def _identity(path: Path) -> str:
+    """SHA-256 of an ONNX file; of it and of the files beside it where those hold its weights."""
+    require("onnx_ir", "host", "handle ONNX graphs")
+    from edgehybrid.graph.adoption import companions
+
+    digest = sha256_of(path)
+    hashes = [sha256_of(file) for file in companions(path) if file.is_file()]
+    return hashlib.sha256(" ".join([digest, *hashes]).encode()).hexdigest() if hashes else digest
 
 
 def _traced(source: Source, found: "Weights", images: Images) -> "tuple[Graph, ModelSpec, int]":
@@ -186,10 +197,18 @@ def _traced(source: Source, found: "Weights", images: Images) -> "tuple[Graph, M
 def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
     """Graph, spec and number of weights of a user's file."""
     from edgehybrid import graph
+    from edgehybrid.graph.adoption import adopt, scores_of
 
-    opened = graph.load(Path(source.model))
+    path, size = Path(source.model), source.input_size
+    opened = adopt(path, batch=source.batch, input_size=size, notify=listener().note)
     side = graph.shape_of(opened.input)[-1]
-    classes = graph.shape_of(opened.body.outputs[0])[-1]
+    classes = graph.shape_of(scores_of(opened))[-1]
+    if source.num_classes not in (None, classes):
+        raise UsageError(
+            f"--num-classes {source.num_classes} does not fit {path}",
+            why=f"its output has {classes} classes",
+            fix="leave --num-classes out",
+        )
     provenance = Provenance(source.model, sha256, trained=True, note="weights are those in the ONNX file")
     crop = Preprocess(side) if source.crop_pct is None else Preprocess(side, source.crop_pct)
     spec = ModelSpec(source.name, crop, classes, provenance)

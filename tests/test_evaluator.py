@@ -126,7 +126,7 @@ def test_a_single_logit_that_is_not_finite_is_an_error_that_names_the_image(bad:
         ({"input": (1, 3, 2, 2)}, {"logits": (1, 4, 1, 1)}),
         ({"input": (1, 12)}, {"logits": (1, 4)}),
         ({"input": (1, 3, 2, 2), "mask": (1,)}, {"logits": (1, 4)}),
-        ({"input": (1, 3, 2, 2)}, {"logits": (1, 4), "boxes": (1, 4)}),
+        ({"input": (1, 3, 2, 2)}, {"map": (1, 4, 2, 2), "logits": (2, 4)}),
         ({"input": (2, 3, 2, 2)}, {"logits": (1, 4)}),
     ],
 )
@@ -138,6 +138,13 @@ def test_a_network_that_is_no_classifier_is_an_error(
     runner.outputs = {name: TensorInfo(shape, np.dtype("float32")) for name, shape in outputs.items()}
     with pytest.raises(GraphError, match="classifier"):
         predict(runner, [images(1)])
+
+
+def test_of_several_outputs_the_first_of_two_dimensions_is_taken() -> None:
+    runner = FakeRunner(answer, shape=(2, *SHAPE))
+    shapes = {"map": (2, *SHAPE), "logits": (2, 4), "features": (2, 4)}
+    runner.outputs = {name: TensorInfo(shape, np.dtype("float32")) for name, shape in shapes.items()}
+    np.testing.assert_array_equal(predict(runner, [images(2)]), answer(images(2)))
 
 
 def test_an_input_of_whole_numbers_is_an_error_rather_than_a_cast() -> None:

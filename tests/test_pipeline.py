@@ -173,6 +173,25 @@ def test_a_users_onnx_file_takes_the_same_road(built: Report, home: Path) -> Non
     report = edgehybrid.build(model=plain.path, num_calib=8, output=home / "from-onnx")
     assert report.model.name == "mine"
     assert (home / "from-onnx" / "baseline.onnx").read_bytes() == (Path(built.bundle) / "baseline.onnx").read_bytes()
+    for options in ({"num_classes": 7}, {"input_size": 96}, {"batch": 2}):
+        with pytest.raises(UsageError, match="does not fit"):
+            edgehybrid.export(model=plain.path, output=home / "other.onnx", **options)
+
+
+def test_weights_in_a_file_of_their_own_are_part_of_what_a_users_model_is(built: Report, home: Path) -> None:
+    import onnx
+
+    plain = edgehybrid.export(weights=str(home / "mine.pth"), rewrite=False, output=home / "whole.onnx")
+    model = onnx.load(plain.path)
+    onnx.save_model(model, home / "split.onnx", save_as_external_data=True, location="split.bin", size_threshold=0)
+    found = []
+    for value in (0, 1):
+        data = bytearray((home / "split.bin").read_bytes())
+        data[-4:] = np.float32(value).tobytes()  # other weights, the same .onnx file
+        (home / "split.bin").write_bytes(data)
+        made = edgehybrid.export(model=str(home / "split.onnx"), rewrite=False, output=home / f"again-{value}.onnx")
+        found.append(Path(made.path).read_bytes())
+    assert found[0] != found[1]
 
 
 def test_the_single_stages_write_what_build_writes(built: Report, checkpoint: Path, home: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
+import onnx_ir as ir
 
 from edgehybrid.errors import GraphError, UsageError
 from edgehybrid.graph import (
@@ -13,6 +14,7 @@ from edgehybrid.graph import (
     check_opset,
     describe,
     from_proto,
+    name_of,
     opset_of,
     read_proto,
     reading,
@@ -61,7 +63,33 @@ def adopt(
         graph = from_proto(proto)
     for output in graph.body.outputs:
         shape_of(output)  # raises where it stayed open
+    if len(graph.outputs) > 1:
+        notify(f"of {len(graph.outputs)} outputs, '{name_of(scores_of(graph))}' is taken for the class scores")
     return graph
+
+
+def scores_of(graph: Graph) -> ir.Value:
+    """The output that is taken for the class scores: the first of shape (N, classes), else the first."""
+    outputs = graph.body.outputs
+    return next((value for value in outputs if len(shape_of(value)) == 2), outputs[0])
+
+
+def companions(path: Path) -> tuple[Path, ...]:
+    """The other files that hold weights of an ONNX file, whether they exist or not; none that lies elsewhere.
+
+    Raises:
+        GraphError: Not ONNX.
+    """
+    with reading(path):
+        proto = onnx.load(path, load_external_data=False)
+    constants = [a.t for node in proto.graph.node for a in node.attribute if a.HasField("t")]
+    names = {
+        entry.value
+        for tensor in (*proto.graph.initializer, *constants)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return tuple(path.parent / name for name in sorted(names) if Path(name).name == name)
 
 
 def _normalise(proto: onnx.ModelProto) -> None:

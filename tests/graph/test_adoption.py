@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgehybrid import rewrites, zoo
 from edgehybrid.errors import EdgeHybridError, GraphError, UsageError
 from edgehybrid.graph import Graph, constant, load, name_of, shape_of, values
-from edgehybrid.graph.adoption import adopt
+from edgehybrid.graph.adoption import adopt, companions, scores_of
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize
 from edgehybrid.records import Ranges
@@ -116,7 +116,10 @@ def test_every_opset_takes_the_whole_road(save: Save, opset: int) -> None:
 def test_an_open_batch_is_fixed_and_said_so(save: Save, batch: int) -> None:
     heard: list[str] = []
     graph = adopt(save(make()), batch=batch, notify=heard.append)
-    assert heard == [f"input '{NAME}' fixed to ({batch}, 3, 8, 8)"]
+    assert heard == [
+        f"input '{NAME}' fixed to ({batch}, 3, 8, 8)",
+        "of 2 outputs, 'class scores' is taken for the class scores",
+    ]
     assert [shape_of(v) for v in graph.body.outputs] == [(batch, 5), (batch, 32)]
     images = np.concatenate([IMAGE * i for i in range(1, batch + 1)])
     assert run(graph.to_bytes(), images)[0].shape == (batch, 5)
@@ -126,7 +129,7 @@ def test_a_fixed_file_stays_as_it_is_and_nothing_is_said(save: Save) -> None:
     path = save(make((2, 3, 8, 8)))
     heard: list[str] = []
     graph = adopt(path, notify=heard.append)
-    assert heard == []
+    assert len(heard) == 1  # about the outputs
     assert shape_of(graph.input)[0] == 2
     assert graph.digest() == load(path).digest()
     assert graph.digest() == adopt(path, batch=2, input_size=8).digest()
@@ -219,6 +222,30 @@ def test_weights_in_a_file_beside_it_are_read(save: Save) -> None:
     path = save(model)
     (path.parent / "weights.bin").write_bytes(data)
     np.testing.assert_array_equal(run(adopt(path).to_bytes(), IMAGE)[0], want[0])
+    assert companions(path) == (path.parent / "weights.bin",)
+
+
+def test_companions_are_weights_in_constants_too_and_lie_beside_the_file(save: Save) -> None:
+    model = make()
+    assert companions(save(model)) == ()
+    move_out(model, "../w.bin")
+    constant_node = helper.make_node("Constant", [], ["more"], value=weight("more", 3))
+    for key, value in ("location", "b.bin"), ("offset", "0"):
+        constant_node.attribute[0].t.external_data.add(key=key, value=value)
+    model.graph.node.append(constant_node)
+    path = save(model)
+    assert companions(path) == (path.parent / "b.bin",)
+    path.write_bytes(b"not ONNX")
+    with pytest.raises(GraphError, match="not a usable ONNX file"):
+        companions(path)
+
+
+def test_class_scores_are_the_first_output_of_two_dimensions(save: Save) -> None:
+    model = make()
+    model.graph.output.insert(0, helper.make_tensor_value_info("map", TensorProto.FLOAT, None))
+    assert name_of(scores_of(adopt(save(model)))) == "class scores"
+    del model.graph.output[1:]
+    assert name_of(scores_of(adopt(save(model)))) == "map"
 
 
 @pytest.mark.parametrize("case", ["above", "absolute", "link", "linked folder", "missing", "short", "longer"])
