@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxsim
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from edgehybrid.errors import StageError, UsageError
-from edgehybrid.graph import Graph, from_proto, name_of, shape_of
+from edgehybrid.graph import Graph, add_constant, constant, from_proto, name_of, shape_of, sweep
 from edgehybrid.records import ModelSpec
 from edgehybrid.runtime import open_runner
 from edgehybrid.store.files import guarding
@@ -184,16 +185,26 @@ def _check_interface(graph: Graph, spec: ModelSpec, batch: int) -> None:
 
 
 def _name_constants(graph: Graph) -> None:
-    """Name constants that the exporter or onnxsim made (`onnx::MatMul_3405`, `_v_2094`) after their module."""
+    """Name constants that the exporter or onnxsim made (`onnx::MatMul_3405`, `_v_2094`) after their module.
+
+    Where onnxsim folds a factor into a weight (the half of a GELU into Conv2Former's depthwise convolution), it leaves
+    a Constant node; that becomes an initializer like every other weight.
+    """
     taken = {value.name for value in graph.body.initializers.values()}
     for node in graph.nodes(*ROLES):
         for value, role in zip(node.inputs[1:], ROLES[node.op_type], strict=False):
-            if value is None or not value.is_initializer() or not name_of(value).startswith(("onnx::", "_v_")):
+            array = constant(value)
+            if value is None or array is None or not name_of(value).startswith(("onnx::", "_v_")):
                 continue
             name = f"{node.name}/shape" if role == "shape" else f"{_module_path(node.name or '')}.{role}"
-            if name not in taken:
+            if name in taken:
+                continue
+            if value.is_initializer():
                 taken.add(name)
                 value.name = name
+            else:
+                ir.convenience.replace_all_uses_with(value, add_constant(graph, name, array, taken=taken))
+    sweep(graph)
 
 
 def _module_path(node: str) -> str:

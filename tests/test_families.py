@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgehybrid import exporter, rewrites, zoo
 from edgehybrid.engine import build, find_builders
-from edgehybrid.graph import Graph, count_macs, shape_of, values
+from edgehybrid.graph import Graph, constant, count_macs, name_of, shape_of, values
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16
 from edgehybrid.records import Figure, Target
@@ -69,6 +69,14 @@ def test_the_export_is_static_and_free_of_shape_arithmetic(traced: tuple[Graph, 
     for value in values(graph):
         shape_of(value)  # raises where it is not static
     assert all(len(node.inputs) < 4 or node.inputs[3] is None for node in graph.nodes("Resize"))  # scales, not sizes
+
+
+def test_nodes_and_weights_carry_the_names_of_their_modules(traced: tuple[Graph, int]) -> None:
+    graph, _ = traced
+    assert all(node.name and node.name.startswith("/") for node in graph.nodes() if node.op_type != "Constant")
+    weights = [node.inputs[1] for node in graph.nodes("Conv", "Gemm", "MatMul") if constant(node.inputs[1]) is not None]
+    assert len(weights) > 20
+    assert not [name_of(v) for v in weights if v is not None and name_of(v).startswith(("onnx::", "_v_"))]
 
 
 def test_the_export_does_the_work_that_torch_counts(traced: tuple[Graph, int]) -> None:
