@@ -17,6 +17,8 @@ def fold_into_value(graph: Graph) -> int:
     With s = gamma / sqrt(var + eps), t = beta - mean s and A = softmax(.), whose rows sum to 1:
     s (A v) + t = A (s v + t). The same holds through an average pool without padding, whose weights sum to 1 as well.
     Only where every channel of v arrives at one channel of the normalisation, and nothing else reads v or the output.
+    On botnet26t in ONNX Runtime (CPU, 1 thread) it neither gains nor loses more than the measurement's own error of
+    3 %; what it saves an engine was not measured.
 
     Source: rows of softmax sum to 1; BoTNet (Srinivas et al. 2021, arXiv:2101.11605) normalises after attention.
     """
