@@ -96,7 +96,7 @@ def target_rows(target: Target, precision: Precision, engine: Engine) -> tuple[R
     if target.backend == "onnxruntime":
         return ()
     failed = engine.status == "failed"
-    reason = engine.reason if failed else f"not measured: build and bench on the {target.title} itself"
+    reason = engine.reason if failed else f"to be measured on {target.name} itself"
     return (Row(precision, target.backend, "failed" if failed else "deferred", reason, bytes=engine.bytes),)
 
 
@@ -113,7 +113,7 @@ def image_notes(calib: str, calibration: ImageSet | None, evaluation: ImageSet |
     for images in (calibration, evaluation):
         if images is not None and images.skipped:
             notes.append(f"{images.name}: skipped {len(images.skipped)} unreadable images, first {images.skipped[0]}")
-        if images is not None and images.note:
+        if images is not None and images.note and images.name != "photos":  # which has its own line below
             notes.append(f"{images.name}: {images.note}")
     if calibration is not None and calib == "photos":
         notes.append("calibrated on the bundled photographs, not your camera's: give your own with --calib DIR")
