@@ -12,7 +12,7 @@ from edgehybrid.reporter import wording
 from edgehybrid.reporter.svg import Canvas, drawable, tick_text, ticks_of
 
 BINS = 60
-CHAR = 6.7
+CHAR, BOLD_CHAR = 6.7, 8.0
 """Width of one character of a 12 px label, px; generous, so that labels do not collide."""
 
 
@@ -114,13 +114,13 @@ def _place_label(
         f"{point.row.precision} {wording.backend(point.row.backend)}"[:34],
         f"{wording.millis(point.x)} ms, {point.cost}".replace("-", "\u2212"),
     )
-    wide, (x, y) = CHAR * max(map(len, lines)), at
+    wide, (x, y) = max(BOLD_CHAR * len(lines[0]), CHAR * len(lines[1])), at
     places = [
         (x + dx, y + dy, "start" if dx > 0 else "end")
         for dy in (-24, 20, -56, 52)
         for dx in (12, -12)
     ]  # fmt: skip
-    chosen = places[0]
+    chosen = places[0 if x + wide < frame[2] else 1]
     for place in places:
         x0 = place[0] if place[2] == "start" else place[0] - wide
         box = (x0, place[1] - 12, x0 + wide, place[1] + 19)
@@ -213,14 +213,15 @@ def _panel(
     name = f"{row.precision} {wording.backend(row.backend)}"[:30]
     canvas.text(left, top + 12, name, f"name text-{row.precision}")
     canvas.text(canvas.width - 2, top + 12, f"n = {latency.n:,}", "label", "end")
+    crowded = high >= latency.p99 and at_x(latency.p99) - at_x(latency.p50) < CHAR * 9
     for label, value in (("p50", latency.p50), ("p99", latency.p99)):
-        text = f"{label} {wording.millis(value)}"
+        text, level = f"{label} {wording.millis(value)}", top + (45 if crowded and label == "p99" else 31)
         if value > high:
             canvas.text(canvas.width - 2, top + 31, f"{text} →", "label halo", "end")
             continue
         canvas.line(at_x(value), top + 24, at_x(value), bottom, "quantile")
         late = at_x(value) + CHAR * len(text) > right
-        canvas.text(at_x(value) + (-4 if late else 4), top + 31, text, "label halo", "end" if late else "start")
+        canvas.text(at_x(value) + (-4 if late else 4), level, text, "label halo", "end" if late else "start")
 
 
 # --- layers -----------------------------------------------------------------------------------------
