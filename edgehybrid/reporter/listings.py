@@ -19,7 +19,7 @@ from edgehybrid.records import (
 )
 from edgehybrid.reporter.document import row_to_json
 
-NAMES = ("model", "target", "backend", "precision", "check")
+NAMES = ("model", "licence", "target", "backend", "precision", "check")
 """Columns whose words a reader copies: never broken."""
 
 Listing = Models | Targets | Diagnosis | Artifact | Measurement | Verification
@@ -52,7 +52,7 @@ def to_table(result: Listing) -> RenderableType:
 
 
 def _models(result: Models) -> RenderableType:
-    table = _grid("model", "input", "params", "MACs", "top-1", "licence", "ImageNet weights")
+    table = _grid("model", "input", "params", "MACs", "top-1", "licence", "weights")
     for card in result.models:
         table.add_row(
             card.name,
@@ -61,9 +61,15 @@ def _models(result: Models) -> RenderableType:
             f"{card.macs / 1e9:.2f} G",
             card.published.get("top1", ""),
             card.licence.split(" (")[0],
-            "downloaded" if card.weights_url else "by hand",
+            "download" if card.weights_url else "by hand" if "http" in card.weights_note else "none",
         )
-    return Group(table, Text("params and MACs are counted by this code; top-1 on ImageNet is the authors'"))
+    return Group(
+        table,
+        Text(
+            "params and MACs are counted by this code; top-1 on ImageNet is the authors'\n"
+            "weights: `download` with --weights imagenet; `by hand` from the page that --json names, then --weights FILE"
+        ),
+    )
 
 
 def _targets(result: Targets) -> RenderableType:
