@@ -144,7 +144,7 @@ def _find_image(proto: onnx.ModelProto) -> onnx.ValueInfoProto:
         )
     _, channels, height, width = (d.dim_value for d in inputs[0].type.tensor_type.shape.dim)
     if channels not in (0, 3):
-        grey = "grayscale: repeat the image in the first layer, as in model(x.expand(-1, 3, -1, -1)), and export again"
+        grey = "grayscale: begin the network with x.mean(1, keepdim=True) and export again"
         last = "channels last: begin the network with x.permute(0, 3, 1, 2) and export again"
         raise GraphError(
             f"input {found} is no image of three channels",
