@@ -67,7 +67,7 @@ def _models(result: Models) -> RenderableType:
         table,
         Text(
             "params and MACs are counted by this code; top-1 on ImageNet is the authors'\n"
-            "weights: `download` with --weights imagenet; `by hand` from the page that --json names, then --weights FILE"
+            "weights: `download` with --weights imagenet; `by hand` from the page named in --json, then --weights FILE"
         ),
     )
 
