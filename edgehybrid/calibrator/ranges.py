@@ -23,6 +23,9 @@ _STEPS = 128  # bins per octave
 _SEARCHED = 12  # octaves below the maximum; one outlier in 10**9 values does not ask for a deeper clip
 _ROUNDED = 8  # octaves below a candidate's own in which values round to anything but zero: 2**8 > 2 * LEVELS
 
+ENTROPY_FLOOR = 1 / 16
+"""Smallest range that entropy may choose, as part of the maximum."""
+
 
 def choose(
     observations: Observations, method: Method, *, images: int, sha256: str, percentile: float = PERCENTILE
@@ -184,7 +187,9 @@ def _least_divergence(histogram: Histogram) -> float:
     As in TensorRT's entropy calibration, what lies above a range c is added to the last cell of P below c, while Q
     spreads the mass of each quantization level evenly over the cells that are not empty in it. The cells are the
     histogram's own bins, so every candidate is judged at the same resolution: with cells of equal width a small c
-    has few cells per level, little to lose, and wins too often. Zeros are left out: int8 has a zero.
+    has few cells per level, little to lose, and wins too often. Zeros are left out: int8 has a zero. No candidate is
+    below 1/16 of the maximum, where TensorRT's search begins too (128 of 2048 bins): the magnitudes that follow a
+    GELU end in a cliff at 0.17, where its negative values do, and without a floor such a cliff can win.
 
     Source:
         Szymon Migacz, "8-bit Inference with TensorRT", GTC 2017.
@@ -195,7 +200,7 @@ def _least_divergence(histogram: Histogram) -> float:
         return histogram.amax
     low, high, mass = low[kept], high[kept], histogram.counts[bins[kept]].astype(np.float64)
     edges = EDGES[bins[-1] - _SEARCHED * _STEPS : bins[-1] + 1 : 4]
-    candidates = np.append(edges[edges > low[0]], histogram.amax)
+    candidates = np.append(edges[edges > max(low[0], ENTROPY_FLOOR * histogram.amax)], histogram.amax)
     return float(candidates[np.argmin(_divergences(low, high, mass, candidates))])
 
 

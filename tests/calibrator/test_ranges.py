@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.calibrator import choose, expected_error
 from edgehybrid.calibrator.histogram import EDGES, Histogram, Observations, Tally
-from edgehybrid.calibrator.ranges import DEAD_AMAX
+from edgehybrid.calibrator.ranges import DEAD_AMAX, ENTROPY_FLOOR
 from edgehybrid.records import Method
 
 LAW = settings(deadline=None)
@@ -164,9 +164,17 @@ def divergence(histogram: Histogram, amax: float) -> float:
 def test_entropy_is_the_least_divergence_of_many_candidates(name: str) -> None:
     histogram = tally(sample(name))
     top = int(np.flatnonzero(histogram.counts)[-1])
-    candidates = [*EDGES[top - 6 * 128 : top + 1 : 8].tolist(), histogram.amax]
+    edges = EDGES[top - 6 * 128 : top + 1 : 8]
+    candidates = [*edges[edges > ENTROPY_FLOOR * histogram.amax].tolist(), histogram.amax]
     found = divergence(histogram, pick(histogram, "entropy"))
     assert found <= min(divergence(histogram, candidate) for candidate in candidates) * (1 + 1e-6) + 1e-9
+
+
+def test_entropy_does_not_fall_for_the_cliff_where_the_negative_values_of_a_gelu_end() -> None:
+    rng = np.random.default_rng(0)
+    below, above = rng.uniform(0, 0.17, 200_000), np.abs(rng.standard_normal(2_000)) * 5
+    array = np.concatenate([below, above]).astype(np.float32)
+    assert pick(tally(array), "entropy") > array.max() / 16
 
 
 @pytest.mark.parametrize("name", HEAVY_TAILS)
