@@ -6,13 +6,20 @@ float. The tables are in `placement.rules`; here every operator is measured and 
 """
 
 import math
-from collections.abc import Iterator
 from typing import Literal, TypeVar
 
 import onnx_ir as ir
 
-from edgehybrid.errors import GraphError
 from edgehybrid.graph import Graph, constant, label_nodes, name_of, shape_of
+from edgehybrid.graph.structure import (
+    KEEPS_INT8,
+    core_sizes,
+    find_attentions,
+    input_of,
+    readers,
+    residual_makers,
+    weight_index,
+)
 from edgehybrid.placement.rules import (
     CONVOLUTION_RULES,
     CORE_RULES,
@@ -31,10 +38,6 @@ from edgehybrid.records import Decision, Dialect, Plan
 __all__ = ["plan"]
 
 SiteT = TypeVar("SiteT")
-
-_MOVES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Dropout"}
-_SCORES = _MOVES | {"Add", "Sub", "Mul", "Div", "Where", "Slice", "Pad", "Cast", "Expand", "Concat", "Gather"}
-_KEEPS_INT8 = _MOVES | {"Relu", "Clip", "MaxPool", "Slice", "Split", "Concat", "Pad"}
 
 
 def plan(graph: Graph, dialect: Dialect, *, attention: Literal["float", "int8"] = "float") -> Plan:
@@ -56,13 +59,13 @@ def plan(graph: Graph, dialect: Dialect, *, attention: Literal["float", "int8"] 
         GraphError: A shape that a rule needs is not static.
     """
     names = label_nodes(graph)
-    cores = _find_cores(graph)
+    cores = {node: sizes for found in find_attentions(graph) for node, sizes in core_sizes(found).items()}
     found: dict[ir.Node, list[Decision]] = {}
     for node in graph.nodes():
         if node.op_type == "Conv":
             found[node] = _decide_convolution(node, names)
         elif node.op_type in ("Gemm", "MatMul"):
-            if _weight_index(node) < 0 and node.op_type == "MatMul":
+            if weight_index(node) < 0 and node.op_type == "MatMul":
                 found[node] = _decide_core(node, names, cores.get(node), asked=attention == "int8")
             else:
                 found[node] = _decide_product(node, names, position_term=node in cores)
@@ -87,7 +90,7 @@ def _decision(
     reason: str,
     axis: int | None = None,
 ) -> Decision:
-    return Decision(names[node], node.op_type, index, name_of(_input(node, index)), kind, rule, reason, axis)
+    return Decision(names[node], node.op_type, index, name_of(input_of(node, index)), kind, rule, reason, axis)
 
 
 def _decide_all(
@@ -114,7 +117,7 @@ def _decide_all(
 
 
 def _decide_convolution(node: ir.Node, names: dict[ir.Node, str]) -> list[Decision]:
-    weight = shape_of(_input(node, 1))
+    weight = shape_of(input_of(node, 1))
     out = shape_of(node.outputs[0])
     site = Convolution(
         constant_weight=constant(node.inputs[1]) is not None,
@@ -132,7 +135,7 @@ def _decide_convolution(node: ir.Node, names: dict[ir.Node, str]) -> list[Decisi
 
 def _describe_pad(node: ir.Node) -> str:
     """What keeps the Q/DQ of the activation from moving before a Pad; empty if nothing does."""
-    pad = _input(node, 0).producer()
+    pad = input_of(node, 0).producer()
     if pad is None or pad.op_type != "Pad":
         return ""
     mode = pad.attributes.get_string("mode", "constant")
@@ -147,7 +150,7 @@ def _describe_pad(node: ir.Node) -> str:
 def _move_before_pads(graph: Graph, names: dict[ir.Node, str], found: dict[ir.Node, list[Decision]]) -> None:
     """Where an int8 convolution reads a Pad, quantize what the Pad reads instead."""
     for node in graph.nodes("Conv"):
-        pad = _input(node, 0).producer()
+        pad = input_of(node, 0).producer()
         if pad is not None and pad.op_type == "Pad" and _is_int8(node, found):
             first, *rest = found[node]
             before = "the Pad reads int8 so that no Q/DQ stands between it and its convolution"
@@ -159,19 +162,14 @@ def _move_before_pads(graph: Graph, names: dict[ir.Node, str], found: dict[ir.No
 # --- matrix products ----------------------------------------------------------------------------------
 
 
-def _weight_index(node: ir.Node) -> int:
-    """Which operand of a product is constant: 1, 0, or -1 for none."""
-    return next((index for index in (1, 0) if constant(node.inputs[index]) is not None), -1)
-
-
 def _decide_product(node: ir.Node, names: dict[ir.Node, str], *, position_term: bool) -> list[Decision]:
-    weight_index = _weight_index(node)
-    first, second = shape_of(_input(node, 0)), shape_of(_input(node, 1))
+    weight = weight_index(node)
+    first, second = shape_of(input_of(node, 0)), shape_of(input_of(node, 1))
     out = shape_of(node.outputs[0])
     flipped = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
     site = Product(
-        weight=weight_index,
-        stacked=math.prod((first if weight_index == 0 else second)[:-2]) > 1,
+        weight=weight,
+        stacked=math.prod((first if weight == 0 else second)[:-2]) > 1,
         position_term=position_term,
         m=math.prod(out[:-1]) if len(second) > 1 else math.prod(out),
         k=second[-1] if flipped or len(second) == 1 else second[-2],
@@ -179,7 +177,7 @@ def _decide_product(node: ir.Node, names: dict[ir.Node, str], *, position_term: 
     )
     rule, reason = choose(PRODUCT_RULES, site)
     axis = 0 if flipped else len(second) - 1
-    return _decide_all(node, names, rule, reason, weight=weight_index, axis=axis)
+    return _decide_all(node, names, rule, reason, weight=weight, axis=axis)
 
 
 def _decide_core(
@@ -192,23 +190,6 @@ def _decide_core(
     return [_decision(node, names, index, kind, rule.name, reason) for index in (0, 1)]
 
 
-def _find_cores(graph: Graph) -> dict[ir.Node, tuple[int, int, int]]:
-    """Products around a softmax -> (head size, queries, keys); terms with a constant operand included."""
-    cores: dict[ir.Node, tuple[int, int, int]] = {}
-    for softmax in graph.nodes("Softmax"):
-        sums = [node for node in _readers(softmax.outputs[0], _MOVES) if node.op_type == "MatMul"]
-        scores = [node for node in _producers(_input(softmax, 0), _SCORES) if node.op_type == "MatMul"]
-        if not sums or not any(_weight_index(node) < 0 for node in scores):
-            continue
-        for node in scores:
-            first, out = shape_of(_input(node, 0)), shape_of(node.outputs[0])
-            cores[node] = (first[-1], out[-2], out[-1])
-        for node in sums:
-            first, out = shape_of(_input(node, 0)), shape_of(node.outputs[0])
-            cores[node] = (out[-1], out[-2], first[-1])
-    return cores
-
-
 # --- residual additions -------------------------------------------------------------------------------
 
 
@@ -216,20 +197,17 @@ def _decide_residual(
     node: ir.Node, names: dict[ir.Node, str], found: dict[ir.Node, list[Decision]], depths: dict[ir.Node, int]
 ) -> list[Decision]:
     """Decisions for an Add of two computed tensors of one shape; none for any other Add."""
-    values = [_input(node, 0), _input(node, 1)]
-    if any(constant(v) is not None or v.producer() is None for v in values):
+    makers = residual_makers(node)
+    if makers is None:
         return []
-    if shape_of(values[0]) != shape_of(values[1]):
-        return []
-    makers = [_maker(value) for value in values]
     # The branch is what an int8 kernel makes; of two, the longer one: a shortcut convolution is the skip.
     branch = max((0, 1), key=lambda i: (_is_int8(makers[i], found), depths[makers[i]]))
-    readers = list(_readers(node.outputs[0], _KEEPS_INT8))
-    int8 = [reader for reader in readers if _is_int8(reader, found)]
+    reading = list(readers(node.outputs[0], KEEPS_INT8))
+    int8 = [reader for reader in reading if _is_int8(reader, found)]
     site = Residual(
         branch=makers[branch].op_type,
         branch_int8=_is_int8(makers[branch], found),
-        reader=(int8 or readers)[0].op_type if readers else "the output",
+        reader=(int8 or reading)[0].op_type if reading else "the output",
         reader_int8=bool(int8),
     )
     rule, reason = choose(RESIDUAL_RULES, site)
@@ -243,16 +221,6 @@ def _decide_residual(
     return [both[0], both[1]]
 
 
-def _maker(value: ir.Value) -> ir.Node:
-    """The operator whose result this is, moves apart."""
-    node = value.producer()
-    while node is not None and node.op_type in _MOVES and _input(node, 0).producer() is not None:
-        node = _input(node, 0).producer()
-    if node is None:
-        raise ValueError(f"'{value.name}' is not computed")
-    return node
-
-
 def _measure_depths(graph: Graph) -> dict[ir.Node, int]:
     """Operators on the longest path from an input to each node."""
     depths: dict[ir.Node, int] = {}
@@ -262,47 +230,5 @@ def _measure_depths(graph: Graph) -> dict[ir.Node, int]:
     return depths
 
 
-# --- walking the graph --------------------------------------------------------------------------------
-
-
 def _is_int8(node: ir.Node, found: dict[ir.Node, list[Decision]]) -> bool:
     return any(decision.kind != "float" for decision in found.get(node, ()))
-
-
-def _input(node: ir.Node, index: int) -> ir.Value:
-    value = node.inputs[index]
-    if value is None:
-        raise GraphError(
-            f"node '{node.name}' ({node.op_type}) has no input {index}",
-            why="the operator needs it",
-            fix="check the file with `check-model FILE` or export it again",
-        )
-    return value
-
-
-def _readers(value: ir.Value, through: set[str]) -> Iterator[ir.Node]:
-    """Every node that reads the value, directly or through operators of the given types; those are not named."""
-    pending, seen = [value], {value}
-    while pending:
-        for use in pending.pop(0).uses():
-            if use.node.op_type not in through:
-                yield use.node
-                continue
-            fresh = [out for out in use.node.outputs if out not in seen]
-            seen.update(fresh)
-            pending.extend(fresh)
-
-
-def _producers(value: ir.Value, through: set[str]) -> Iterator[ir.Node]:
-    """Every node that computes the value, directly or through operators of the given types; those are not named."""
-    pending, seen = [value], {value}
-    while pending:
-        node = pending.pop(0).producer()
-        if node is None:
-            continue
-        if node.op_type not in through:
-            yield node
-            continue
-        fresh = [v for v in node.inputs if v is not None and v not in seen]
-        seen.update(fresh)
-        pending.extend(fresh)

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
 
-SiteT = TypeVar("SiteT")
+from edgehybrid.graph.structure import fits_fused_int8
 
-FUSED_HEAD_SIZES = (16, 32, 64)
-FUSED_MAX_LENGTH = 512
-"""What TensorRT's fused int8 attention takes (developer guide, quoted in TensorRT #2981 and #4167)."""
+SiteT = TypeVar("SiteT")
 
 MIN_WIDTH = 16
 """Channels of one int8 tensor-core step; narrower operators are padded to it."""
@@ -127,7 +125,7 @@ CORE_RULES: tuple[Rule[Core], ...] = (
          "product of two computed tensors stays float: it is no attention around a softmax, so no fused int8 kernel "
          "takes it"),
     Rule("attention-fp16", False,
-         lambda s: s.head_size not in FUSED_HEAD_SIZES or max(s.queries, s.keys) > FUSED_MAX_LENGTH,
+         lambda s: not fits_fused_int8(s.head_size, s.queries, s.keys),
          "attention core stays fp16: fused int8 attention needs head size 16/32/64 and both lengths <= 512; here "
          "{head_size}, {queries}, {keys}"),
     # fp16 has a fused kernel as well (head sizes 16 to 256 in steps of 8), at <= 512 positions the core is a small

@@ -1,0 +1,133 @@
+"""What placement and the linter both see in a graph: attention cores, residual additions, who makes and reads what."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgehybrid.errors import GraphError
+from edgehybrid.graph import Graph, constant, shape_of
+
+FUSED_HEAD_SIZES = (16, 32, 64)
+FUSED_MAX_LENGTH = 512
+"""What TensorRT's fused int8 attention takes (developer guide, quoted in TensorRT #2981 and #4167)."""
+
+MOVES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Dropout"}
+KEEPS_INT8 = MOVES | {"Relu", "Clip", "MaxPool", "Slice", "Split", "Concat", "Pad"}
+_SCORES = MOVES | {"Add", "Sub", "Mul", "Div", "Where", "Slice", "Pad", "Cast", "Expand", "Concat", "Gather"}
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The matrix products around one softmax."""
+
+    softmax: ir.Node
+    scores: tuple[ir.Node, ...]  # they make its logits; terms with a constant operand included
+    sums: tuple[ir.Node, ...]  # they read its result
+
+
+def find_attentions(graph: Graph) -> tuple[Attention, ...]:
+    """Every softmax with products of two computed tensors before it and products after it."""
+    found = []
+    for softmax in graph.nodes("Softmax"):
+        sums = [node for node in readers(softmax.outputs[0], MOVES) if node.op_type == "MatMul"]
+        scores = [node for node in producers(input_of(softmax, 0), _SCORES) if node.op_type == "MatMul"]
+        if sums and any(weight_index(node) < 0 for node in scores):
+            found.append(Attention(softmax, tuple(scores), tuple(sums)))
+    return tuple(found)
+
+
+def core_sizes(attention: Attention) -> dict[ir.Node, tuple[int, int, int]]:
+    """Each product of an attention -> (head size, queries, keys).
+
+    Raises:
+        GraphError: A shape is not static.
+    """
+    sizes = {}
+    for node in attention.scores:
+        first, out = shape_of(input_of(node, 0)), shape_of(node.outputs[0])
+        sizes[node] = (first[-1], out[-2], out[-1])
+    for node in attention.sums:
+        first, out = shape_of(input_of(node, 0)), shape_of(node.outputs[0])
+        sizes[node] = (out[-1], out[-2], first[-1])
+    return sizes
+
+
+def fits_fused_int8(head_size: int, queries: int, keys: int) -> bool:
+    """Whether TensorRT's fused int8 attention takes a core of these sizes."""
+    return head_size in FUSED_HEAD_SIZES and max(queries, keys) <= FUSED_MAX_LENGTH
+
+
+def residual_makers(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
+    """The operators that make the two inputs of a residual Add; None for any other Add.
+
+    Residual is an Add of two computed tensors of one shape.
+
+    Raises:
+        GraphError: A shape is not static.
+    """
+    first, second = input_of(node, 0), input_of(node, 1)
+    if any(constant(v) is not None or v.producer() is None for v in (first, second)):
+        return None
+    if shape_of(first) != shape_of(second):
+        return None
+    return _maker(first), _maker(second)
+
+
+def _maker(value: ir.Value) -> ir.Node:
+    """The operator whose result this is, moves apart."""
+    node = value.producer()
+    while node is not None and node.op_type in MOVES and input_of(node, 0).producer() is not None:
+        node = input_of(node, 0).producer()
+    if node is None:
+        raise ValueError(f"'{value.name}' is not computed")
+    return node
+
+
+def weight_index(node: ir.Node) -> int:
+    """Which operand of a product is constant: 1, 0, or -1 for none."""
+    return next((index for index in (1, 0) if constant(node.inputs[index]) is not None), -1)
+
+
+def input_of(node: ir.Node, index: int) -> ir.Value:
+    """An input that the operator cannot do without.
+
+    Raises:
+        GraphError: It is not there.
+    """
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        raise GraphError(
+            f"node '{node.name}' ({node.op_type}) has no input {index}",
+            why="the operator needs it",
+            fix="check the file with `check-model FILE` or export it again",
+        )
+    return value
+
+
+def readers(value: ir.Value, through: set[str]) -> Iterator[ir.Node]:
+    """Every node that reads the value, directly or through operators of the given types; those are not named."""
+    pending, seen = [value], {value}
+    while pending:
+        for use in pending.pop(0).uses():
+            if use.node.op_type not in through:
+                yield use.node
+                continue
+            fresh = [out for out in use.node.outputs if out not in seen]
+            seen.update(fresh)
+            pending.extend(fresh)
+
+
+def producers(value: ir.Value, through: set[str]) -> Iterator[ir.Node]:
+    """Every node that computes the value, directly or through operators of the given types; those are not named."""
+    pending, seen = [value], {value}
+    while pending:
+        node = pending.pop(0).producer()
+        if node is None:
+            continue
+        if node.op_type not in through:
+            yield node
+            continue
+        fresh = [v for v in node.inputs if v is not None and v not in seen]
+        seen.update(fresh)
+        pending.extend(fresh)
