@@ -17,10 +17,10 @@ import typer
 from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError
 from edgehybrid.pipeline import COMMANDS
 from edgehybrid.progress import Listener, Silence, listening
-from edgehybrid.records import Artifact, Diagnosis, Measurement, Models, Report, Stage, Targets, Verification
+from edgehybrid.records import Artifact, Diagnosis, Lint, Measurement, Models, Report, Stage, Targets, Verification
 from edgehybrid.version import __version__
 
-Result = Report | Models | Targets | Diagnosis | Artifact | Measurement | Verification
+Result = Report | Models | Targets | Diagnosis | Artifact | Measurement | Verification | Lint
 
 SIGINT_CODE, SIGTERM_CODE, BUG_CODE = 130, 143, 1
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     name="edgehybrid",
     help="Quantize, check and measure hybrid CNN-Transformer vision models for embedded NVIDIA GPUs.",
     epilog="Begin with `edgehybrid quickstart`. Exit codes: 0 ok, 1 bug, 2 usage, 3 environment, 4 bad input, "
-    "5 a stage failed, 6 accuracy gate failed, 7 artifact untrusted, 8 resources, 130/143 signals.",
+    "5 a stage failed, 6 a gate failed (--max-drop, --strict), 7 artifact untrusted, 8 resources, 130/143 signals.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -101,7 +101,7 @@ def _run(work: Callable[[], Result], *, as_json: bool, verbose: int) -> None:
     except typer.Exit:
         raise
     except GateError as error:
-        if isinstance(error.report, Report):
+        if isinstance(error.report, Report | Lint):
             _show(error.report, as_json=as_json)
         _fail(str(error), error.exit_code, verbose)
     except EdgeHybridError as error:

@@ -10,7 +10,7 @@ EdgeHybridError              what happened, why (found and needed), what to run 
 │  ├─ WeightsError           a checkpoint that is damaged, hostile, or for another model
 │  └─ ImagesError            an image set that is empty, damaged or too small
 ├─ StageError          5     export, calibration, quantization, build or run failed
-├─ GateError           6     the accuracy budget (`--max-drop`) was not met
+├─ GateError           6     the accuracy budget (`--max-drop`) was not met, or `lint --strict` found an error
 ├─ ArtifactError       7     a bundle or engine that is damaged, untrusted or incompatible
 └─ ResourceError       8     disk full, out of memory, not writable
 ```
@@ -84,13 +84,13 @@ class StageError(EdgeHybridError):
 
 
 class GateError(EdgeHybridError):
-    """The result is there and misses the budget that was asked for.
+    """The result is there and misses what was asked of it.
 
     Args:
         what: As in EdgeHybridError.
         why: Likewise.
         fix: Likewise.
-        report: The record of the result (records.Report), to be shown all the same.
+        report: The record of the result (records.Report or records.Lint), to be shown all the same.
     """
 
     exit_code = 6

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgehybrid.errors import UsageError
+from edgehybrid.errors import GateError, UsageError
 from edgehybrid.records import (
     Artifact,
     Diagnosis,
+    Lint,
     Measurement,
     Method,
     Models,
@@ -450,6 +451,38 @@ def verify(bundle: Path) -> Verification:
     return delivery.verify(bundle)
 
 
+def lint(model: Path, *, strict: bool = False) -> Lint:
+    """Say what TensorRT refuses or runs slowly.
+
+    The file may come from any tool; it is read, not built.
+
+    Args:
+        model: An ONNX file with QuantizeLinear and DequantizeLinear.
+        strict: Exit with code 6 if there is an error; warnings alone never fail.
+
+    Returns:
+        Errors (refused, or computed differently) and warnings (slow or inaccurate), each with node and fix.
+
+    Raises:
+        GateError: With `strict`, where there is an error; it holds the result.
+    """
+    from edgehybrid import stages
+
+    stages.require("onnx_ir", "host", "handle ONNX graphs")
+    from edgehybrid import linter
+
+    found = linter.lint(model)
+    errors = [issue for issue in found.issues if issue.severity == "error"]
+    if strict and errors:
+        raise GateError(
+            f"{model} breaks {len({issue.rule for issue in errors})} rules of TensorRT at {len(errors)} places",
+            why=f"{errors[0].rule} at '{errors[0].node}': {errors[0].found}",
+            fix=errors[0].fix,
+            report=found,
+        )
+    return found
+
+
 COMMANDS = (
     build,
     quickstart,
@@ -463,6 +496,7 @@ COMMANDS = (
     evaluate,
     report,
     verify,
+    lint,
 )
 
 

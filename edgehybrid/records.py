@@ -408,3 +408,27 @@ class Verification:
     loads: tuple[str, ...]  # which files were opened in a runtime as well
     model: str
     trained: bool
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One thing in a quantized graph that TensorRT refuses or runs badly."""
+
+    rule: str
+    severity: Literal["error", "warning"]  # error: refused, or computed differently; warning: slow or inaccurate
+    node: str  # or the name of an input
+    found: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Lint:
+    """What the rules say to a quantized ONNX file."""
+
+    path: str
+    opset: int
+    pairs: int  # DequantizeLinear operators
+    products: int  # convolutions and matrix products
+    int8: int  # of these, how many read int8 on both sides
+    rules: tuple[str, ...]  # every rule that was tried
+    issues: tuple[Issue, ...]  # errors first

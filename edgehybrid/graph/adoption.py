@@ -68,6 +68,32 @@ def adopt(
     return graph
 
 
+def open_unchecked(path: Path) -> Graph:
+    """Open any ONNX file to look at it: no operator, opset or shape is refused, and no stage may take the result.
+
+    Args:
+        path: The `.onnx` file.
+
+    Returns:
+        The graph, local functions inlined, shapes inferred as far as they are known.
+
+    Raises:
+        GraphError: Not ONNX, damaged, or without the standard operator set.
+    """
+    with reading(path):
+        proto = read_proto(path)
+        if not opset_of(proto):
+            raise GraphError(
+                f"{path} names no version of the ONNX operator set",
+                why="its operators have no meaning without one",
+                fix="check the file with `check-model FILE` or export it again",
+            )
+        others = [entry for entry in proto.opset_import if entry.domain not in ("", "ai.onnx")]
+        _normalise(proto)
+        proto.opset_import.extend(others)
+        return Graph(ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True)))
+
+
 def scores_of(graph: Graph) -> ir.Value:
     """The output that is taken for the class scores: the first of shape (N, classes), else the first."""
     outputs = graph.body.outputs

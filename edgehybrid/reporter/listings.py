@@ -11,6 +11,8 @@ from edgehybrid.records import (
     Artifact,
     Diagnosis,
     Figure,
+    Issue,
+    Lint,
     Measurement,
     Models,
     Target,
@@ -22,7 +24,10 @@ from edgehybrid.reporter.document import row_to_json
 NAMES = ("model", "licence", "target", "backend", "precision", "check")
 """Columns whose words a reader copies: never broken."""
 
-Listing = Models | Targets | Diagnosis | Artifact | Measurement | Verification
+SHOWN_PLACES = 3
+"""Places shown of each rule that a graph breaks."""
+
+Listing = Models | Targets | Diagnosis | Artifact | Measurement | Verification | Lint
 
 
 def to_document(result: Listing) -> dict[str, object]:
@@ -43,6 +48,8 @@ def to_table(result: Listing) -> RenderableType:
         return _checks(result)
     if isinstance(result, Measurement):
         return _measurement(result)
+    if isinstance(result, Lint):
+        return _lint(result)
     if isinstance(result, Verification):
         state = "trained weights" if result.trained else "UNTRAINED WEIGHTS"
         lines = [f"{result.path}: {result.model}, {state}", f"{len(result.files)} files match their hashes"]
@@ -118,6 +125,29 @@ def _measurement(result: Measurement) -> RenderableType:
     device = result.device
     head = Text(f"{result.path} on {device.name}, {device.threads} threads")
     return Group(head, table, *(Text(f"note: {note}") for note in result.notes))
+
+
+def _lint(result: Lint) -> RenderableType:
+    """One block per rule that was broken, with the first places; --json has them all."""
+    by_rule: dict[str, list[Issue]] = {}
+    for issue in result.issues:
+        by_rule.setdefault(issue.rule, []).append(issue)
+    head = (
+        f"{result.path}: opset {result.opset}, {result.pairs} dequantized tensors, {result.int8} of {result.products}"
+    )
+    blocks = [Text(f"{head} convolutions and matrix products in int8")]
+    for rule, issues in by_rule.items():
+        colour = "red" if issues[0].severity == "error" else "yellow"
+        places = "1 place" if len(issues) == 1 else f"{len(issues)} places"
+        blocks.append(Text.assemble("\n", (issues[0].severity.upper(), colour), f"  {rule}, {places}"))
+        blocks += [Text(f"  {issue.node}: {issue.found}") for issue in issues[:SHOWN_PLACES]]
+        if len(issues) > SHOWN_PLACES:
+            blocks.append(Text(f"  and {len(issues) - SHOWN_PLACES} more, in --json"))
+        blocks.append(Text(f"  fix: {issues[0].fix}"))
+    errors = sum(issue.severity == "error" for issue in result.issues)
+    total = f"{errors} errors, {len(result.issues) - errors} warnings from {len(result.rules)} rules"
+    clean = "" if result.issues else "; that is no proof, a build is"
+    return Group(*blocks, Text(f"\n{total}{clean}"))
 
 
 def _grid(*columns: str) -> Table:
