@@ -128,6 +128,8 @@ def _export(module: nn.Module, spec: ModelSpec, batch: int, path: Path) -> None:
         with warnings.catch_warnings(), torch.inference_mode():
             # torch says that this exporter is the old one; the docstring of `trace` says why it is used
             warnings.simplefilter("ignore", DeprecationWarning)
+            # and that branches of the module are frozen: those on shapes are meant to be, `_compare` finds the others
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
             torch.onnx.export(
                 module,
                 (example,),

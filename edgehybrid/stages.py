@@ -50,6 +50,7 @@ LIBRARIES = (
     "onnx-ir",
     "onnxsim",
     "torch",
+    "timm",
     "tensorrt-rtx-cu13-libs",
     "tensorrt",
 )
@@ -60,7 +61,7 @@ LIBRARIES = (
 class Source:
     """Which model is asked for."""
 
-    model: str  # a zoo name or an ONNX file
+    model: str  # a zoo name, timm/NAME, or an ONNX file
     weights: str
     num_classes: int | None
     input_size: int | None
@@ -76,7 +77,7 @@ class Source:
     @property
     def name(self) -> str:
         """The model's name as bundles show it."""
-        return Path(self.model).stem if self.is_file else self.model
+        return Path(self.model).stem if self.is_file else self.model.replace("/", "-")
 
 
 @dataclass(frozen=True)

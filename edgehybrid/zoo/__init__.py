@@ -1,20 +1,21 @@
 """Models by name: what they are, and how to get one with its weights. Importing this loads no torch."""
 
 import importlib
+import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgehybrid.errors import unknown_name
 from edgehybrid.records import ModelCard, ModelSpec
 from edgehybrid.zoo.cards import CARDS
-from edgehybrid.zoo.sources import Source, find, needs_torch
+from edgehybrid.zoo.sources import TIMM, Source, find, needs_timm, needs_torch
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 def cards() -> tuple[ModelCard, ...]:
-    """Every architecture there is."""
+    """Every architecture of our own; those of timm, asked for as `timm/NAME`, are listed by timm."""
     return CARDS
 
 
@@ -33,7 +34,7 @@ def find_weights(
     """Decide which weights an option means, and download them if need be; without torch unless it downloads.
 
     Args:
-        name: A model.
+        name: A model, `timm/NAME` for one of timm.
         weights: `auto`, `imagenet`, `fashion-mnist`, `random`, or the path of a checkpoint.
         num_classes: What the user asked for, None to take what the weights have.
         seed: Of `random`, and of `auto` where neither the cache nor the network has a checkpoint.
@@ -44,6 +45,7 @@ def find_weights(
 
     Raises:
         EdgeHybridError: As `edgehybrid.zoo.sources.find`.
+        NotReadyError: Of a model of timm, where timm is missing.
     """
     return find(_card(name), weights, num_classes=num_classes, seed=seed, notify=notify)
 
@@ -61,7 +63,7 @@ def load(
     """Build a model and fill it with weights.
 
     Args:
-        name: A model.
+        name: A model, `timm/NAME` for one of timm.
         weights: As in `find_weights`, or what that returned.
         num_classes: Width of the classifier; None takes the checkpoint's, or 1000.
         input_size: Side of the square input in px; None takes what the checkpoint was made for, or the
@@ -76,7 +78,7 @@ def load(
     Raises:
         NotFoundError: No such model or file; near misses are suggested.
         UsageError: An option out of range, or one that contradicts the weights.
-        NotReadyError: torch is missing, or the network for `imagenet`.
+        NotReadyError: torch or timm is missing, or the network for `imagenet`.
         WeightsError: A checkpoint that is damaged, hostile, for another model, or not finite.
         ResourceError: Not enough memory, or no place for a download.
     """
@@ -86,10 +88,7 @@ def load(
         if isinstance(weights, Source)
         else find(card, weights, num_classes=num_classes, seed=seed, notify=notify)
     )
-    try:
-        home = importlib.import_module("edgehybrid.zoo.weights")
-    except ModuleNotFoundError as error:
-        raise needs_torch(error) from error
+    home = _open_timm() if card.family == TIMM else _open_weights()
     module, spec = home.load(card, source, num_classes, input_size, crop_pct, notify)
     return module, spec
 
@@ -98,4 +97,21 @@ def _card(name: str) -> ModelCard:
     for card in CARDS:
         if card.name == name:
             return card
+    if name.startswith((f"{TIMM}/", f"{TIMM}-")):
+        found: ModelCard = _open_timm().card(name[len(TIMM) + 1 :])
+        return found
     raise unknown_name("model", name, [card.name for card in CARDS], "edgehybrid models")
+
+
+def _open_weights() -> types.ModuleType:
+    try:
+        return importlib.import_module("edgehybrid.zoo.weights")
+    except ModuleNotFoundError as error:
+        raise needs_torch(error) from error
+
+
+def _open_timm() -> types.ModuleType:
+    try:
+        return importlib.import_module("edgehybrid.zoo.from_timm")
+    except (ImportError, RuntimeError) as error:
+        raise needs_timm(error) from error

@@ -17,6 +17,9 @@ NAMES = ("auto", "imagenet", "fashion-mnist", "random")
 IMAGENET_CLASSES = 1000
 BUNDLED = {"cmt_ti": "cmt_ti_64.safetensors"}
 """Model -> its checkpoint in calib/fashion-mnist/."""
+TIMM = "timm"
+"""Family of the models that timm makes. They are asked for as `timm/resnet18`; their cards, and so the names of files
+and bundles, say `timm-resnet18`, which is understood too."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,27 @@ def needs_torch(error: ModuleNotFoundError) -> NotReadyError:
         f"{error.name} is not installed",
         why="building a model of the zoo needs it; a finished ONNX file does not",
         fix="pip install 'edgehybrid[host]'",
+    )
+
+
+def needs_timm(error: ImportError | RuntimeError) -> NotReadyError:
+    """The error for a timm that is missing, or lacks what it needs; re-raises what is no fault of the installation."""
+    missing = ((error.name if isinstance(error, ImportError) else None) or "").split(".")[0]
+    if isinstance(error, ModuleNotFoundError) and missing in ("torch", "safetensors"):
+        return needs_torch(error)
+    if missing == "edgehybrid":
+        raise error
+    fix = "pip install 'edgehybrid[timm]'"
+    if isinstance(error, ModuleNotFoundError) and missing == "timm":
+        return NotReadyError("timm is not installed", why="--model timm/NAME takes the model from it", fix=fix)
+    if isinstance(error, ModuleNotFoundError):
+        return NotReadyError(
+            f"timm cannot be used: {missing} is not installed", why=f"timm itself imports {missing}", fix=fix
+        )
+    return NotReadyError(  # torchvision made for another torch says "operator torchvision::nms does not exist"
+        "timm cannot be used: its import failed",
+        why=f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}",
+        fix=f"{fix}, with the torchvision that was made for the installed torch",
     )
 
 

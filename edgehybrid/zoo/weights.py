@@ -65,15 +65,15 @@ def load(
         ResourceError: The relative-position tables do not fit into memory.
     """
     family = FAMILIES[card.family]
-    _check_options(card, num_classes, input_size, crop_pct)
+    check_options(card, num_classes, input_size, crop_pct)
     notes = [source.note] if source.note else []
-    with _memory_for(card, input_size):
+    with memory_for(card, input_size):
         if source.path is None:
             classes, size = num_classes or IMAGENET_CLASSES, input_size or card.input_size
             module = _create_fresh(card, family, classes, size, source.seed)
         else:
             found = read(source.path)
-            state = _as_float32(found.tensors, source.path)
+            state = as_float32(found.tensors, source.path)
             classes = _count_classes(family, state)
             stored = family.stored_size(state)
             size = input_size or stored or card.input_size
@@ -82,20 +82,21 @@ def load(
                 notes.append(f"relative-position tables resized from {stored} to {size} px: accuracy may differ")
                 notify(notes[-1])
             module = _fill(card, family, state, classes, size, source.path)
-            _check_classes(classes, num_classes, source.path)
-            notes.extend(_describe(found))
+            check_classes(classes, num_classes, source.path)
+            notes.extend(describe(found))
     provenance = Provenance(source.origin, source.sha256, source.path is not None, "; ".join(notes))
     crop = crop_pct or source.crop_pct or card.crop_pct
     spec = ModelSpec(card.name, Preprocess(size, crop), classes, provenance, card, source.labels)
     return module.eval(), spec
 
 
-def _check_options(
+def check_options(
     card: ModelCard,
     num_classes: int | None,
     input_size: int | None,
     crop_pct: float | None,
 ) -> None:
+    """Refuse what no weights could make right (UsageError)."""
     step, least = card.size_step, max(card.size_step, card.least_size)
     if input_size is not None and (input_size < least or input_size % step):
         below = max(input_size // step * step, least)
@@ -121,7 +122,7 @@ def _check_options(
 
 
 @contextlib.contextmanager
-def _memory_for(card: ModelCard, input_size: int | None) -> Iterator[None]:
+def memory_for(card: ModelCard, input_size: int | None) -> Iterator[None]:
     """Tell a network too large for this machine from a bug: torch has one exception for both."""
     try:
         yield
@@ -143,7 +144,7 @@ def _create_fresh(card: ModelCard, family: Family, classes: int, size: int, seed
         return family.create(card.name, classes, size)
 
 
-def _as_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def as_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Own copies, every float as float32; the file may be memory-mapped and may change later."""
     state = {}
     for key, value in tensors.items():
@@ -165,7 +166,8 @@ def _count_classes(family: Family, state: Mapping[str, Tensor]) -> int:
     return max(widths[0], 1) if widths else IMAGENET_CLASSES
 
 
-def _check_classes(found: int, wanted: int | None, path: Path) -> None:
+def check_classes(found: int, wanted: int | None, path: Path) -> None:
+    """Refuse a number of classes that the checkpoint does not have (UsageError)."""
     if wanted not in (None, found):
         raise UsageError(
             f"{path.name} has {found} classes, --num-classes asks for {wanted}",
@@ -188,7 +190,7 @@ def _fill(
     for key, value in expected.items():  # counts training steps, not used here; some tools drop or cast it
         if key.endswith("num_batches_tracked"):
             complete[key] = torch.zeros(value.shape, dtype=value.dtype)
-    differences = _compare(expected, complete)
+    differences = compare(expected, complete)
     if differences:
         fitting = _guess(complete, classes)
         raise WeightsError(
@@ -209,7 +211,7 @@ def _fill(
     return module
 
 
-def _compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+def compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
     """What keeps a checkpoint from fitting, in words; empty if nothing does."""
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
@@ -249,7 +251,7 @@ def _expect(family: str, name: str, classes: int, size: int) -> tuple[tuple[str,
     return tuple((key, _kind(value)) for key, value in module.state_dict().items())
 
 
-def _describe(found: Checkpoint) -> list[str]:
+def describe(found: Checkpoint) -> list[str]:
     """What a file says about itself."""
     notes = [f"weights taken from '{found.wrapper}'"] if found.wrapper else []
     with contextlib.suppress(KeyError, ValueError):
