@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgehybrid import exporter, rewrites, zoo
+from edgehybrid import exporter, linter, rewrites, zoo
 from edgehybrid.engine import build, find_builders
 from edgehybrid.graph import Graph, constant, count_macs, name_of, shape_of, values
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16
-from edgehybrid.records import Figure, Target
+from edgehybrid.records import Dialect, Figure, Target
 from edgehybrid.zoo import conv2former
 from tests.golden import fill
 from tests.single import draw, observe, run
@@ -120,6 +120,13 @@ def test_rewriting_keeps_the_logits_and_is_done_after_once(traced: tuple[Graph, 
 def test_int8_stays_near_float32(rewritten: Graph) -> None:
     quantized = quantize(rewritten, observe(rewritten, draw(rewritten, seed=3)), plan(rewritten, "fp32"))
     assert 0 < error(rewritten, quantized) < 0.2  # noise of random weights; a wrong scale gives 1 and more
+
+
+@pytest.mark.parametrize("dialect", ["fp32", "typed"])
+def test_the_linter_finds_nothing_in_what_the_quantizer_writes(rewritten: Graph, dialect: Dialect) -> None:
+    decided = plan(rewritten, dialect, attention="int8")
+    quantized = quantize(rewritten, observe(rewritten, draw(rewritten, seed=3)), decided)
+    assert linter.check(quantized).issues == ()
 
 
 @needs_rtx

@@ -174,8 +174,9 @@ PLACEMENT_RULES: tuple[Rule, ...] = (
          "(TensorRT #1293, #1144)", _float_skips),
     Rule("rounded-output", "warning", "remove Q/DQ from the output of the product: it belongs on the input of the next "
          "one, after what is fused in between", _rounded_branches),
-    Rule("float-operator", "warning", "remove Q/DQ before operators that have no int8 kernel: it costs accuracy and "
-         "memory traffic, and saves nothing", _float_operators),
+    # Model Optimizer quantizes the input of a layer norm on purpose, for a smaller tensor in memory.
+    Rule("float-operator", "warning", "remove Q/DQ before operators that have no int8 kernel: it costs accuracy; keep "
+         "it only where a timing shows that the smaller tensor pays", _float_operators),
     Rule("unequal-scales", "warning", "share one scale among all inputs and the output: int8 passes only where the "
          "scale is the same", _unequal_scales),
 )  # fmt: skip
