@@ -6,16 +6,15 @@
 Peers quantize Conv, MatMul and Gemm with per-channel symmetric int8 weights and symmetric int8 activations, as
 TensorRT needs them (no int32 bias, no output Q/DQ beyond what their placement asks for), by minmax, entropy and
 percentile; once everything of these kinds, once only what this project quantizes too. Every graph is scored in
-ONNX Runtime with graph optimisation disabled. Writes `benchmarks/results/quantizers.json`; ratios of seconds are to
-the bare forward passes of the calibration images.
+ONNX Runtime with graph optimisation disabled. Writes `benchmarks/results/quantizers.json`. Accuracy only: what
+calibration costs in time is `calibration.py`.
 """
 
 import argparse
 import dataclasses
 import json
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,10 +70,9 @@ def main() -> None:
         folder = Path(name)
         reference = folder / "fp32.onnx"
         reference.write_bytes(baseline.to_bytes())
-        forward = seconds_of(lambda: run_all(reference, calibration, spec.preprocess))
         logits = score(reference, evaluation, spec.preprocess)
         truth = evaluator.accuracy(logits, evaluation.labels)
-        print(f"fp32 {truth.top1:.2f} % of {truth.n}; bare forward {forward:.2f} s for {len(calibration)} images")
+        print(f"fp32 {truth.top1:.2f} % of {truth.n}")
         rows = []
         for label, quantize in {
             **{f"edgehybrid {m}": own(baseline, calibration, spec.preprocess, m) for m in OWN},
@@ -87,15 +85,13 @@ def main() -> None:
             },
         }.items():
             path = folder / f"{label.replace(' ', '-')}.onnx"
-            seconds = seconds_of(lambda: quantize(path))  # noqa: B023 - called at once
+            quantize(path)
             found = score(path, evaluation, spec.preprocess)
             rows.append(
                 {
                     "quantizer": label,
                     "drop": dataclasses.asdict(evaluator.drop(logits, found, evaluation.labels)),
                     "fidelity": dataclasses.asdict(evaluator.fidelity(logits, found)),
-                    "seconds": round(seconds, 2),
-                    "forward_ratio": round(seconds / forward, 2),
                     "int8_layers": int8_layers(path),
                 }
             )
@@ -107,7 +103,6 @@ def main() -> None:
         "calibration": {"name": calibration.spec.name, "images": len(calibration), "sha256": calibration.spec.sha256},
         "evaluation": {"name": evaluation.spec.name, "images": len(evaluation), "sha256": evaluation.spec.sha256},
         "device": dataclasses.asdict(state),
-        "forward_seconds": round(forward, 3),
         "rows": rows,
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -162,28 +157,6 @@ def score(path: Path, images: Images, preprocess: Preprocess) -> NDArray[np.floa
         return evaluator.predict(runner, images.batches(preprocess, 16))
 
 
-def run_all(path: Path, images: Images, preprocess: Preprocess) -> None:
-    """The bare forward passes."""
-    with open_runner(path) as runner:
-        for _ in singles(images, preprocess, runner.run):
-            pass
-
-
-def singles(
-    images: Images, preprocess: Preprocess, run: Callable[[dict[str, NDArray[np.float32]]], object]
-) -> Iterator[object]:
-    """One call per image."""
-    for batch in images.batches(preprocess, 1):
-        yield run({"input": batch})
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """Wall-clock seconds of a call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def int8_layers(path: Path) -> dict[str, int]:
     """How many nodes of each weighted kind read a dequantized activation: equal coverage makes a fair comparison."""
     counts: dict[str, int] = {}
@@ -202,7 +175,7 @@ def print_row(row: dict[str, object]) -> None:
     print(
         f"{row['quantizer']:<24} drop {drop['points']:+.2f} [{drop['ci95'][0]:+.2f}, {drop['ci95'][1]:+.2f}]"
         f"  agreement {fidelity['agreement']:.2f} %  SQNR {fidelity['sqnr_db']:.1f} dB"
-        f"  {row['seconds']} s ({row['forward_ratio']}x forward)  int8 {row['int8_layers']}"
+        f"  int8 {row['int8_layers']}"
     )
 
 
