@@ -1,8 +1,8 @@
 """The few names of torchvision that timm imports, for machines where the real one cannot be had without CUDA."""
 
 import enum
+import importlib
 import importlib.machinery
-import importlib.util
 import sys
 import types
 
@@ -33,8 +33,13 @@ class Placeholder(types.ModuleType):
 
 
 def stand_in() -> None:
-    """Let timm be imported where torchvision is not installed; its models compute nothing with it."""
-    if importlib.util.find_spec("torchvision") is not None:
+    """Let timm be imported where torchvision is missing or built for another torch; models do not compute with it."""
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError):  # "operator torchvision::nms does not exist", of a CUDA build beside CPU torch
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+    else:
         return
     for name in MODULES:
         module = Placeholder(name)

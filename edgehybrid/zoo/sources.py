@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,11 +161,12 @@ def needs_timm(error: ImportError | RuntimeError) -> NotReadyError:
         return NotReadyError(
             f"timm cannot be used: {missing} is not installed", why=f"timm itself imports {missing}", fix=fix
         )
-    return NotReadyError(  # torchvision made for another torch says "operator torchvision::nms does not exist"
-        "timm cannot be used: its import failed",
-        why=f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}",
-        fix=f"{fix}, with the torchvision that was made for the installed torch",
-    )
+    why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    if "torchvision::" in why:  # "operator torchvision::nms does not exist"
+        why += ": torchvision was built for another torch, such as one with CUDA beside one without"
+        torch = importlib.metadata.version("torch")
+        fix = f"install the torchvision made for torch {torch}: https://pytorch.org/get-started/previous-versions"
+    return NotReadyError("timm cannot be used: its import failed", why=why, fix=fix)
 
 
 def _best(card: ModelCard, num_classes: int | None, seed: int, notify: Callable[[str], None]) -> Source:
