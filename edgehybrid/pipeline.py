@@ -56,7 +56,7 @@ def build(
     The result is a bundle: the deployable graph, its ranges, a report, and a manifest with every hash.
 
     Args:
-        model: A name from `edgehybrid models`, or an ONNX file.
+        model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
         weights: auto, imagenet, fashion-mnist, random, or a checkpoint file (.safetensors, .pth, .pt).
         num_classes: Classes of the model; inferred from a checkpoint.
         input_size: Side of the square input in px; the published size or the checkpoint's by default.
@@ -242,7 +242,7 @@ def export(
     Its shapes are static, and its outputs are checked against torch.
 
     Args:
-        model: A name from `edgehybrid models`, or an ONNX file.
+        model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
         weights: auto, imagenet, fashion-mnist, random, or a checkpoint file.
         num_classes: Classes of the model; inferred from a checkpoint.
         input_size: Side of the square input in px.
@@ -281,7 +281,7 @@ def calibrate(
     """Write activation ranges of int8.
 
     Args:
-        model: A name from `edgehybrid models`, or an ONNX file.
+        model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
         weights: auto, imagenet, fashion-mnist, random, or a checkpoint file.
         num_classes: Classes of the model; inferred from a checkpoint.
         input_size: Side of the square input in px.
@@ -327,7 +327,7 @@ def quantize(
     It is in the dialect of the target and is not measured.
 
     Args:
-        model: A name from `edgehybrid models`, or an ONNX file.
+        model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
         weights: auto, imagenet, fashion-mnist, random, or a checkpoint file.
         num_classes: Classes of the model; inferred from a checkpoint.
         input_size: Side of the square input in px.
