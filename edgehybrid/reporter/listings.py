@@ -15,6 +15,7 @@ from edgehybrid.records import (
     Lint,
     Measurement,
     Models,
+    Row,
     Target,
     Targets,
     Verification,
@@ -26,6 +27,9 @@ NAMES = ("model", "licence", "target", "backend", "precision", "check")
 
 SHOWN_PLACES = 3
 """Places shown of each rule that a graph breaks."""
+
+TIMED = ("p50 ms", "p90", "p99", "max", "calls")
+SCORED = ("images", "top-1 % (95 %)", "drop (95 %)", "agree")
 
 Listing = Models | Targets | Diagnosis | Artifact | Measurement | Verification | Lint
 
@@ -109,22 +113,30 @@ def _checks(result: Diagnosis) -> RenderableType:
 
 
 def _measurement(result: Measurement) -> RenderableType:
-    table = _grid("precision", "backend", "p50", "p99", "n", "top-1 (95 %)", "drop (95 %)", "agree")
+    timed = any(row.latency for row in result.rows)
+    table = _grid("precision", "backend", *(TIMED if timed else SCORED))
     for row in result.rows:
-        latency, accuracy, drop = row.latency, row.accuracy, row.drop
-        table.add_row(
-            row.precision,
-            row.backend,
-            f"{latency.p50:.2f} ms" if latency else "",
-            f"{latency.p99:.2f} ms" if latency else "",
-            str(latency.n if latency else accuracy.n if accuracy else ""),
-            f"{accuracy.top1:.2f} [{accuracy.ci95[0]:.1f}, {accuracy.ci95[1]:.1f}]" if accuracy else "",
-            f"{drop.points:+.2f} [{drop.ci95[0]:+.2f}, {drop.ci95[1]:+.2f}]" if drop else "",
-            f"{row.fidelity.agreement:.2f} %" if row.fidelity else "",
-        )
+        table.add_row(row.precision, row.backend, *(_timed(row) if timed else _scored(row)))
     device = result.device
     head = Text(f"{result.path} on {device.name}, {device.threads} threads")
     return Group(head, table, *(Text(f"note: {note}") for note in result.notes))
+
+
+def _timed(row: Row) -> tuple[str, ...]:
+    latency = row.latency
+    if latency is None:
+        return ("",) * len(TIMED)
+    return f"{latency.p50:.2f}", f"{latency.p90:.2f}", f"{latency.p99:.2f}", f"{latency.max:.2f}", str(latency.n)
+
+
+def _scored(row: Row) -> tuple[str, ...]:
+    accuracy, drop, fidelity = row.accuracy, row.drop, row.fidelity
+    return (
+        str(accuracy.n if accuracy else fidelity.n if fidelity else ""),
+        f"{accuracy.top1:.1f} [{accuracy.ci95[0]:.1f}, {accuracy.ci95[1]:.1f}]" if accuracy else "not measured",
+        f"{drop.points:+.2f} [{drop.ci95[0]:+.2f}, {drop.ci95[1]:+.2f}]" if drop else "-",
+        f"{fidelity.agreement:.1f} %" if fidelity else "-",
+    )
 
 
 def _lint(result: Lint) -> RenderableType:
