@@ -16,6 +16,7 @@ from edgehybrid.graph import (
     from_proto,
     name_of,
     opset_of,
+    precision,
     read_proto,
     reading,
     shape_of,
@@ -43,8 +44,8 @@ def adopt(
         Static shapes, standard operators only, weights no longer among the inputs, local functions inlined.
 
     Raises:
-        GraphError: As `load`; an operator that is unknown or control flow, by the name of its node; inputs other than
-            one image (N, 3, S, S) in float32; a size that stays open.
+        GraphError: As `load`; a file that is already int8 or fp16; an operator that is unknown or control flow, by the
+            name of its node; inputs other than one image (N, 3, S, S) in float32; a size that stays open.
         UsageError: `batch` or `input_size` contradicts what the file fixes.
     """
     if batch < 1:
@@ -61,6 +62,12 @@ def adopt(
             notify(f"input '{image.name}' fixed to {_dims(image)}")
             _substitute(proto, fixed)
         graph = from_proto(proto)
+    if (found := precision(graph)) != "fp32":
+        raise GraphError(
+            f"{path} is already {found}",
+            why="a model is rewritten, calibrated and quantized from its float32 form",
+            fix="give the float32 file; `edgehybrid bench`, `evaluate` and `lint` take this one as it is",
+        )
     for output in graph.body.outputs:
         shape_of(output)  # raises where it stayed open
     if len(graph.outputs) > 1:

@@ -19,7 +19,7 @@ from edgehybrid.errors import EdgeHybridError, GraphError, UsageError
 from edgehybrid.graph import Graph, constant, load, name_of, shape_of, values
 from edgehybrid.graph.adoption import adopt, companions, scores_of
 from edgehybrid.placement import plan
-from edgehybrid.quantizer import quantize
+from edgehybrid.quantizer import quantize, to_fp16
 from edgehybrid.records import Ranges
 from tests.golden import fill
 
@@ -110,6 +110,14 @@ def test_every_opset_takes_the_whole_road(save: Save, opset: int) -> None:
         assert len(list(quantized.nodes("QuantizeLinear"))) == 1
         for before, after in zip(want, run(quantized.to_bytes(), IMAGE), strict=True):
             assert 0 < np.abs(after - before).max() < 0.05 * np.abs(before).max()
+
+
+def test_a_file_that_is_already_fp16_is_refused_with_the_fix(save: Save, tmp_path: Path) -> None:
+    half = tmp_path / "half.onnx"
+    half.write_bytes(to_fp16(adopt(save(make()))).to_bytes())
+    with pytest.raises(GraphError, match="already fp16") as caught:
+        adopt(half)
+    assert "float32" in caught.value.fix
 
 
 @pytest.mark.parametrize("batch", [1, 4])
