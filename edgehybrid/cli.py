@@ -17,10 +17,8 @@ import typer
 from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError
 from edgehybrid.pipeline import COMMANDS
 from edgehybrid.progress import Listener, Silence, listening
-from edgehybrid.records import Artifact, Diagnosis, Lint, Measurement, Models, Report, Stage, Targets, Verification
+from edgehybrid.records import Diagnosis, Lint, Report, Result, Stage
 from edgehybrid.version import __version__
-
-Result = Report | Models | Targets | Diagnosis | Artifact | Measurement | Verification | Lint
 
 SIGINT_CODE, SIGTERM_CODE, BUG_CODE = 130, 143, 1
 

@@ -140,7 +140,7 @@ def build(
         method=method if precision == "int8" else None,
         evaluation=evaluation,
         rows=rows,
-        engine=engine if plan_file is None else replace(engine, path=str(folder / "engine.plan")),
+        engine=engine if plan_file is None else replace(engine, path=str(folder / delivery.PLAN)),
         stages=tuple(run.stages),
         bundle=str(folder),
         placement=quantized.plan.decisions,

@@ -432,3 +432,9 @@ class Lint:
     int8: int  # of these, how many read int8 on both sides
     rules: tuple[str, ...]  # every rule that was tried
     issues: tuple[Issue, ...]  # errors first
+
+
+Listing = Models | Targets | Diagnosis | Artifact | Measurement | Verification | Lint
+"""What the smaller verbs return."""
+Result = Report | Listing
+"""What a verb returns."""

@@ -1,5 +1,6 @@
 """The steps of a build as cached work: what each depends on, what files it leaves, what it cost."""
 
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -452,7 +453,8 @@ def require(module: str, extra: str, purpose: str) -> None:
         )
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Installed version of each of LIBRARIES that is there."""
     installed = {d.name: d.version for name in LIBRARIES for d in importlib.metadata.distributions(name=name)}
     return dict(sorted(installed.items()))

@@ -2,16 +2,13 @@
 
 from rich.console import Console
 
-from edgehybrid.records import Report
+from edgehybrid.records import Report, Result
 from edgehybrid.reporter.datasheet import page
 from edgehybrid.reporter.document import SCHEMA, from_json, to_json
-from edgehybrid.reporter.listings import Listing, to_document, to_table
+from edgehybrid.reporter.listings import to_document, to_table
 from edgehybrid.reporter.terminal import table
 
-__all__ = ["SCHEMA", "Result", "document_of", "from_json", "page", "print_result", "table", "to_json"]
-
-Result = Report | Listing
-"""What a verb returns."""
+__all__ = ["SCHEMA", "document_of", "from_json", "page", "print_result", "table", "to_json"]
 
 
 def document_of(result: Result) -> dict[str, object]:

@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from edgehybrid.records import (
-    Artifact,
     Diagnosis,
     Figure,
     Issue,
     Lint,
+    Listing,
     Measurement,
     Models,
     Row,
@@ -30,8 +30,6 @@ SHOWN_PLACES = 3
 
 TIMED = ("p50 ms", "p90", "p99", "max", "calls")
 SCORED = ("images", "top-1 % (95 %)", "drop (95 %)", "agree")
-
-Listing = Models | Targets | Diagnosis | Artifact | Measurement | Verification | Lint
 
 
 def to_document(result: Listing) -> dict[str, object]:

@@ -6,8 +6,8 @@ import onnx_ir as ir
 from edgehybrid.graph import Graph
 from edgehybrid.rewrites.attention import find_attention
 from edgehybrid.rewrites.attention_bias import channels_of
-from edgehybrid.rewrites.batch_norm import scale_and_shift
-from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, known_shape, only_user, operand
+from edgehybrid.rewrites.batch_norm import absorb
+from edgehybrid.rewrites.pattern import is_op, known_shape, only_user, operand
 from edgehybrid.rewrites.trace import LAYOUT, Index, along, move, origin
 
 
@@ -33,17 +33,7 @@ def fold_into_value(graph: Graph) -> int:
         if arrived is None:
             continue
         norm, rows = arrived
-        factors = scale_and_shift(norm)
-        if factors is None or np.unique(rows).size != rows.size:
-            continue
-        s, t = factors
-        weight = value.layer.weight.copy()
-        bias = np.zeros(len(weight)) if value.layer.bias is None else value.layer.bias.copy()
-        weight[rows] *= s.reshape(-1, *[1] * (weight.ndim - 1))
-        bias[rows] = s * bias[rows] + t
-        if can_bypass(norm, operand(norm, 0)) and value.layer.write(graph, weight, bias):
-            bypass(graph, norm, operand(norm, 0))
-            sites += 1
+        sites += absorb(graph, norm, value.layer, rows)
     return sites
 
 

@@ -5,9 +5,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph
-from edgehybrid.rewrites.layer import float64
+from edgehybrid.rewrites.layer import Layer, float64
 from edgehybrid.rewrites.pattern import bypass, can_bypass, operand
-from edgehybrid.rewrites.trace import along, destination, number, origin
+from edgehybrid.rewrites.trace import Index, along, destination, number, origin
 
 
 def fold_into_previous(graph: Graph) -> int:
@@ -21,19 +21,10 @@ def fold_into_previous(graph: Graph) -> int:
     """
     sites = 0
     for node in tuple(graph.nodes("BatchNormalization")):
-        factors = scale_and_shift(node)
         found = origin(operand(node, 0))
         rows = None if found is None else along(found.index, 1)
-        if factors is None or found is None or rows is None or np.unique(rows).size != rows.size:
-            continue
-        s, t = factors
-        weight = found.layer.weight.copy()
-        bias = np.zeros(len(weight)) if found.layer.bias is None else found.layer.bias.copy()
-        weight[rows] *= s.reshape(-1, *[1] * (weight.ndim - 1))
-        bias[rows] = s * bias[rows] + t
-        if can_bypass(node, operand(node, 0)) and found.layer.write(graph, weight, bias):
-            bypass(graph, node, operand(node, 0))
-            sites += 1
+        if found is not None and rows is not None:
+            sites += absorb(graph, node, found.layer, rows)
     return sites
 
 
@@ -64,6 +55,32 @@ def fold_into_next(graph: Graph) -> int:
             bypass(graph, node, operand(node, 0))
             sites += 1
     return sites
+
+
+def absorb(graph: Graph, node: ir.Node, layer: Layer, rows: Index) -> bool:
+    """Move a batch normalisation into the rows of the layer that its channels come from: W' = s W, b' = s b + t.
+
+    Args:
+        graph: Edited.
+        node: The BatchNormalization.
+        layer: Where its input comes from.
+        rows: Row of the layer's weight per channel of the normalisation.
+
+    Returns:
+        Whether it was done: not where a row serves two channels, or the result would not be finite.
+    """
+    factors = scale_and_shift(node)
+    if factors is None or np.unique(rows).size != rows.size:
+        return False
+    s, t = factors
+    weight = layer.weight.copy()
+    bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.copy()
+    weight[rows] *= s.reshape(-1, *[1] * (weight.ndim - 1))
+    bias[rows] = s * bias[rows] + t
+    if not (can_bypass(node, operand(node, 0)) and layer.write(graph, weight, bias)):
+        return False
+    bypass(graph, node, operand(node, 0))
+    return True
 
 
 def scale_and_shift(node: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
