@@ -1,0 +1,43 @@
+"""The verbs, and the only place that knows the order of stages.
+
+Every function in COMMANDS is a command of the same name: `edgehybrid.build(model="cmt_ti", precision="int8")`
+is `edgehybrid build --model cmt_ti --precision int8`. Read `builds.build` first.
+"""
+
+from edgehybrid.pipeline.builds import build, quickstart
+from edgehybrid.pipeline.measures import bench, evaluate
+from edgehybrid.pipeline.queries import doctor, lint, models, report, targets, verify
+from edgehybrid.pipeline.steps import calibrate, export, quantize
+
+COMMANDS = (
+    build,
+    quickstart,
+    models,
+    targets,
+    doctor,
+    export,
+    calibrate,
+    quantize,
+    bench,
+    evaluate,
+    report,
+    verify,
+    lint,
+)
+
+__all__ = [
+    "COMMANDS",
+    "bench",
+    "build",
+    "calibrate",
+    "doctor",
+    "evaluate",
+    "export",
+    "lint",
+    "models",
+    "quantize",
+    "quickstart",
+    "report",
+    "targets",
+    "verify",
+]

@@ -1,0 +1,168 @@
+"""`build`, the whole flow in order, and `quickstart`. Read `build` first."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from edgehybrid.pipeline.options import calibration_images, check_counts, load_target
+from edgehybrid.records import Method, Precision, Recipe, Report
+from edgehybrid.version import __version__
+
+
+def build(
+    *,
+    model: str = "cmt_ti",
+    weights: str = "auto",
+    num_classes: int | None = None,
+    input_size: int | None = None,
+    crop_pct: float | None = None,
+    batch: int = 1,
+    precision: Precision = "int8",
+    target: str = "auto",
+    calib: str = "photos",
+    num_calib: int | None = None,
+    method: Method = "mse",
+    eval: str | None = None,
+    num_eval: int | None = None,
+    max_drop: float | None = None,
+    output: Path | None = None,
+    seed: int = 0,
+) -> Report:
+    """Quantize, check and measure a model.
+
+    The result is a bundle: the deployable graph, its ranges, a report, and a manifest with every hash.
+
+    Args:
+        model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
+        weights: auto, imagenet, fashion-mnist, random, or a checkpoint file (.safetensors, .pth, .pt).
+        num_classes: Classes of the model; inferred from a checkpoint.
+        input_size: Side of the square input in px; the published size or the checkpoint's by default.
+        crop_pct: Fraction of the resized image that the crop keeps; the model's own by default.
+        batch: Images per call of the built model.
+        precision: fp32, fp16 or int8.
+        target: A name from `edgehybrid targets`, a TOML file, or auto: the machine this runs on.
+        calib: Calibration images: a named set, a folder, or an .npz file.
+        num_calib: How many of them; 128 or all there are by default.
+        method: How ranges are chosen: mse, minmax, percentile or entropy.
+        eval: Labelled images to score accuracy on: a named set, a folder of classes, or an .npz file.
+        num_eval: How many of them; all by default.
+        max_drop: Fail with exit code 6 unless top-1 is lost by at most this many points, 95 % sure.
+        output: Folder of the bundle; builds/<model>-<size>-b<batch>-<precision>-<target> by default.
+        seed: Of image sampling and of untrained weights.
+
+    Returns:
+        The report; it is also in the bundle as report.json and report.html.
+
+    Raises:
+        EdgeHybridError: See errors.py; the exit code tells the kind.
+    """
+    from edgehybrid import dataset, delivery, device, findings, stages, store
+
+    check_counts(batch, num_calib, num_eval, max_drop, eval)
+    goal = load_target(target, precision)
+    source = stages.Source(model, weights, num_classes, input_size, crop_pct, batch, seed)
+    if output is not None:
+        store.check_output(output, source.name)
+    images = calibration_images(calib, num_calib, seed)
+    scored = images if eval is None else dataset.load(eval, limit=num_eval, seed=seed, split="eval")
+    state = device.state(threads=0)
+
+    run = stages.Run()
+    made = stages.export(run, source, images)
+    spec = made.spec
+    folder = output or Path("builds") / f"{spec.name}-{spec.preprocess.size}-b{made.batch}-{precision}-{goal.name}"
+    store.check_output(folder, spec.name)
+    labels = None if eval is None else stages.labels_for(scored, spec)
+    baseline = stages.rewrite(run, made.path)
+    ranges = stages.calibrate(run, baseline, images, spec.preprocess, method) if precision == "int8" else None
+    quantized = stages.quantize(run, baseline, precision, ranges)
+    engine, plan_file = stages.build_engine(run, quantized.typed, goal, precision)
+
+    files: dict[Precision, Path] = {"fp32": baseline, precision: quantized.runnable}
+    latencies = stages.bench(run, files, images, made, state) if goal.backend == "onnxruntime" else {}
+    logits = {p: stages.predict(run, p, path, scored, spec.preprocess) for p, path in files.items()}
+    stages.check_collapse(logits, spec)
+    layers = stages.layer_noise(run, baseline, quantized, images, spec.preprocess)
+
+    rows = findings.accuracy_rows(files, logits, labels, spec.weights.trained)
+    rows = findings.with_latency(rows, latencies, goal) + findings.target_rows(goal, precision, engine)
+    recipe = Recipe(
+        model=spec.name,
+        weights=weights,
+        precision=precision,
+        target=goal.name,
+        batch=made.batch,
+        input_size=spec.preprocess.size,
+        crop_pct=spec.preprocess.crop_pct,
+        num_classes=spec.classes,
+        calib=calib,
+        num_calib=len(images),
+        method=method,
+        eval=eval,
+        num_eval=0 if eval is None else len(scored),
+        seed=seed,
+    )
+    calibration = images.spec if precision == "int8" else None
+    evaluation = None if eval is None else scored.spec
+    shared = dataset.overlap(images, scored) if calibration and evaluation else 0
+    found = Report(
+        version=__version__,
+        model=spec,
+        params=made.params,
+        macs=made.macs,
+        batch=made.batch,
+        target=goal,
+        device=state,
+        calibration=calibration,
+        method=method if precision == "int8" else None,
+        evaluation=evaluation,
+        rows=rows,
+        engine=engine if plan_file is None else replace(engine, path=str(folder / delivery.PLAN)),
+        stages=tuple(run.stages),
+        bundle=str(folder),
+        placement=quantized.plan.decisions,
+        layers=layers,
+        notes=(
+            *findings.weight_notes(spec),
+            *findings.image_notes(calib, calibration, evaluation, shared),
+            *findings.sample_notes(rows),
+        ),
+        command=findings.command(recipe),
+        next_command=findings.next_command(recipe, goal, folder),
+    )
+    delivery.write(
+        folder,
+        found,
+        recipe,
+        baseline=baseline,
+        deployed=quantized.deployed(goal),
+        ranges=ranges,
+        plan=plan_file,
+        versions=stages.versions(),
+    )
+    findings.gate(found, max_drop)
+    return found
+
+
+def quickstart(*, target: str = "cpu", output: Path | None = None, seed: int = 0) -> Report:
+    """Build int8 from bundled weights, offline.
+
+    Trained weights and labelled images are bundled, so the numbers are true ones.
+
+    Args:
+        target: A name from `edgehybrid targets`, a TOML file, or auto.
+        output: Folder of the bundle; builds/quickstart by default.
+        seed: Of image sampling.
+
+    Returns:
+        The report of CMT-Ti, 64 px, trained on Fashion-MNIST; the sample of 1,000 test images is small.
+    """
+    return build(
+        model="cmt_ti",
+        weights="fashion-mnist",
+        precision="int8",
+        target=target,
+        calib="fashion-mnist",
+        eval="fashion-mnist",
+        output=output or Path("builds/quickstart"),
+        seed=seed,
+    )

@@ -1,0 +1,142 @@
+"""The stages that stand alone as verbs: each writes one file."""
+
+from pathlib import Path
+from typing import Literal
+
+from edgehybrid.pipeline.options import calibration_images, deliver, load_target
+from edgehybrid.records import Artifact, Method
+
+
+def export(
+    *,
+    model: str = "cmt_ti",
+    weights: str = "auto",
+    num_classes: int | None = None,
+    input_size: int | None = None,
+    crop_pct: float | None = None,
+    batch: int = 1,
+    rewrite: bool = True,
+    output: Path | None = None,
+    seed: int = 0,
+) -> Artifact:
+    """Write a float32 ONNX file.
+
+    Its shapes are static, and its outputs are checked against torch.
+
+    Args:
+        model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
+        weights: auto, imagenet, fashion-mnist, random, or a checkpoint file.
+        num_classes: Classes of the model; inferred from a checkpoint.
+        input_size: Side of the square input in px.
+        crop_pct: Fraction of the resized image that the crop keeps.
+        batch: Images per call.
+        rewrite: Apply the exact rewrites; off gives the graph as torch exported it, simplified.
+        output: The file; <model>-<size>-b<batch>-fp32.onnx by default.
+        seed: Of untrained weights.
+
+    Returns:
+        The file.
+    """
+    from edgehybrid import stages
+
+    run = stages.Run()
+    source = stages.Source(model, weights, num_classes, input_size, crop_pct, batch, seed)
+    made = stages.export(run, source, calibration_images("photos", None, seed))
+    path = stages.rewrite(run, made.path) if rewrite else made.path
+    name = f"{made.spec.name}-{made.spec.preprocess.size}-b{made.batch}-fp32.onnx"
+    return deliver(output or Path(name), path, "onnx", made.spec)
+
+
+def calibrate(
+    *,
+    model: str = "cmt_ti",
+    weights: str = "auto",
+    num_classes: int | None = None,
+    input_size: int | None = None,
+    crop_pct: float | None = None,
+    calib: str = "photos",
+    num_calib: int | None = None,
+    method: Method = "mse",
+    output: Path | None = None,
+    seed: int = 0,
+) -> Artifact:
+    """Write activation ranges of int8.
+
+    Args:
+        model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
+        weights: auto, imagenet, fashion-mnist, random, or a checkpoint file.
+        num_classes: Classes of the model; inferred from a checkpoint.
+        input_size: Side of the square input in px.
+        crop_pct: Fraction of the resized image that the crop keeps.
+        calib: Calibration images: a named set, a folder, or an .npz file.
+        num_calib: How many of them; 128 or all there are by default.
+        method: mse, minmax, percentile or entropy.
+        output: The file; <model>-<size>-calibration.json by default.
+        seed: Of image sampling and of untrained weights.
+
+    Returns:
+        The file.
+    """
+    from edgehybrid import delivery, stages
+
+    run = stages.Run()
+    images = calibration_images(calib, num_calib, seed)
+    source = stages.Source(model, weights, num_classes, input_size, crop_pct, 1, seed)
+    made = stages.export(run, source, images)
+    ranges = stages.calibrate(run, stages.rewrite(run, made.path), images, made.spec.preprocess, method)
+    name = f"{made.spec.name}-{made.spec.preprocess.size}-calibration.json"
+    return deliver(output or Path(name), delivery.calibration_document(ranges), "calibration", made.spec)
+
+
+def quantize(
+    *,
+    model: str = "cmt_ti",
+    weights: str = "auto",
+    num_classes: int | None = None,
+    input_size: int | None = None,
+    crop_pct: float | None = None,
+    batch: int = 1,
+    precision: Literal["int8", "fp16"] = "int8",
+    target: str = "auto",
+    calib: str = "photos",
+    num_calib: int | None = None,
+    method: Method = "mse",
+    output: Path | None = None,
+    seed: int = 0,
+) -> Artifact:
+    """Write an int8 or fp16 ONNX file.
+
+    It is in the dialect of the target and is not measured.
+
+    Args:
+        model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
+        weights: auto, imagenet, fashion-mnist, random, or a checkpoint file.
+        num_classes: Classes of the model; inferred from a checkpoint.
+        input_size: Side of the square input in px.
+        crop_pct: Fraction of the resized image that the crop keeps.
+        batch: Images per call.
+        precision: int8 (explicit Q/DQ) or fp16.
+        target: A name from `edgehybrid targets`, a TOML file, or auto; decides the dialect.
+        calib: Calibration images: a named set, a folder, or an .npz file.
+        num_calib: How many of them; 128 or all there are by default.
+        method: mse, minmax, percentile or entropy.
+        output: The file; <model>-<size>-b<batch>-<precision>.onnx by default.
+        seed: Of image sampling and of untrained weights.
+
+    Returns:
+        The file.
+    """
+    from edgehybrid import stages
+
+    goal = load_target(target, precision)
+    run = stages.Run()
+    images = calibration_images(calib, num_calib, seed)
+    source = stages.Source(model, weights, num_classes, input_size, crop_pct, batch, seed)
+    made = stages.export(run, source, images)
+    baseline = stages.rewrite(run, made.path)
+    ranges = None
+    if precision == "int8":
+        ranges = stages.calibrate(run, baseline, images, made.spec.preprocess, method)
+    quantized = stages.quantize(run, baseline, precision, ranges)
+    name = f"{made.spec.name}-{made.spec.preprocess.size}-b{made.batch}-{precision}.onnx"
+    return deliver(output or Path(name), quantized.deployed(goal), "onnx", made.spec)

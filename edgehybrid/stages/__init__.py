@@ -1,0 +1,26 @@
+"""The steps of a build as cached work: what each depends on, what files it leaves, what it cost."""
+
+from edgehybrid.stages.measurement import bench, check_collapse, labels_for, layer_noise, measure, predict
+from edgehybrid.stages.product import Quantized, build_engine, calibrate, quantize, rewrite
+from edgehybrid.stages.run import Run, require, versions
+from edgehybrid.stages.source import Exported, Source, export
+
+__all__ = [
+    "Exported",
+    "Quantized",
+    "Run",
+    "Source",
+    "bench",
+    "build_engine",
+    "calibrate",
+    "check_collapse",
+    "export",
+    "labels_for",
+    "layer_noise",
+    "measure",
+    "predict",
+    "quantize",
+    "require",
+    "rewrite",
+    "versions",
+]

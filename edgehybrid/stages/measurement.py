@@ -1,0 +1,154 @@
+"""What a graph is worth: latency, answers, and the noise of every layer."""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehybrid.dataset import Images
+from edgehybrid.errors import ImagesError, StageError
+from edgehybrid.progress import listener
+from edgehybrid.records import DeviceState, Latency, LayerError, ModelSpec, Precision, Preprocess
+from edgehybrid.stages.product import Quantized
+from edgehybrid.stages.run import FORWARD_BATCH, Run, counted
+from edgehybrid.stages.source import Exported
+from edgehybrid.store import decode, sha256_of, to_json, write_atomic
+
+LAYER_IMAGES = 32
+"""Images on which per-layer noise is measured: it is a mean over pixels, which 32 images settle."""
+
+
+def bench(
+    run: Run, files: Mapping[Precision, Path], images: Images, made: Exported, state: DeviceState
+) -> dict[Precision, Latency]:
+    """Latency of several graphs on this machine, on a real image."""
+    machine = f"{state.name} {state.cores} {state.threads} {os.uname().nodename} {os.uname().machine}"
+
+    def produce(folder: Path) -> None:
+        one = next(images.batches(made.spec.preprocess, 1))
+        feed = np.repeat(one, made.batch, axis=0)
+        write_atomic(folder / "latency.json", to_json(measure(files, feed)))
+
+    inputs: dict[str, object] = {precision: sha256_of(path) for precision, path in files.items()}
+    folder = run.do("bench", {**inputs, "machine": machine}, produce)
+    stored = json.loads((folder / "latency.json").read_bytes())
+    return {precision: decode(Latency, stored[precision]) for precision in files}
+
+
+def measure(
+    files: Mapping[Precision, Path],
+    feed: NDArray[np.float32] | None = None,
+    *,
+    warmup: float = 0.2,
+    duration: float = 3.0,
+    iterations: int = 50,
+) -> dict[Precision, Latency]:
+    """Time graphs on ONNX Runtime, their calls interleaved so that ratios are fair.
+
+    Args:
+        files: Precision -> ONNX file, all with the same input.
+        feed: One batch (N, 3, H, W); seeded noise by default.
+        warmup: Seconds of untimed calls first.
+        duration: Seconds of timed calls, at least.
+        iterations: Timed calls of each graph, at least.
+    """
+    from edgehybrid import benchmark
+    from edgehybrid.runtime import open_runner
+
+    with ExitStack() as stack:
+        runners = [stack.enter_context(open_runner(path)) for path in files.values()]
+        name, info = next(iter(runners[0].inputs.items()))
+        batch = np.random.default_rng(0).standard_normal(info.shape).astype(info.dtype) if feed is None else feed
+        latencies = benchmark.measure_interleaved(
+            runners, {name: batch}, warmup=warmup, duration=duration, iterations=iterations
+        )
+    return dict(zip(files, latencies, strict=True))
+
+
+def predict(run: Run, label: str, path: Path, images: Images, preprocess: Preprocess) -> NDArray[np.float32]:
+    """Logits (images, classes) of a graph, in canonical numerics and in the order of the images."""
+
+    def produce(folder: Path) -> None:
+        from edgehybrid import evaluator
+        from edgehybrid.runtime import open_runner
+
+        with open_runner(path, canonical=True) as runner:
+            batches = counted(images.batches(preprocess, FORWARD_BATCH), len(images))
+            np.save(folder / "logits.npy", evaluator.predict(runner, batches), allow_pickle=False)
+
+    inputs = {"model": sha256_of(path), "images": images.order, "preprocess": preprocess}
+    folder = run.do(f"evaluate {label}", inputs, produce)
+    logits: NDArray[np.float32] = np.load(folder / "logits.npy", allow_pickle=False)
+    return logits
+
+
+def check_collapse(logits: Mapping[Precision, NDArray[np.float32]], spec: ModelSpec) -> None:
+    """Refuse to report on a network that no longer tells images apart.
+
+    Raises:
+        StageError: Quantization broke a trained network. Of an untrained one it is only noted: its logits hardly
+            depend on the image, and 8 bits may not hold what little they do.
+    """
+    from edgehybrid import evaluator
+
+    reference = next(iter(logits.values()))
+    for precision, values in logits.items():
+        problem = evaluator.collapse_note(reference, values)
+        if problem is not None and not spec.weights.trained:
+            listener().note(f"{precision}: {problem}; the weights are untrained")
+        elif problem is not None:
+            raise StageError(
+                f"{precision} broke the network",
+                why=problem,
+                fix="try --method percentile, other --calib images, or --precision fp16",
+            )
+
+
+def labels_for(images: Images, spec: ModelSpec) -> NDArray[np.int64]:
+    """Labels of the evaluation images, which must be classes of the model."""
+    if images.labels is None:
+        raise ImagesError(
+            f"{images.spec.name} has no labels",
+            why="accuracy needs one folder per class, or an array y in the .npz file",
+            fix="leave --eval out to measure agreement with float32 only",
+        )
+    highest = int(images.labels.max())
+    if highest >= spec.classes:
+        raise ImagesError(
+            f"{images.spec.name} has labels up to {highest}",
+            why=f"the model has {spec.classes} classes, numbered from 0",
+            fix="give images of the classes that the model was trained on, or its own --weights",
+        )
+    labels: NDArray[np.int64] = images.labels
+    return labels
+
+
+def layer_noise(
+    run: Run, baseline: Path, quantized: Quantized, images: Images, preprocess: Preprocess
+) -> tuple[LayerError, ...]:
+    """Signal to quantization noise at the output of every int8 layer; nothing where there is none."""
+    if quantized.ranges is None:
+        return ()
+
+    def produce(folder: Path) -> None:
+        from edgehybrid import calibrator, graph
+
+        reference = graph.load(baseline)
+        layers = {d.node for d in quantized.plan.decisions if d.kind == "weight"}
+        labels = graph.label_nodes(reference)
+        outputs = [graph.name_of(node.outputs[0]) for node, label in labels.items() if label in layers]
+        first = next(images.batches(preprocess, min(LAYER_IMAGES, len(images))))
+        found = calibrator.compare(reference, graph.load(quantized.runnable), [first], outputs)
+        write_atomic(folder / "layers.json", to_json(list(found)))
+
+    inputs = {
+        "baseline": sha256_of(baseline),
+        "quantized": sha256_of(quantized.runnable),
+        "images": images.order,
+    }
+    folder = run.do("layers", {**inputs, "preprocess": preprocess}, produce)
+    return tuple(decode(LayerError, x) for x in json.loads((folder / "layers.json").read_bytes()))

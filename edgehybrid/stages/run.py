@@ -1,0 +1,81 @@
+"""A chain of cached stages: what each cost, and what all of them depend on."""
+
+import functools
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehybrid.errors import NotReadyError
+from edgehybrid.progress import listener
+from edgehybrid.records import Stage
+from edgehybrid.store import run_stage
+
+FORWARD_BATCH = 16
+"""Images decoded at a time; the graph's own batch decides what one call computes."""
+LIBRARIES = (
+    "numpy",
+    "onnxruntime",
+    "onnx",
+    "onnx-ir",
+    "onnxsim",
+    "torch",
+    "timm",
+    "tensorrt-rtx-cu13-libs",
+    "tensorrt",
+)
+"""Packages whose version shapes a result."""
+
+
+@dataclass
+class Run:
+    """One chain of stages and what they cost."""
+
+    stages: list[Stage] = field(default_factory=list)
+
+    def do(self, name: str, inputs: Mapping[str, object], produce: Callable[[Path], None]) -> Path:
+        """Run a stage through the cache; the folder with its files."""
+        listener().begin(name)
+        folder, stage = run_stage(
+            name,
+            {**inputs, "versions": versions()},
+            produce,
+            waiting=lambda: listener().note(f"another process is doing '{name}'; waiting for its result"),
+        )
+        self.stages.append(stage)
+        listener().end(stage)
+        return folder
+
+
+def require(module: str, extra: str, purpose: str) -> None:
+    """Make sure a library of an extra is installed, before a long chain of imports says so less kindly.
+
+    Raises:
+        NotReadyError: It is not.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise NotReadyError(
+            f"cannot {purpose}: {module} is not installed",
+            why=f"it comes with the extra [{extra}]",
+            fix=f"pip install 'edgehybrid[{extra}]'",
+        )
+
+
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Installed version of each of LIBRARIES that is there."""
+    installed = {d.name: d.version for name in LIBRARIES for d in importlib.metadata.distributions(name=name)}
+    return dict(sorted(installed.items()))
+
+
+def counted(batches: Iterator[NDArray[np.float32]], total: int) -> Iterator[NDArray[np.float32]]:
+    """Pass batches on and tell the listener how many images went by."""
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        listener().advance(done, total)

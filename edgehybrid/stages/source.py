@@ -1,0 +1,144 @@
+"""From what was asked for to one static float32 graph: a zoo model with its weights, or a user's ONNX file."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgehybrid import zoo
+from edgehybrid.dataset import Images
+from edgehybrid.errors import NotFoundError, UsageError
+from edgehybrid.progress import listener
+from edgehybrid.records import ModelSpec, Preprocess, Provenance
+from edgehybrid.stages.run import Run, require
+from edgehybrid.store import decode, sha256_of, to_json, write_atomic
+
+if TYPE_CHECKING:
+    from edgehybrid.graph import Graph
+    from edgehybrid.zoo.sources import Source as Weights
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which model is asked for."""
+
+    model: str  # a zoo name, timm/NAME, or an ONNX file
+    weights: str
+    num_classes: int | None
+    input_size: int | None
+    crop_pct: float | None
+    batch: int
+    seed: int
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the model is a user's ONNX file."""
+        return self.model.endswith(".onnx")
+
+    @property
+    def name(self) -> str:
+        """The model's name as bundles show it."""
+        return Path(self.model).stem if self.is_file else self.model.replace("/", "-")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model as an ONNX file."""
+
+    path: Path
+    spec: ModelSpec
+    params: int
+    macs: int
+    batch: int
+
+
+def export(run: Run, source: Source, images: Images) -> Exported:
+    """A zoo model with its weights, or a user's ONNX file, as one static float32 graph.
+
+    Args:
+        run: The chain.
+        source: What to export.
+        images: A few of them check the ONNX graph against torch.
+    """
+    if source.is_file and not Path(source.model).is_file():
+        raise NotFoundError(
+            f"no file {source.model}",
+            why="a model that ends in .onnx is read as a file",
+            fix="check the path",
+        )
+    found = None
+    if not source.is_file:
+        found = zoo.find_weights(
+            source.model, source.weights, num_classes=source.num_classes, seed=source.seed, notify=listener().note
+        )
+    identity = _identity(Path(source.model)) if found is None else found.sha256
+
+    def produce(folder: Path) -> None:
+        require("onnx_ir", "host", "handle ONNX graphs")
+        from edgehybrid import graph
+
+        opened = _opened(source, identity) if found is None else _traced(source, found, images)
+        exported, spec, params = opened
+        write_atomic(folder / "model.onnx", exported.to_bytes())
+        facts = {
+            "params": params,
+            "macs": graph.count_macs(exported),
+            "batch": graph.shape_of(exported.input)[0],
+        }
+        write_atomic(folder / "spec.json", to_json({"spec": spec, **facts}))
+
+    folder = run.do("export", {"source": source, "identity": identity}, produce)
+    facts = json.loads((folder / "spec.json").read_bytes())
+    spec = decode(ModelSpec, facts["spec"])
+    return Exported(folder / "model.onnx", spec, facts["params"], facts["macs"], facts["batch"])
+
+
+def _identity(path: Path) -> str:
+    """SHA-256 of an ONNX file; of it and of the files beside it where those hold its weights."""
+    require("onnx_ir", "host", "handle ONNX graphs")
+    from edgehybrid.graph.adoption import companions
+
+    digest = sha256_of(path)
+    hashes = [sha256_of(file) for file in companions(path) if file.is_file()]
+    return hashlib.sha256(" ".join([digest, *hashes]).encode()).hexdigest() if hashes else digest
+
+
+def _traced(source: Source, found: "Weights", images: Images) -> "tuple[Graph, ModelSpec, int]":
+    """Graph, spec and number of parameters of a zoo model."""
+    require("torch", "host", "export a model from torch")
+    from edgehybrid import exporter
+
+    module, spec = zoo.load(
+        source.model,
+        found,
+        source.num_classes,
+        source.input_size,
+        crop_pct=source.crop_pct,
+        seed=source.seed,
+        notify=listener().note,
+    )
+    check = next(images.batches(spec.preprocess, min(8, len(images))))
+    graph = exporter.trace(module, spec, batch=source.batch, images=check, notify=listener().note)
+    return graph, spec, sum(p.numel() for p in module.parameters())
+
+
+def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
+    """Graph, spec and number of weights of a user's file."""
+    from edgehybrid import graph
+    from edgehybrid.graph.adoption import adopt, scores_of
+
+    path, size = Path(source.model), source.input_size
+    opened = adopt(path, batch=source.batch, input_size=size, notify=listener().note)
+    side = graph.shape_of(opened.input)[-1]
+    classes = graph.shape_of(scores_of(opened))[-1]
+    if source.num_classes not in (None, classes):
+        raise UsageError(
+            f"--num-classes {source.num_classes} does not fit {path}",
+            why=f"its output has {classes} classes",
+            fix="leave --num-classes out",
+        )
+    provenance = Provenance(source.model, sha256, trained=True, note="weights are those in the ONNX file")
+    crop = Preprocess(side) if source.crop_pct is None else Preprocess(side, source.crop_pct)
+    spec = ModelSpec(source.name, crop, classes, provenance)
+    return opened, spec, graph.count_params(opened)
