@@ -260,6 +260,18 @@ def test_a_driver_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "did not answer" in found.reason
 
 
+def test_the_capability_is_that_of_the_first_device() -> None:
+    assert device.capability(Cuda("13.0", (*ORIN.gpus, *RTX.gpus))) == "8.7"
+    assert device.capability(NO_CUDA) is None
+
+
+def test_one_process_asks_the_driver_once(tmp_path: Path) -> None:
+    line = f"open({str(tmp_path / 'asked')!r}, 'a').write('x'); print('[12060, []]')"
+    command = (sys.executable, "-I", "-c", line)
+    assert device.probe_cuda(command) == device.probe_cuda(command)
+    assert (tmp_path / "asked").read_text() == "x"
+
+
 # --- doctor ---------------------------------------------------------------------------------------
 
 

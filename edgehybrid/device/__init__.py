@@ -8,8 +8,8 @@ Everything is read from files of Linux below a root folder, so that a test passe
 not tell stays None.
 """
 
-from edgehybrid.device.board import Cuda, Gpu, detect_target, probe_cuda
+from edgehybrid.device.board import Cuda, Gpu, capability, detect_target, probe_cuda
 from edgehybrid.device.doctor import checks
 from edgehybrid.device.machine import state
 
-__all__ = ["Cuda", "Gpu", "checks", "detect_target", "probe_cuda", "state"]
+__all__ = ["Cuda", "Gpu", "capability", "checks", "detect_target", "probe_cuda", "state"]

@@ -1,5 +1,6 @@
 """Tell which target this machine is: a Jetson by its device tree, an RTX card by its driver, else a plain CPU."""
 
+import functools
 import importlib.util
 import json
 import re
@@ -135,11 +136,13 @@ def is_super(root: Path) -> bool:
     return "super" in f"{read(root / 'proc/device-tree/compatible')} {board_model(root)}".lower()
 
 
+@functools.cache
 def probe_cuda(command: tuple[str, ...] = (sys.executable, "-I", "-c", PROBE)) -> Cuda:
     """Ask the CUDA driver for its version and devices.
 
     In a child process: a driver that crashes or hangs takes only the child with it, and a process that has
-    initialised CUDA could no longer fork.
+    initialised CUDA could no longer fork. Full TensorRT ends the process where there is no driver, so it is asked
+    first. The answer is kept: one process starts one child.
 
     Args:
         command: What to run; it prints [version, [[name, major, minor], ...]] as JSON. A test passes its own.
@@ -156,3 +159,13 @@ def probe_cuda(command: tuple[str, ...] = (sys.executable, "-I", "-c", PROBE)) -
     version, gpus = json.loads(done.stdout)
     found = tuple(Gpu(name, (major, minor)) for name, major, minor in gpus)
     return Cuda(f"{version // 1000}.{version % 1000 // 10}", found, "" if found else "the driver has no device")
+
+
+def capability(cuda: Cuda | None = None) -> str | None:
+    """Compute capability of the first CUDA device, as "8.7"; None without a driver or device.
+
+    Args:
+        cuda: What the driver said; it is asked by default.
+    """
+    gpus = (probe_cuda() if cuda is None else cuda).gpus
+    return f"{gpus[0].capability[0]}.{gpus[0].capability[1]}" if gpus else None

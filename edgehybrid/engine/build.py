@@ -4,7 +4,6 @@ NVIDIA's libraries end the process on some errors (a missing driver among them),
 child: `build` starts `python -m edgehybrid.engine`, which answers with one JSON document on its stdout.
 """
 
-import ctypes
 import importlib.util
 import json
 import os
@@ -15,6 +14,7 @@ import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from edgehybrid import device
 from edgehybrid.engine.compiler import REFUSED, Made, Order, last_words
 from edgehybrid.errors import EdgeHybridError, NotFoundError, NotReadyError, ResourceError, StageError
 from edgehybrid.records import Engine, Precision, Target
@@ -94,30 +94,12 @@ def build(
 
 
 def find_builders() -> Builders:
-    """NVIDIA's builders on this machine, found without importing them."""
+    """NVIDIA's builders on this machine, found without importing them; the driver is asked in a child."""
 
     def first(names: tuple[str, ...]) -> str | None:
         return next((name for name in names if importlib.util.find_spec(name) is not None), None)
 
-    return Builders(first(TENSORRT_MODULES), first(RTX_MODULES), probe_capability())
-
-
-def probe_capability() -> str | None:
-    """Compute capability of the first CUDA device, as "8.7"; None without a driver or device.
-
-    Asked of the driver itself, because full TensorRT ends the process when there is none.
-    """
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    device, numbers = ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-        return None
-    for number, attribute in zip(numbers, (75, 76), strict=True):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-        if driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device):
-            return None
-    return f"{numbers[0].value}.{numbers[1].value}"
+    return Builders(first(TENSORRT_MODULES), first(RTX_MODULES), device.capability())
 
 
 def _fits(target: Target, capability: str | None) -> bool:
