@@ -133,6 +133,29 @@ def measure_interleaved(
             return tuple(summarise(times) for times in samples)
 
 
+def keep_busy(
+    runner: Runner, feeds: Tensors, *, duration: float, limit: int | None = None, clock: Clock = time.perf_counter
+) -> int:
+    """Call one runner again and again, untimed, so that the power of the board is this network's.
+
+    Args:
+        runner: Open.
+        feeds: One batch, as in `measure`.
+        duration: Seconds; the call that is running then is finished.
+        limit: Calls, at most.
+        clock: As in `measure`.
+
+    Returns:
+        How many calls were made, at least 1.
+    """
+    begin, calls = clock(), 0
+    while True:
+        runner.run(feeds)
+        calls += 1
+        if clock() - begin >= duration or calls == limit:
+            return calls
+
+
 def summarise(samples: Sequence[float]) -> Latency:
     """Statistics of latency samples.
 

@@ -154,7 +154,21 @@ def speed_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
         unsteady = None if row.latency is None else benchmark.unsteady_note(row.latency)
         if unsteady is not None:
             notes.append(f"{row.precision}: {unsteady}")
-    return tuple(notes)
+    return (*notes, *_throttle_notes(rows))
+
+
+def _throttle_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
+    """Whether the machine slowed itself down while it was measured; interleaved rows share one answer."""
+    notes = []
+    for row in rows:
+        seen = None if row.latency is None else row.latency.conditions
+        if seen is None:
+            continue
+        events = [f"{count} x {cause}" for cause, count in (seen.throttle or {}).items() if count]
+        if events or seen.cooling:
+            what = ", ".join([*events, *(f"{name} held down" for name in seen.cooling)])
+            notes.append(f"throttled while it was measured ({what}): cool it, or give it more power, and measure again")
+    return tuple(dict.fromkeys(notes))
 
 
 def command(recipe: Recipe) -> str:

@@ -224,6 +224,44 @@ class DeviceState:
     temperature_c: float | None = None
     power_mode: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    memory_free_gib: float | None = None
+    temperatures_c: Mapping[str, float] = field(default_factory=dict)  # per thermal zone
+    power_w: float | None = None  # of the whole board, at this moment
+    rails_w: Mapping[str, float] = field(default_factory=dict)
+    throttle: Mapping[str, int] | None = None  # cause -> events since the machine was started
+    cooling: Mapping[str, int] = field(default_factory=dict)  # what holds a clock down against heat now -> how far
+    fan: Mapping[str, float] = field(default_factory=dict)  # "percent", "rpm"
+    unknown: Mapping[str, str] = field(default_factory=dict)  # figure -> why this machine does not tell it
+
+
+@dataclass(frozen=True)
+class Power:
+    """Electric power of the whole board while one network ran alone, call after call."""
+
+    mean_w: float
+    max_w: float
+    idle_w: float | None  # just before, with nothing running; None: not measured
+    energy_mj: float  # per call: mean power x seconds / calls, so what the board draws at idle is in it
+    seconds: float
+    samples: int
+    calls: int
+    rails: tuple[str, ...]  # what was added up: one total rail, or all rails of a board without one
+    source: str  # "ina3221", "ina238", "tegrastats"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the machine did while it was timed."""
+
+    seconds: float
+    readings: int  # of every sensor; 2: at the beginning and at the end
+    temperature_c: float | None  # hottest sensor, highest reading
+    clocks_mhz: Mapping[str, float]  # lowest reading
+    throttle: Mapping[str, int] | None  # cause -> events during the measurement; None: nothing counts them
+    cooling: Mapping[str, int]  # what held a clock down against heat -> how far
+    memory_gib: float | None  # in use by all programs, highest reading
+    power: Power | None = None
+    unknown: Mapping[str, str] = field(default_factory=dict)  # figure -> why there is none
 
 
 @dataclass(frozen=True)
@@ -250,6 +288,7 @@ class Latency:
     std: float
     n: int
     samples: tuple[float, ...] = ()  # in order of measurement
+    conditions: Conditions | None = None  # None: nobody looked
 
 
 @dataclass(frozen=True)

@@ -146,4 +146,28 @@ def jetson_files(
         "sys/class/thermal/thermal_zone1/temp": "48968\n",
         "sys/class/thermal/thermal_zone2/type": "PMIC-Die\n",
         "sys/class/thermal/thermal_zone2/temp": "100000\n",
+        **ina3221_files({"VDD_IN": (5000, 1200), "VDD_CPU_GPU_CV": (5000, 400), "VDD_SOC": (5000, 280)}),
+        "sys/class/hwmon/hwmon2/name": "soctherm_oc\n",
+        "sys/class/hwmon/hwmon2/oc1_event_cnt": "0\n",
+        "sys/class/hwmon/hwmon2/oc2_event_cnt": "3\n",
+        "sys/class/hwmon/hwmon2/oc3_event_cnt": "0\n",
+        "sys/class/hwmon/hwmon3/name": "pwmfan\n",
+        "sys/class/hwmon/hwmon3/pwm1": "102\n",
+        "sys/class/thermal/cooling_device0/type": "pwm-fan\n",
+        "sys/class/thermal/cooling_device0/cur_state": "2\n",
+        "sys/class/thermal/cooling_device1/type": "devfreq-17000000.gpu\n",
+        "sys/class/thermal/cooling_device1/cur_state": "0\n",
     }
+
+
+def ina3221_files(rails: Mapping[str, tuple[int, int]], hwmon: int = 1) -> dict[str, str]:
+    """A power sensor with up to three channels: rail -> (millivolts, milliamperes)."""
+    base = f"sys/class/hwmon/hwmon{hwmon}"
+    files = {f"{base}/name": "ina3221\n", f"{base}/in7_label": "sum of shunt voltages\n", f"{base}/in7_input": "1\n"}
+    for channel, (label, (volts, amperes)) in enumerate(rails.items(), start=1):
+        files |= {
+            f"{base}/in{channel}_label": f"{label}\n",
+            f"{base}/in{channel}_input": f"{volts}\n",
+            f"{base}/curr{channel}_input": f"{amperes}\n",
+        }
+    return files

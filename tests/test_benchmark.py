@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edgehybrid.benchmark import (
     BLOCK,
     compare,
+    keep_busy,
     measure,
     measure_interleaved,
     summarise,
@@ -197,3 +198,12 @@ def test_an_unsteady_latency_is_noted_at_trtexecs_threshold() -> None:
     assert variation(steady) == pytest.approx(100 / 101)
     assert unsteady_note(steady) is None
     assert "2.9 %" in (unsteady_note(unsteady) or "")
+
+
+def test_a_network_is_kept_busy_for_a_time_or_a_number_of_calls() -> None:
+    clock = FakeClock()
+    runner = FakeRunner(clock=clock, seconds=(0.3,))
+    assert keep_busy(runner, FEEDS, duration=1.0, clock=clock) == 4  # the fourth was running when the second was over
+    assert keep_busy(runner, FEEDS, duration=1.0, limit=2, clock=clock) == 2
+    assert keep_busy(runner, FEEDS, duration=0.0, clock=clock) == 1
+    assert runner.calls == 7

@@ -18,7 +18,9 @@ from edgehybrid.errors import ArtifactError, GateError, ImagesError, UsageError
 from edgehybrid.records import Report
 
 SMALL = {"input_size": 64, "num_classes": 10, "num_calib": 8}
-ROW_KEYS = {"precision", "backend", "status", "reason", "latency_ms", "accuracy", "drop", "fidelity", "bytes"}
+ROW_KEYS = {"precision", "backend", "status", "reason", "latency_ms", "accuracy", "drop", "fidelity", "bytes"} | {
+    "conditions"
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,47 +1,23 @@
-"""Read what a latency must be quoted with: processor, memory, load, clocks, temperature, power mode, versions."""
+"""Read what the machine is: processor, memory, load, clocks, power mode, versions of libraries."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edgehybrid.cores import available_cores
-from edgehybrid.records import DeviceState
 from edgehybrid.version import __version__
 
 LIBRARIES = ("numpy", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13-libs")
 """Distributions whose version shapes a latency."""
 _GPU = re.compile(r"gpu|ga10b|gv11b|gp10b|gm20b")
 """Names of the GPU's clock domain under /sys/class/devfreq, from Jetson Nano to Thor."""
-
-
-def state(threads: int = 0, *, root: Path = Path("/")) -> DeviceState:
-    """The state of this machine now.
-
-    Clocks are in MHz: "cpu" is the fastest core's at this moment and "cpu_max" what its governor may choose; "gpu" and
-    "gpu_max" likewise on a Jetson. The temperature is the hottest sensor's.
-
-    Args:
-        threads: Used by the runner; 0 means every physical core this process may use.
-        root: Where /proc, /sys and /etc are found; a test passes a fake tree.
-
-    Returns:
-        What could be read; the rest is None or absent.
-    """
-    return DeviceState(
-        name=processor_name(root),
-        cores=core_count(root),
-        threads=threads or available_cores(root),
-        memory_gib=memory_gib("MemTotal", root),
-        system=system_name(root),
-        load=load_average(root),
-        clocks_mhz=clocks_mhz(root),
-        temperature_c=temperature_c(root),
-        power_mode=power_mode(root),
-        versions=versions(),
-    )
+_EMC = "sys/kernel/debug/bpmp/debug/clk/emc/rate"
+"""Clock of the memory of a Jetson, which only root may read."""
+_NVPMODEL_SECONDS = 5
 
 
 def processor_name(root: Path) -> str:
@@ -97,35 +73,30 @@ def l4t_release(root: Path) -> str | None:
 
 def load_average(root: Path) -> float | None:
     """Mean number of processes that wanted to run during the last minute."""
-    return _number((read(root / "proc/loadavg") or "").split(" ")[0])
+    return number((read(root / "proc/loadavg") or "").split(" ")[0])
 
 
 def clocks_mhz(root: Path) -> dict[str, float]:
-    """Clocks in MHz, as `state` says."""
+    """Clocks in MHz, as `snapshot.state` says."""
     clocks: dict[str, float] = {}
     cpus = list((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
     gpus = [path for path in (root / "sys/class/devfreq").glob("*") if _GPU.search(path.name)]
     for name, files, unit in (
         ("cpu", (path / "scaling_cur_freq" for path in cpus), 1e3),
         ("cpu_max", (path / "scaling_max_freq" for path in cpus), 1e3),
+        ("cpu_min", (path / "scaling_min_freq" for path in cpus), 1e3),
         ("gpu", (path / "cur_freq" for path in gpus), 1e6),
         ("gpu_max", (path / "max_freq" for path in gpus), 1e6),
+        ("gpu_min", (path / "min_freq" for path in gpus), 1e6),
+        ("emc", (root / _EMC,), 1e6),
     ):
         if (highest := max(_numbers(files), default=None)) is not None:
             clocks[name] = highest / unit
     if "cpu" not in clocks:  # a virtual machine has no cpufreq, and only x86 prints this line
-        said = [_number(block.get("cpu MHz", "")) for block in _cpuinfo(root)]
+        said = [number(block.get("cpu MHz", "")) for block in _cpuinfo(root)]
         if known := [value for value in said if value is not None]:
             clocks["cpu"] = max(known)
     return clocks
-
-
-def temperature_c(root: Path) -> float | None:
-    """The hottest thermal zone; NVIDIA's PMIC zones, which report a constant, and zones switched off do not count."""
-    zones = (root / "sys/class/thermal").glob("thermal_zone*")
-    kept = (zone for zone in zones if not (read(zone / "type") or "").startswith("PMIC"))
-    values = [value / 1e3 for value in _numbers(zone / "temp" for zone in kept)]
-    return max((value for value in values if value > -200), default=None)
 
 
 def power_mode(root: Path) -> str | None:
@@ -133,13 +104,25 @@ def power_mode(root: Path) -> str | None:
 
     Source:
         /var/lib/nvpmodel/status holds "pmode:0002"; /etc/nvpmodel.conf names the modes. Ids differ between modules.
+        `nvpmodel -q`, asked where there is no such file, prints "NV Power Mode: 15W" and the id.
     """
     status = re.search(r"pmode:(\d+)", read(root / "var/lib/nvpmodel/status") or "")
     if status:
         names = power_modes(root)
         return f"{names.get(int(status[1]), 'unnamed')} (nvpmodel {int(status[1])})"
+    if (root / "usr/sbin/nvpmodel").is_file():
+        said = re.search(r"NV Power Mode:\s*(\S+)\s+(\d+)", _nvpmodel(root / "usr/sbin/nvpmodel"))
+        return f"{said[1]} (nvpmodel {said[2]})" if said else None
     governor = read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return f"governor {governor.strip()}" if governor and governor.strip() else None
+
+
+def _nvpmodel(program: Path) -> str:
+    try:
+        done = subprocess.run((program, "-q"), capture_output=True, text=True, timeout=_NVPMODEL_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
 
 
 def power_modes(root: Path) -> dict[int, str]:
@@ -161,6 +144,15 @@ def installed_version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def number(text: str) -> float | None:
+    """A finite number, or None: a sensor that says anything else says nothing."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def read(path: Path) -> str | None:
@@ -187,13 +179,6 @@ def _cpuinfo(root: Path) -> list[dict[str, str]]:
 def _numbers(files: Iterable[Path]) -> Iterator[float]:
     """What can be read as a number."""
     for path in files:
-        value = _number(read(path) or "")
+        value = number(read(path) or "")
         if value is not None:
             yield value
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None

@@ -142,6 +142,7 @@ def row_to_json(row: Row) -> dict[str, object]:
         "drop": None if row.drop is None else asdict(row.drop),
         "fidelity": None if row.fidelity is None else asdict(row.fidelity),
         "bytes": row.bytes,
+        "conditions": None if latency is None or latency.conditions is None else asdict(latency.conditions),
     }
 
 
@@ -194,9 +195,10 @@ def _row_trees(document: Mapping[str, object], details: Mapping[str, object]) ->
     items = [_object({"rows": item}, "rows") for item in _list(document, "rows")]
     rows = []
     for key, row in zip(_row_keys([(x["precision"], x["backend"]) for x in items]), items, strict=True):
-        latency = row.pop("latency_ms")
+        latency, conditions = row.pop("latency_ms"), row.pop("conditions", None)
         if latency is not None:
-            latency = _object({"latency_ms": latency}, "latency_ms") | {"samples": samples.get(key, ())}
+            times = {"samples": samples.get(key, ()), "conditions": conditions}
+            latency = _object({"latency_ms": latency}, "latency_ms") | times
         rows.append(row | {"latency": latency, "ratio": ratios.get(key)})
     return rows
 

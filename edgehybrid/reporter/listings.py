@@ -15,6 +15,7 @@ from edgehybrid.records import (
     Listing,
     Measurement,
     Models,
+    Power,
     Row,
     Target,
     Targets,
@@ -29,6 +30,7 @@ SHOWN_PLACES = 3
 """Places shown of each rule that a graph breaks."""
 
 TIMED = ("p50 ms", "p90", "p99", "max", "calls")
+POWERED = ("W", "mJ/call")
 SCORED = ("images", "top-1 % (95 %)", "drop (95 %)", "agree")
 
 
@@ -112,9 +114,11 @@ def _checks(result: Diagnosis) -> RenderableType:
 
 def _measurement(result: Measurement) -> RenderableType:
     timed = any(row.latency for row in result.rows)
-    table = _grid("precision", "backend", *(TIMED if timed else SCORED))
+    powered = any(_power(row) is not None for row in result.rows)
+    table = _grid("precision", "backend", *(TIMED if timed else SCORED), *(POWERED if powered else ()))
     for row in result.rows:
-        table.add_row(row.precision, row.backend, *(_timed(row) if timed else _scored(row)))
+        cells = [*(_timed(row) if timed else _scored(row)), *(_drawn(row) if powered else ())]
+        table.add_row(row.precision, row.backend, *cells)
     device = result.device
     head = Text(f"{result.path} on {device.name}, {device.threads} threads")
     return Group(head, table, *(Text(f"note: {note}") for note in result.notes))
@@ -125,6 +129,16 @@ def _timed(row: Row) -> tuple[str, ...]:
     if latency is None:
         return ("",) * len(TIMED)
     return f"{latency.p50:.2f}", f"{latency.p90:.2f}", f"{latency.p99:.2f}", f"{latency.max:.2f}", str(latency.n)
+
+
+def _power(row: Row) -> Power | None:
+    seen = None if row.latency is None else row.latency.conditions
+    return None if seen is None else seen.power
+
+
+def _drawn(row: Row) -> tuple[str, ...]:
+    power = _power(row)
+    return ("-",) * len(POWERED) if power is None else (f"{power.mean_w:.2f}", f"{power.energy_mj:.1f}")
 
 
 def _scored(row: Row) -> tuple[str, ...]:

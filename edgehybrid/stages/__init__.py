@@ -1,6 +1,14 @@
 """The steps of a build as cached work: what each depends on, what files it leaves, what it cost."""
 
-from edgehybrid.stages.measurement import bench, check_collapse, labels_for, layer_noise, measure, predict
+from edgehybrid.stages.measurement import (
+    bench,
+    check_collapse,
+    labels_for,
+    layer_noise,
+    measure,
+    measure_power,
+    predict,
+)
 from edgehybrid.stages.product import Quantized, build_engine, calibrate, quantize, rewrite
 from edgehybrid.stages.run import Run, require, versions
 from edgehybrid.stages.source import Exported, Source, export
@@ -18,6 +26,7 @@ __all__ = [
     "labels_for",
     "layer_noise",
     "measure",
+    "measure_power",
     "predict",
     "quantize",
     "require",

@@ -2,9 +2,12 @@
 
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +15,14 @@ from numpy.typing import NDArray
 from edgehybrid.dataset import Images
 from edgehybrid.errors import ImagesError, StageError
 from edgehybrid.progress import listener
-from edgehybrid.records import DeviceState, Latency, LayerError, ModelSpec, Precision, Preprocess
+from edgehybrid.records import DeviceState, Latency, LayerError, ModelSpec, Power, Precision, Preprocess
 from edgehybrid.stages.product import Quantized
 from edgehybrid.stages.run import FORWARD_BATCH, Run, counted
 from edgehybrid.stages.source import Exported
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
+
+if TYPE_CHECKING:
+    from edgehybrid.runtime import Runner, Tensors
 
 LAYER_IMAGES = 32
 """Images on which per-layer noise is measured: it is a mean over pixels, which 32 images settle."""
@@ -49,6 +55,9 @@ def measure(
 ) -> dict[Precision, Latency]:
     """Time graphs on ONNX Runtime, their calls interleaved so that ratios are fair.
 
+    Where the machine measures power, each network then runs once more alone, and its energy per call is taken from
+    that. Sensors are read before and after the timed calls, never between them.
+
     Args:
         files: Precision -> ONNX file, all with the same input.
         feed: One batch (N, 3, H, W); seeded noise by default.
@@ -56,17 +65,46 @@ def measure(
         duration: Seconds of timed calls, at least.
         iterations: Timed calls of each graph, at least.
     """
-    from edgehybrid import benchmark
+    from edgehybrid import benchmark, device
     from edgehybrid.runtime import open_runner
 
     with ExitStack() as stack:
         runners = [stack.enter_context(open_runner(path)) for path in files.values()]
         name, info = next(iter(runners[0].inputs.items()))
         batch = np.random.default_rng(0).standard_normal(info.shape).astype(info.dtype) if feed is None else feed
-        latencies = benchmark.measure_interleaved(
-            runners, {name: batch}, warmup=warmup, duration=duration, iterations=iterations
-        )
-    return dict(zip(files, latencies, strict=True))
+        with device.Sampler(interval=None) as window:
+            latencies = benchmark.measure_interleaved(
+                runners, {name: batch}, warmup=warmup, duration=duration, iterations=iterations
+            )
+        powers = measure_power(runners, {name: batch}, duration)
+    conditions = [window.conditions(power) for power in powers]
+    quoted = [replace(latency, conditions=c) for latency, c in zip(latencies, conditions, strict=True)]
+    return dict(zip(files, quoted, strict=True))
+
+
+def measure_power(
+    runners: Sequence["Runner"], feeds: "Tensors", duration: float = 3.0, *, settle: float = 1.0
+) -> list[Power | None]:
+    """Power and energy per call of each network, running alone; None where nothing here measures power.
+
+    Args:
+        runners: Open and warm.
+        feeds: One batch that all of them take.
+        duration: Seconds per network.
+        settle: Seconds of idling first, whose power is recorded beside, not subtracted.
+    """
+    from edgehybrid import benchmark, device
+
+    if not device.tells_power():
+        return [None for _ in runners]
+    with device.Sampler() as idle:
+        time.sleep(settle)
+    powers = []
+    for runner in runners:
+        with device.Sampler() as window:
+            calls = benchmark.keep_busy(runner, feeds, duration=duration)
+        powers.append(window.power(calls, idle_w=idle.mean_watts()))
+    return powers
 
 
 def predict(run: Run, label: str, path: Path, images: Images, preprocess: Preprocess) -> NDArray[np.float32]:

@@ -58,6 +58,7 @@ def test_a_row_has_exactly_the_published_keys() -> None:
     assert isinstance(rows, list)
     fp32, int8 = rows
     keys = ["precision", "backend", "status", "reason", "latency_ms", "accuracy", "drop", "fidelity", "bytes"]
+    keys += ["conditions"]
     assert list(fp32) == list(int8) == keys
     assert list(int8["latency_ms"]) == ["p50", "p90", "p95", "p99", "min", "max", "mean", "std", "n"]
     assert list(int8["accuracy"]) == ["top1", "top5", "n", "ci95"]

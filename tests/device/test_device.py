@@ -276,7 +276,7 @@ def test_one_process_asks_the_driver_once(tmp_path: Path) -> None:
 
 
 def test_the_libraries_are_those_of_pyproject() -> None:
-    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     project = tomllib.loads(text)["project"]
 
     def table(requirements: list[str]) -> dict[str, str]:
