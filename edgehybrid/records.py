@@ -45,7 +45,7 @@ class ModelCard:
     """What is known about one architecture variant without building it."""
 
     name: str
-    family: str
+    family: str  # the file in edgehybrid/zoo/ that builds it; "timm" for one of timm
     input_size: int  # px, as published
     params: int  # counted by this code at the published size, 1000 classes
     macs: int  # counted likewise: convolutions, linear layers and attention products of one image

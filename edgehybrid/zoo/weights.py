@@ -2,10 +2,11 @@
 
 import contextlib
 import functools
+import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -13,14 +14,13 @@ from torch import Tensor, nn
 
 from edgehybrid.errors import ResourceError, UsageError, WeightsError
 from edgehybrid.records import ModelCard, ModelSpec, Preprocess, Provenance
-from edgehybrid.zoo import botnet, cmt, conformer, conv2former
 from edgehybrid.zoo.cards import CARDS
 from edgehybrid.zoo.checkpoint import Checkpoint, read
 from edgehybrid.zoo.sources import IMAGENET_CLASSES, Source
 
 
 class Family(Protocol):
-    """What the module of one architecture offers."""
+    """What the module of one architecture, `edgehybrid/zoo/<family>.py`, offers."""
 
     CLASSIFIER: str  # how the name ends of the linear layer whose width is the number of classes
 
@@ -34,8 +34,9 @@ class Family(Protocol):
         """The checkpoint with everything that depends on the input size fitted to another one."""
 
 
-FAMILIES: Mapping[str, Family] = {"cmt": cmt, "conformer": conformer, "conv2former": conv2former, "botnet": botnet}
-"""Family of a card -> its module."""
+def open_family(card: ModelCard) -> Family:
+    """The module of a card's architecture: the file of that name in this folder."""
+    return cast(Family, importlib.import_module(f"edgehybrid.zoo.{card.family}"))
 
 
 def load(
@@ -64,7 +65,7 @@ def load(
         WeightsError: Unreadable, for another model, or with NaN or infinite values.
         ResourceError: The relative-position tables do not fit into memory.
     """
-    family = FAMILIES[card.family]
+    family = open_family(card)
     check_options(card, num_classes, input_size, crop_pct)
     notes = [source.note] if source.note else []
     with memory_for(card, input_size):
@@ -236,18 +237,19 @@ def _guess(state: Mapping[str, Tensor], classes: int) -> str | None:
     """The model of the zoo that nearly all tensors of a checkpoint fit."""
     scores = {}
     for card in CARDS:
-        size = FAMILIES[card.family].stored_size(state) or card.input_size
-        expected = _expect(card.family, card.name, classes, size)
+        size = open_family(card).stored_size(state) or card.input_size
+        expected = _expect(card.name, classes, size)
         scores[card.name] = sum(key in state and _kind(state[key]) == kind for key, kind in expected) / len(expected)
     best = max(scores, key=lambda name: scores[name])
     return best if scores[best] > 0.9 else None
 
 
 @functools.cache
-def _expect(family: str, name: str, classes: int, size: int) -> tuple[tuple[str, tuple[torch.Size, bool]], ...]:
+def _expect(name: str, classes: int, size: int) -> tuple[tuple[str, tuple[torch.Size, bool]], ...]:
     """Names and kinds of a model's tensors; making all models of the zoo for them takes seconds."""
+    card = next(card for card in CARDS if card.name == name)
     with torch.device("meta"):
-        module = FAMILIES[family].create(name, classes, size)
+        module = open_family(card).create(name, classes, size)
     return tuple((key, _kind(value)) for key, value in module.state_dict().items())
 
 

@@ -9,13 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgehybrid import zoo
 from edgehybrid.records import ModelCard
-from edgehybrid.zoo.weights import FAMILIES
+from edgehybrid.zoo.weights import open_family
 
 
 @pytest.mark.parametrize("card", zoo.cards(), ids=lambda card: card.name)
 def test_params_and_macs_are_counted(card: ModelCard) -> None:
     with torch.device("meta"):
-        module = FAMILIES[card.family].create(card.name, 1000, card.input_size).eval()
+        module = open_family(card).create(card.name, 1000, card.input_size).eval()
         image = torch.zeros(1, 3, card.input_size, card.input_size)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
