@@ -17,6 +17,7 @@ from edgehybrid.pipeline import (
     quantize,
     quickstart,
     report,
+    stream,
     targets,
     verify,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "quickstart",
     "records",
     "report",
+    "stream",
     "targets",
     "verify",
 ]

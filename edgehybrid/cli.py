@@ -14,13 +14,15 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError
+from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError, Terminated
 from edgehybrid.pipeline import COMMANDS
 from edgehybrid.progress import Listener, Silence, listening
-from edgehybrid.records import Diagnosis, Lint, Report, Result, Stage
+from edgehybrid.records import Diagnosis, Lint, Report, Result, Stage, Stream
 from edgehybrid.version import __version__
 
 SIGINT_CODE, SIGTERM_CODE, BUG_CODE = 130, 143, 1
+SIGNAL_CODES = {"interrupted": SIGINT_CODE, "terminated": SIGTERM_CODE}
+"""Of a stream, which a signal ends in good order: it is shown, and the code tells of the signal."""
 
 app = typer.Typer(
     name="edgehybrid",
@@ -96,6 +98,8 @@ def _run(work: Callable[[], Result], *, as_json: bool, verbose: int) -> None:
         _show(result, as_json=as_json)
         if isinstance(result, Diagnosis) and any(check.status == "fail" for check in result.checks):
             raise typer.Exit(NotReadyError.exit_code)
+        if isinstance(result, Stream) and result.ended in SIGNAL_CODES:
+            raise typer.Exit(SIGNAL_CODES[result.ended])
     except typer.Exit:
         raise
     except GateError as error:
@@ -106,7 +110,7 @@ def _run(work: Callable[[], Result], *, as_json: bool, verbose: int) -> None:
         _fail(str(error), error.exit_code, verbose)
     except KeyboardInterrupt:
         _fail("interrupted; finished stages are kept, the same command goes on from there", SIGINT_CODE, verbose)
-    except _Terminated:
+    except Terminated:
         _fail("terminated; finished stages are kept, the same command goes on from there", SIGTERM_CODE, verbose)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone: nothing more to say, to anyone
@@ -141,12 +145,8 @@ def _fail(text: str, code: int, verbose: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
+    raise Terminated
 
 
 class Terminal:
@@ -181,6 +181,10 @@ class Terminal:
     def note(self, text: str) -> None:
         """Leave one line."""
         self._print(f"  note: {text}")
+
+    def status(self, text: str) -> None:
+        """Show a line that the next one replaces."""
+        self._draw(f"  {text}")
 
     def _draw(self, text: str) -> None:
         if self.live:

@@ -112,6 +112,10 @@ class ResourceError(EdgeHybridError):
     exit_code = 8
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt, nothing but the outermost caller should catch it and go on."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], fix: str) -> NotFoundError:
     """The error for a name that is not in a table.
 

@@ -23,6 +23,9 @@ class Listener(Protocol):
     def note(self, text: str) -> None:
         """Something the user should know now, one sentence."""
 
+    def status(self, text: str) -> None:
+        """How something without an end goes, one line that replaces the one before."""
+
 
 class Silence:
     """Hears nothing."""
@@ -37,6 +40,9 @@ class Silence:
         """Ignore."""
 
     def note(self, text: str) -> None:
+        """Ignore."""
+
+    def status(self, text: str) -> None:
         """Ignore."""
 
 

@@ -473,7 +473,35 @@ class Lint:
     issues: tuple[Issue, ...]  # errors first
 
 
-Listing = Models | Targets | Diagnosis | Artifact | Measurement | Verification | Lint
+@dataclass(frozen=True)
+class Stream:
+    """What a camera stream was like. Every captured frame is counted once, as inferred or as left out for a reason."""
+
+    source: str  # without credentials
+    engine: str  # the bundle or file
+    variant: str  # that ran last
+    backend: str
+    device: DeviceState
+    seconds: float
+    captured: int
+    frames: int  # inferred
+    fps: float  # of these, from the first answer to the last
+    age_ms: Mapping[str, float] | None  # from capture to answer: p50, p99 (each to within 0.5 %), max
+    inference_ms: Mapping[str, float] | None  # preprocessing and network: p50, p99
+    dropped: int  # replaced by a newer frame before they were inferred
+    stale: int  # older than max_age before they were inferred
+    blank: int  # without a picture
+    damaged: int  # not vouched for by the decoder
+    late: int  # inferred, and older than max_age when the answer was there
+    reconnects: int
+    longest_gap_s: float  # between two answers, or from the start to the first
+    ended: Literal["duration", "source", "interrupted", "terminated"]
+    power_w: float | None = None  # mean, where the board tells
+    recorded: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+Listing = Models | Targets | Diagnosis | Artifact | Measurement | Verification | Lint | Stream
 """What the smaller verbs return."""
 Result = Report | Listing
 """What a verb returns."""

@@ -14,7 +14,20 @@ import edgehybrid
 from edgehybrid import cli, pipeline
 
 ROOT = Path(edgehybrid.__file__).parent
-HEAVY = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "pycuda", "timm", "PIL")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "onnxsim",
+    "tensorrt",
+    "tensorrt_rtx",
+    "pycuda",
+    "timm",
+    "PIL",
+    "av",
+    "aiohttp",
+)
 COMMANDS = {command.__name__: command for command in pipeline.COMMANDS}
 PRESENTATION = {"as_json", "quiet", "verbose", "help"}
 
@@ -81,6 +94,7 @@ def test_the_readme_only_shows_commands_that_exist() -> None:
     for line in shown:
         words = line.split("#")[0].split()[1:]
         command = group.commands[words[0]]  # type: ignore[union-attr]
-        known = {flag for parameter in command.params for flag in parameter.opts} | {"--help"}
+        flags = {flag for p in command.params for flag in (*p.opts, *p.secondary_opts)}
+        known = flags | {"--help"}
         for word in words[1:]:
             assert not word.startswith("-") or word.split("=")[0] in known, line

@@ -62,7 +62,9 @@ def test_a_failed_gate_shows_the_result_and_exits_6() -> None:
     assert result.stderr.startswith("error: over\n")
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (cli._Terminated(), 143), (MemoryError(), 8)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (errors.Terminated(), 143), (MemoryError(), 8)]
+)
 def test_signals_and_memory_have_their_codes(error: BaseException, code: int) -> None:
     assert run(failing(error)).exit_code == code
 

@@ -13,11 +13,11 @@ from PIL import Image
 from edgehybrid import resources
 from edgehybrid.dataset import archive, folder, picture
 from edgehybrid.dataset.folder import shown
-from edgehybrid.dataset.preprocessing import check, crop, normalise, preprocess_image
+from edgehybrid.dataset.preprocessing import check, crop, normalise, preprocess_image, preprocess_pixels
 from edgehybrid.errors import ArtifactError, ImagesError, NotFoundError, UsageError
 from edgehybrid.records import ImageSet, Preprocess, SetPart
 
-__all__ = ["Images", "load", "overlap", "preprocess_image"]
+__all__ = ["Images", "load", "overlap", "preprocess_image", "preprocess_pixels"]
 
 FULL_CHECK = 2000
 """Up to so many images are decoded once before the work begins; of more, only headers are looked at."""

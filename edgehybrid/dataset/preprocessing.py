@@ -29,6 +29,15 @@ def preprocess_image(image: Image.Image, preprocess: Preprocess) -> NDArray[np.f
     return network_input
 
 
+def preprocess_pixels(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
+    """As `preprocess_image`, of pixels that are decoded already: a camera's frame (H, W, 3), upright RGB.
+
+    Raises:
+        UsageError: `size`, `crop_pct` or `std` is out of range.
+    """
+    return preprocess_image(Image.fromarray(pixels), preprocess)
+
+
 def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
     """The resized centre of a picture, before normalisation: (size, size, 3)."""
     check(preprocess)

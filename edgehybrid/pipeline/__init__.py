@@ -8,6 +8,7 @@ from edgehybrid.pipeline.builds import build, quickstart
 from edgehybrid.pipeline.measures import bench, evaluate
 from edgehybrid.pipeline.queries import doctor, lint, models, report, targets, verify
 from edgehybrid.pipeline.steps import calibrate, export, quantize
+from edgehybrid.pipeline.streams import stream
 
 COMMANDS = (
     build,
@@ -23,6 +24,7 @@ COMMANDS = (
     report,
     verify,
     lint,
+    stream,
 )
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "quantize",
     "quickstart",
     "report",
+    "stream",
     "targets",
     "verify",
 ]

@@ -17,6 +17,7 @@ from edgehybrid.records import (
     Models,
     Power,
     Row,
+    Stream,
     Target,
     Targets,
     Verification,
@@ -29,6 +30,12 @@ NAMES = ("model", "licence", "target", "backend", "precision", "check")
 SHOWN_PLACES = 3
 """Places shown of each rule that a graph breaks."""
 
+ENDINGS = {
+    "duration": "--duration",
+    "source": "the end of the source",
+    "interrupted": "Ctrl-C",
+    "terminated": "SIGTERM",
+}
 TIMED = ("p50 ms", "p90", "p99", "max", "calls")
 POWERED = ("W", "mJ/call")
 SCORED = ("images", "top-1 % (95 %)", "drop (95 %)", "agree")
@@ -54,6 +61,8 @@ def to_table(result: Listing) -> RenderableType:
         return _measurement(result)
     if isinstance(result, Lint):
         return _lint(result)
+    if isinstance(result, Stream):
+        return _stream(result)
     if isinstance(result, Verification):
         state = "trained weights" if result.trained else "UNTRAINED WEIGHTS"
         lines = [f"{result.path}: {result.model}, {state}", f"{len(result.files)} files match their hashes"]
@@ -149,6 +158,30 @@ def _scored(row: Row) -> tuple[str, ...]:
         f"{drop.points:+.2f} [{drop.ci95[0]:+.2f}, {drop.ci95[1]:+.2f}]" if drop else "-",
         f"{fidelity.agreement:.1f} %" if fidelity else "-",
     )
+
+
+def _stream(result: Stream) -> RenderableType:
+    age, inference = result.age_ms or {}, result.inference_ms or {}
+    rows = (
+        ("frames", f"{result.frames:,} inferred of {result.captured:,} captured, {result.fps:.1f} fps"),
+        ("left out", f"{result.dropped} dropped, {result.stale} stale, {result.blank} blank, {result.damaged} damaged"),
+        (
+            "age",
+            f"p50 {age['p50']:.1f}, p99 {age['p99']:.1f}, max {age['max']:.1f} ms; {result.late} late" if age else "-",
+        ),
+        ("inference", f"p50 {inference['p50']:.1f}, p99 {inference['p99']:.1f} ms" if inference else "-"),
+        ("connection", f"{result.reconnects} reconnects, longest gap {result.longest_gap_s:.1f} s"),
+        ("power", "the machine does not tell" if result.power_w is None else f"{result.power_w:.1f} W"),
+        ("recorded", result.recorded or "no"),
+    )
+    table = _grid("", "")
+    table.show_header = False
+    for name, text in rows:
+        table.add_row(name, text)
+    device = result.device
+    head = f"{result.source}, {result.engine} {result.variant} on {device.name}, {device.threads} threads"
+    ended = f"{result.seconds:.1f} s, ended by {ENDINGS[result.ended]}"
+    return Group(Text(f"{head}\n{ended}"), table, *(Text(f"note: {note}") for note in result.notes))
 
 
 def _lint(result: Lint) -> RenderableType:

@@ -9,7 +9,7 @@ a temporary name that the next holder of the same lock removes.
 from edgehybrid.store.bundle import Bundle, check_output, open_bundle, write_bundle
 from edgehybrid.store.cache import run_stage
 from edgehybrid.store.documents import decode, to_json
-from edgehybrid.store.files import Content, cache_root, locked, sha256_of, write_atomic
+from edgehybrid.store.files import Content, cache_root, guarding, locked, sha256_of, write_atomic
 
 __all__ = [
     "Bundle",
@@ -17,6 +17,7 @@ __all__ = [
     "cache_root",
     "check_output",
     "decode",
+    "guarding",
     "locked",
     "open_bundle",
     "run_stage",

@@ -1,0 +1,14 @@
+"""Run a network on a camera, a clip or a test scene, show it on a page, and say how old every answer was.
+
+address.py    what a user calls a source -> Address; credentials stay inside
+readers.py    Address -> Reader: synthetic.py, pictures.py, video.py (PyAV), gstreamer.py (Jetson)
+capture.py    keep a Reader connected, refuse what is no picture  ── Mailbox of depth one ──▶  session.py
+session.py    newest frame -> network.py -> Answer -> watchers: journal.py, recorder.py, gallery.py
+gallery.py    the newest answer as a picture for whoever looks -> server.py -> page.html, page.css, page.js
+"""
+
+from edgehybrid.streamer.address import Address, parse
+from edgehybrid.streamer.network import Subject, Variant
+from edgehybrid.streamer.play import Play, play
+
+__all__ = ["Address", "Play", "Subject", "Variant", "parse", "play"]

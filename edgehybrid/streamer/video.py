@@ -1,0 +1,196 @@
+"""Read clips, RTSP and HTTP cameras and V4L2 devices with PyAV, and find out when each frame was taken."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import av
+import av.error
+import av.logging
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from edgehybrid.streamer.address import Address
+from edgehybrid.streamer.source import LostError, Shot
+
+PATIENCE_S = 5.0
+"""So long may a connection be opened, or be silent, before it counts as lost."""
+
+_LIVE = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "1000000"}
+_OPTIONS = {
+    # TCP: a lost UDP packet is a damaged picture. RTP's own clock says how long a frame has waited.
+    "rtsp": {**_LIVE, "rtsp_transport": "tcp"},
+    # These streams carry no time: FFmpeg notes when it read each packet, also of those it read ahead to probe.
+    "http": {**_LIVE, "use_wallclock_as_timestamps": "1", "reconnect": "0"},
+    "v4l2": _LIVE,  # the driver stamps each buffer
+    "clip": {},
+}
+_LASTING = (
+    av.error.HTTPUnauthorizedError,
+    av.error.HTTPForbiddenError,
+    av.error.HTTPNotFoundError,
+    av.error.FileNotFoundError,
+    av.error.PermissionError,
+    av.error.InvalidDataError,
+    av.error.ProtocolNotFoundError,
+    av.error.DemuxerNotFoundError,
+    av.error.DecoderNotFoundError,
+    av.error.IsADirectoryError,
+)
+_SKEW = 2e-4
+"""By how much a camera's clock may run slow, in seconds per second; a backlog grows faster than that."""
+_END_OF_JPEG = b"\xff\xd9"
+
+av.logging.set_level(None)  # FFmpeg would print addresses, credentials included
+
+
+class VideoReader:
+    """One open container with a video stream.
+
+    Args:
+        address: Of kind clip, rtsp, http or v4l2.
+        realtime: Read a clip at its own pace, as a camera would.
+
+    Raises:
+        LostError: It cannot be opened.
+    """
+
+    def __init__(self, address: Address, *, realtime: bool = False) -> None:
+        self._address, self._paced = address, realtime
+        try:
+            self._container = _open(address)
+            videos = self._container.streams.video
+            if not videos:
+                self._container.close()
+                raise LostError("it holds no video", lasting=True, fix="give a video, or a folder of images")
+            self._stream = videos[0]
+            # Frame threads are faster and hold back one frame each: right for a clip, wrong for a camera.
+            self._stream.thread_type = "AUTO" if address.kind == "clip" else "SLICE"
+        except av.error.FFmpegError as error:
+            raise _lost(address, error) from error
+        codec = self._stream.codec_context
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        fps = f", {float(rate):.3g} fps" if rate and address.kind != "http" else ""
+        self.title = f"{codec.name} {codec.width}x{codec.height}{fps}"
+
+    def shots(self, wanted: Callable[[], bool]) -> Iterator[Shot]:
+        """Decoded pictures in order; see `source.Reader`."""
+        clock, pace = ArrivalClock(), _Pace()
+        arrivals: dict[int, float] = {}
+        try:
+            for packet in self._container.demux(self._stream):
+                if not wanted():
+                    return
+                arrived = time.monotonic()
+                if packet.pts is not None and packet.time_base is not None:
+                    arrivals[packet.pts] = self._taken(clock, arrived, float(packet.pts * packet.time_base))
+                damage = self._damage(packet)
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError as error:
+                    if not self._address.is_live:
+                        raise
+                    yield Shot(None, arrived, f"cannot be decoded ({error.strerror})")
+                    continue
+                for frame in frames:
+                    if self._paced and frame.time is not None and not pace.wait(frame.time, wanted):
+                        return
+                    taken = arrivals.pop(frame.pts, arrived) if frame.pts is not None else arrived
+                    when = taken if self._address.is_live else time.monotonic()
+                    yield Shot(_pixels(frame), when, damage or ("corrupt" if frame.is_corrupt else None))
+                if len(arrivals) > 64:  # packets that gave no frame
+                    arrivals.pop(min(arrivals))
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError as error:
+            raise _lost(self._address, error) from error
+
+    def close(self) -> None:
+        """Free the container."""
+        self._container.close()
+
+    def _taken(self, clock: "ArrivalClock", arrived: float, stamp: float) -> float:
+        """When a packet was taken, by the clock that this kind of source stamps with."""
+        if self._address.kind == "rtsp":
+            return clock.taken(arrived, stamp)
+        for now in (arrived, time.time()):  # a driver's clock is either of these
+            if 0 <= now - stamp < PATIENCE_S:
+                return arrived - (now - stamp)
+        return arrived
+
+    def _damage(self, packet: "av.Packet[VideoStream]") -> str | None:
+        if packet.is_corrupt:
+            return "incomplete packet"
+        if self._address.kind == "http" and self._stream.codec_context.name == "mjpeg" and packet.size:
+            # A decoder fills the missing half of a cut JPEG with grey and says nothing.
+            return None if _END_OF_JPEG in bytes(packet)[-64:] else "cut JPEG"
+        return None
+
+
+@dataclass
+class ArrivalClock:
+    """Finds out how long frames had waited before they were read, from the stamps their sender gave them.
+
+    Arrival minus stamp is the sender's clock offset plus the delay on the way. Its least value seen so far belongs to
+    the frame with the least delay; what a later frame has more than that, it waited: in a buffer that the reader did
+    not empty in time. The least value may rise by `_SKEW`, as no two clocks run alike.
+    """
+
+    offset: float | None = None
+    stamp: float = 0.0
+    arrived: float = 0.0
+
+    def taken(self, arrived: float, stamp: float) -> float:
+        """When the frame was taken, at most `arrived`, both in seconds of the reader's clock."""
+        offset = arrived - stamp
+        if self.offset is None or stamp < self.stamp - 1:  # the sender began anew; B-frames step back by less
+            self.offset = offset
+        else:
+            self.offset = min(offset, self.offset + _SKEW * (arrived - self.arrived))
+        self.stamp, self.arrived = stamp, arrived
+        return stamp + self.offset
+
+
+class _Pace:
+    """Makes a clip take the time that its stamps say."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+
+    def wait(self, stamp: float, wanted: Callable[[], bool]) -> bool:
+        """Sleep until it is time; False if `wanted` turned false."""
+        if self._began is None:
+            self._began = time.monotonic() - stamp
+        while wanted():
+            left = self._began + stamp - time.monotonic()
+            if left <= 0:
+                return True
+            time.sleep(min(left, 0.1))
+        return False
+
+
+def _open(address: Address) -> InputContainer:
+    target = f"file:{address.target}" if address.kind == "clip" else address.target  # a name may hold a colon
+    device = "v4l2" if address.kind == "v4l2" else None
+    return av.open(target, format=device, options=dict(_OPTIONS[address.kind]), timeout=(PATIENCE_S, PATIENCE_S))
+
+
+def _pixels(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """Upright RGB: a phone's clip says how it was held."""
+    pixels = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _lost(address: Address, error: av.error.FFmpegError) -> LostError:
+    if isinstance(error, av.error.ExitError | av.error.TimeoutError):
+        return LostError(f"no data for {PATIENCE_S:g} s")
+    reason = address.clean((error.strerror or str(error)).lower())
+    fix = {
+        "v4l2": "v4l2-ctl --list-devices shows the cameras; your user must be in the group video",
+        "rtsp": "check address, user and password with another player",
+        "http": "check address, user and password in a browser",
+    }.get(address.kind, "play it with another program to see whether it is whole")
+    return LostError(reason, lasting=isinstance(error, _LASTING), fix=fix)

@@ -1,0 +1,85 @@
+"""Preprocessing is evaluation's to the last bit; variants change on the fly; answers are probabilities."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgehybrid import dataset
+from edgehybrid.errors import InputError, StageError, UsageError
+from edgehybrid.records import Preprocess
+from edgehybrid.streamer.frame import Frame
+from edgehybrid.streamer.network import Network, Variant, best, tensor
+from edgehybrid.streamer.pictures import PicturesReader
+from tests.streamer.scenes import picture, subject, write_network
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0])
+def test_the_streams_tensor_is_evaluations_to_the_last_bit(tmp_path: Path, crop_pct: float, interpolation: str) -> None:
+    for number, (height, width) in enumerate(((48, 64), (97, 33), (240, 320))):
+        Image.fromarray(picture(number, height, width)).save(tmp_path / f"{number}.png")
+    preprocess = Preprocess(32, crop_pct, interpolation=interpolation)  # type: ignore[arg-type]
+    evaluated = list(dataset.load(tmp_path).batches(preprocess, 1))
+    streamed = [tensor(shot.pixels, preprocess) for shot in PicturesReader(str(tmp_path)).shots(lambda: True)]
+    assert len(streamed) == 3
+    for ours, theirs in zip(streamed, evaluated, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert ours.tobytes() == theirs.tobytes()
+
+
+def test_variants_change_between_two_frames_and_each_answer_says_whose_it_is(tmp_path: Path) -> None:
+    frame = Frame(0, picture(), time.monotonic(), live=True)
+    with Network(subject(tmp_path), threads=1) as network:
+        before = network.answer(frame)
+        network.choose("fp32")
+        assert network.wanted == "fp32"
+        end = time.monotonic() + 10
+        while (after := network.answer(frame)).variant == "int8" and time.monotonic() < end:
+            time.sleep(0.01)
+        assert (before.variant, after.variant) == ("int8", "fp32")
+        assert before.top != after.top
+        with pytest.raises(UsageError, match="no variant fp8"):
+            network.choose("fp8")
+
+
+def test_a_variant_that_does_not_load_leaves_the_old_one_running(tmp_path: Path) -> None:
+    whole = subject(tmp_path)
+    (tmp_path / "broken.onnx").write_bytes(b"not a network")
+    broken = Variant("broken", tmp_path / "broken.onnx", "onnxruntime")
+    frame = Frame(0, picture(), time.monotonic(), live=True)
+    with Network(replace(whole, variants=(*whole.variants, broken)), threads=1) as network:
+        network.choose("broken")
+        end = time.monotonic() + 10
+        while not network.problem and time.monotonic() < end:
+            time.sleep(0.01)
+        assert "broken" in network.problem
+        assert (network.answer(frame).variant, network.wanted) == ("int8", "int8")
+
+
+def test_a_network_for_batches_is_refused(tmp_path: Path) -> None:
+    whole = subject(tmp_path)
+    write_network(tmp_path / "int8.onnx", batch=4)
+    with pytest.raises(InputError, match="cannot run on a stream") as caught:
+        Network(whole)
+    assert "--batch 1" in caught.value.fix
+
+
+def test_logits_become_probabilities_and_probabilities_stay() -> None:
+    logits = np.array([[1.0, 3.0, 2.0, -1.0, 0.0, 1000.0]], np.float32)
+    top = best(logits)
+    assert [number for number, _ in top] == [5, 1, 2, 0, 4]
+    assert top[0][1] == pytest.approx(1)
+    shares = np.array([[0.1, 0.6, 0.3]], np.float32)
+    assert best(shares) == tuple((n, float(shares[0, n])) for n in (1, 2, 0))
+    with pytest.raises(StageError, match="no number"):
+        best(np.array([[1.0, np.nan]]))
+
+
+def test_classes_without_a_label_are_numbered(tmp_path: Path) -> None:
+    whole = subject(tmp_path)
+    assert whole.label(2) == "colour 2"
+    assert replace(whole, labels=()).label(2) == "class 2"

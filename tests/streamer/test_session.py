@@ -1,0 +1,185 @@
+"""A run: what is inferred, what is not, in which order, and how it ends."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgehybrid.errors import InputError, StageError
+from edgehybrid.streamer import capture
+from edgehybrid.streamer.capture import is_blank
+from edgehybrid.streamer.network import Network
+from edgehybrid.streamer.session import Limits, Session
+from edgehybrid.streamer.source import LostError, Reader
+from edgehybrid.streamer.synthetic import SyntheticReader
+from tests.streamer.scenes import Diary, ListReader, picture, subject
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Network:
+    return Network(subject(tmp_path), threads=1)
+
+
+def run(connect: Callable[[], Reader], network: Network, limits: Limits, *, live: bool = True) -> tuple[Session, Diary]:
+    diary = Diary()
+    session = Session(connect, network, limits, live=live, watchers=[diary])
+    session.run()
+    counts = session.counts()
+    assert counts["captured"] == sum(counts[fate] for fate in ("inferred", "dropped", "stale", "blank", "damaged"))
+    assert counts["inferred"] == len(diary.answers)
+    assert diary.ids == sorted(set(diary.ids))
+    return session, diary
+
+
+def test_a_test_scene_is_inferred_until_the_time_is_over(network: Network) -> None:
+    session, diary = run(lambda: SyntheticReader({"fps": "100"}), network, Limits(duration=0.6))
+    assert len(diary.answers) > 5
+    assert all(answer.age_ms >= answer.inference_ms for answer in diary.answers)
+    assert session.health.phase == "live"
+
+
+def test_every_picture_of_a_finite_source_is_inferred_once(network: Network) -> None:
+    pictures = [picture(n) for n in range(40)]
+    session, diary = run(lambda: ListReader(pictures), network, Limits(), live=False)
+    assert diary.ids == list(range(40))
+    assert session.health.phase == "ended"
+
+
+def test_a_slow_network_gets_the_newest_frame_and_the_rest_is_dropped(network: Network) -> None:
+    session, diary = run(lambda: SyntheticReader({"fps": "200"}), network, Limits(duration=0.8, max_fps=10))
+    assert session.counts()["dropped"] > len(diary.answers)
+    gaps = np.diff([answer.finished for answer in diary.answers])
+    assert gaps.mean() >= 0.09
+
+
+def test_no_frame_without_a_picture_is_inferred(network: Network) -> None:
+    flat = [np.full((48, 64, 3), colour, np.uint8) for colour in ((0, 0, 0), (0, 135, 0), (128, 128, 128))]
+    grain = [np.random.default_rng(0).integers(0, 8, (48, 64, 3), np.uint8)]
+    cut = [None]
+    pictures = [*flat, picture(1), *grain, picture(2), *flat, *cut]
+    session, diary = run(lambda: ListReader(pictures), network, Limits(), live=False)
+    assert diary.ids == [3, 5]
+    assert (session.counts()["blank"], session.counts()["damaged"]) == (7, 1)
+
+
+def test_no_frame_that_the_decoder_does_not_vouch_for_is_inferred(network: Network) -> None:
+    session, diary = run(lambda: ListReader([picture()] * 3, damaged="corrupt"), network, Limits(), live=False)
+    assert (diary.answers, session.counts()["damaged"]) == ([], 3)
+
+
+def test_no_stale_frame_is_inferred(network: Network) -> None:
+    session, diary = run(
+        lambda: ListReader([picture()] * 5, age=2.0, then="hang"), network, Limits(duration=0.4, max_age=0.5)
+    )
+    assert (diary.answers, session.counts()["stale"]) == ([], 5)
+
+
+def test_dark_scenes_with_detail_are_pictures() -> None:
+    night = np.random.default_rng(0).normal(6, 3, (480, 640, 3)).clip(0, 255).astype(np.uint8)
+    assert not is_blank(night)
+    assert is_blank(np.zeros((480, 640, 3), np.uint8))
+    assert is_blank(np.zeros((1, 1, 3), np.uint8))
+
+
+def test_a_broken_connection_is_made_again_and_ids_go_on(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "FIRST_RETRY_S", 0.05)
+    opened = []
+
+    def connect() -> Reader:
+        opened.append(ListReader([picture(n) for n in range(3)], then="break", pause=0.02))
+        return opened[-1]
+
+    session, diary = run(connect, network, Limits(duration=1.0))
+    assert len(opened) >= 3
+    assert all(reader.closed for reader in opened[:-1])
+    assert [health.phase for health in diary.healths][:5] == ["live", "waiting", "connecting", "live", "waiting"]
+    assert {health.reason for health in diary.healths if health.phase == "waiting"} == {"connection reset"}
+    assert session.counts()["connects"] == len([h for h in diary.healths if h.phase == "live"])
+
+
+def test_a_silent_connection_is_seen_and_left(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr(capture, "STALL_S", 0.3)
+    session, diary = run(lambda: ListReader([picture()], then="hang"), network, Limits(duration=1.5))
+    assert session.counts()["stalls"] >= 2
+    assert any("no sound frame" in health.reason for health in diary.healths)
+
+
+def test_backoff_doubles_up_to_its_limit_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    one = capture.Capture(
+        lambda: (_ for _ in ()).throw(LostError("refused")),  # type: ignore[arg-type]
+        mailbox=None,  # type: ignore[arg-type]
+        tally=None,  # type: ignore[arg-type]
+        live=True,
+        observe=lambda health: waited.append(health.retry_s) if health.retry_s is not None else None,
+        jitter=lambda: 0.5,
+    )
+    monkeypatch.setattr(one._stop, "wait", lambda seconds: one.stop() if len(waited) == 9 else None)
+    one.run()
+    assert waited == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_a_refusal_that_will_last_is_an_error_at_once(network: Network) -> None:
+    def connect() -> Reader:
+        raise LostError("401 unauthorized", lasting=True, fix="check the password")
+
+    with pytest.raises(InputError, match="cannot be opened") as caught:
+        run(connect, network, Limits())
+    assert (caught.value.why, caught.value.fix) == ("401 unauthorized", "check the password")
+
+
+def test_a_refusal_after_frames_is_tried_again(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "FIRST_RETRY_S", 0.05)
+    turns: list[Reader | LostError] = [
+        ListReader([picture()], then="break"),
+        LostError("404 not found", lasting=True),
+        ListReader([picture()], then="hang"),
+    ]
+
+    def connect() -> Reader:
+        turn = turns.pop(0)
+        if isinstance(turn, LostError):
+            raise turn
+        return turn
+
+    session, _ = run(connect, network, Limits(duration=1.0))
+    assert session.counts()["connects"] == 2
+
+
+def test_a_clip_that_breaks_off_is_an_error(network: Network) -> None:
+    with pytest.raises(StageError, match="cannot be read on"):
+        run(lambda: ListReader([picture()], then="break"), network, Limits(), live=False)
+
+
+def test_what_a_watcher_raises_ends_the_run(network: Network) -> None:
+    class Full(Diary):
+        def answered(self, answer: object, *, late: bool) -> None:
+            raise OSError("disk full")
+
+    session = Session(lambda: SyntheticReader({}), network, Limits(), live=True, watchers=[Full()])
+    with pytest.raises(OSError, match="disk full"):
+        session.run()
+
+
+@pytest.mark.parametrize("state", ["connecting", "waiting", "silent", "live"])
+def test_it_ends_within_two_seconds_in_every_state(network: Network, state: str) -> None:
+    released = threading.Event()
+
+    def connect() -> Reader:
+        if state == "connecting":
+            released.wait(30)  # as in a driver or a name server that does not answer
+        if state == "waiting":
+            raise LostError("refused")
+        return SyntheticReader({}) if state == "live" else ListReader([picture()], then="hang")
+
+    diary = Diary()
+    session = Session(connect, network, Limits(), live=True, watchers=[diary])
+    threading.Timer(0.5, session.stop).start()
+    began = time.monotonic()
+    session.run()
+    assert time.monotonic() - began < 2.5
+    released.set()
