@@ -127,6 +127,40 @@ class Figure:
     value: str | float | None  # None: unknown
     source: str
     unit: str = ""
+    confirmed: bool = True  # False: derived from something remembered, or said by one second-hand source only
+
+
+@dataclass(frozen=True)
+class PowerMode:
+    """One of the modes that nvpmodel sets on a Jetson; None where nobody read it."""
+
+    name: str
+    source: str
+    id: int | None = None  # not portable between modules
+    watts: float | None = None
+    cpu_cores: int | None = None
+    cpu_mhz: float | None = None
+    gpu_mhz: float | None = None
+    emc_mhz: float | None = None  # of the memory
+    dla_mhz: float | None = None
+    gpu_int8_dense: float | None = None  # TOPS, where the maker says them for the mode
+    default: bool = False
+    confirmed: bool = True
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A range of JetPacks with one TensorRT, which decides the dialect of the graph."""
+
+    jetpack: str  # "6.2", or "6.1 to 6.2.3"
+    l4t: str  # the same range of Jetson Linux; empty: unknown
+    tensorrt: str
+    cuda: str
+    opset_max: int
+    dialect: Dialect
+    source: str
+    default: bool = False
+    confirmed: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,6 +174,10 @@ class Target:
     precisions: tuple[Precision, ...]
     figures: Mapping[str, Figure] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    modes: tuple[PowerMode, ...] = ()
+    stacks: tuple[Stack, ...] = ()  # oldest first
+    mode: str | None = None  # the chosen one; figures are its
+    jetpack: str | None = None  # the chosen range; dialect and figures are its
 
 
 @dataclass(frozen=True)

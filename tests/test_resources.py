@@ -10,6 +10,7 @@ import pytest
 from edgehybrid import resources
 from edgehybrid.errors import InputError, NotFoundError
 from edgehybrid.records import Target
+from edgehybrid.resources import sets
 
 ORIN = (
     "orin-nano-4gb",
@@ -24,6 +25,8 @@ ORIN = (
     "agx-orin-64gb",
     "agx-orin-industrial",
 )
+EIGHTEEN = (*ORIN, "agx-orin-32gb-super", "agx-thor-t5000", "thor-t4000", "agx-xavier", "xavier-nx", "tx2", "nano-4gb")
+JETSONS = tuple(name for name in resources.targets() if name not in ("cpu", "rtx", "cuda"))
 GOOD = """
 name = "board"
 title = "My board"
@@ -54,7 +57,8 @@ def number(target: Target, figure: str) -> float:
 
 
 def test_every_promised_target_is_there() -> None:
-    assert set(resources.targets()) >= {"cpu", "rtx", *ORIN}
+    assert set(resources.targets()) == {"cpu", "rtx", "cuda", *EIGHTEEN}
+    assert len(EIGHTEEN) == len(set(EIGHTEEN)) == 18
 
 
 @pytest.mark.parametrize("name", resources.targets())
@@ -64,7 +68,101 @@ def test_a_bundled_target_is_named_like_its_file_and_every_figure_has_a_source(n
     assert target.notes
     assert all(figure.source.strip() for figure in target.figures.values())
     assert "fp32" in target.precisions
-    assert "int8" in target.precisions
+    assert ("int8" in target.precisions) == (name not in ("tx2", "nano-4gb"))
+
+
+@pytest.mark.parametrize("name", JETSONS)
+def test_a_jetson_says_what_there_is_to_know_or_that_it_is_unknown(name: str) -> None:
+    target = resources.load_target(name)
+    known = {"compute_capability", "memory", "memory_bandwidth", "gpu_int8_dense", "gpu_fp16_dense", "dla", "tensorrt"}
+    assert known <= set(target.figures)
+    assert target.stacks
+    assert all(stack.source for stack in target.stacks)
+    assert all(mode.source for mode in target.modes)
+    assert len({mode.name for mode in target.modes}) == len(target.modes)
+    assert sum(mode.default for mode in target.modes) <= 1
+
+
+@pytest.mark.parametrize("name", JETSONS)
+def test_the_default_stack_is_what_the_profile_says_without_a_choice(name: str) -> None:
+    target = resources.load_target(name)
+    (default,) = [stack for stack in target.stacks if stack.default]
+    assert default.dialect == target.dialect
+    assert default.tensorrt == target.figures["tensorrt"].value
+    version = str(target.figures["jetpack"].value)
+    chosen = resources.at_jetpack(target, version)
+    assert chosen.jetpack == default.jetpack
+
+
+@pytest.mark.parametrize("name", JETSONS)
+def test_the_dialect_follows_from_tensorrt(name: str) -> None:
+    for stack in resources.load_target(name).stacks:
+        assert stack.dialect == ("typed" if int(stack.tensorrt.split(".")[0]) >= 10 else "fp32"), stack
+
+
+@pytest.mark.parametrize(
+    ("spec", "dialect", "tensorrt", "jetpack"),
+    [
+        ("orin-nano-8gb@jp5.1", "fp32", "8.5.2", "5.1.1 to 5.1.6"),
+        ("orin-nano-8gb@jp6.0", "fp32", "8.6.2", "6.0"),
+        ("orin-nano-8gb@jp6", "typed", "10.3.0", "6.1 to 6.2.3"),
+        ("orin-nano-8gb@JP6.2.1", "typed", "10.3.0", "6.1 to 6.2.3"),
+        ("orin-nano-8gb@15w@jp7.2", "typed", "10.16.2", "7.2 to 7.2.1"),
+        ("xavier-nx@jp5", "fp32", "8.5.2", "5.1 to 5.1.6"),
+        ("agx-thor-t5000@jp7.0", "typed", "10.13", "7.0 to 7.1"),
+        ("agx-thor-t5000@jp7.2.2", "typed", "11.4.1", "7.2.2"),
+    ],
+)
+def test_a_jetpack_decides_tensorrt_and_dialect(spec: str, dialect: str, tensorrt: str, jetpack: str) -> None:
+    target = resources.load_target(spec)
+    assert (target.dialect, target.figures["tensorrt"].value, target.jetpack) == (dialect, tensorrt, jetpack)
+    assert target.name == spec.replace("JP", "jp")
+
+
+def test_a_power_mode_has_its_own_clocks_rates_and_bandwidth() -> None:
+    full, low = resources.load_target("orin-nano-8gb"), resources.load_target("orin-nano-8gb@7w")
+    assert (low.name, low.mode) == ("orin-nano-8gb@7w", "7W")
+    assert low.figures["gpu_clock_max"].value == 408
+    assert number(low, "gpu_int8_dense") == pytest.approx(8 * 4096 * 408 / 1e6, rel=5e-3)
+    assert number(low, "memory_bandwidth") == number(full, "memory_bandwidth")  # 7W keeps the memory clock
+    assert not low.figures["gpu_int8_dense"].confirmed  # nobody said whether the mode switches SMs off
+
+
+def test_the_makers_own_rate_of_a_mode_wins_over_the_clock() -> None:
+    low = resources.load_target("agx-orin-64gb@mode_30w")
+    assert number(low, "gpu_int8_dense") == 20.5  # 612 MHz alone would give twice that: half of the SMs are off
+    assert number(low, "gpu_fp16_dense") == pytest.approx(10.2, abs=0.1)
+    assert low == resources.load_target("agx-orin-64gb@30W")
+
+
+def test_a_mode_that_only_the_super_flash_has_gives_the_super_profile() -> None:
+    assert resources.load_target("orin-nano-8gb@25w").name == "orin-nano-8gb-super@25w"
+    assert resources.load_target("orin-nano-8gb@15w").name == "orin-nano-8gb@15w"
+
+
+def test_a_clock_above_the_highest_known_gives_no_rate() -> None:
+    """Thor's 70 W mode clocks fewer processors higher: what it computes does not follow from the clock."""
+    low = resources.load_target("agx-thor-t5000@70w")
+    assert low.figures["gpu_fp16_dense"].value is None
+    assert "no clock" in low.figures["gpu_fp16_dense"].source
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("orin-nano-8gb@10w", "15w"),
+        ("orin-nano-8gb@maxm", "orin-nano-8gb"),
+        ("orin-nano-8gb@jp4.6", "jp"),
+        ("orin-nano-8gb@jp", "power modes"),
+        ("cpu@15w", "--target cpu"),
+        ("orin-nano-8g@15w", "orin-nano-8gb"),
+    ],
+)
+def test_an_unknown_mode_or_jetpack_suggests_what_there_is(spec: str, hint: str) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        resources.load_target(spec)
+    assert hint in caught.value.why + caught.value.fix
+    assert caught.value.exit_code == 4
 
 
 @pytest.mark.parametrize("name", ORIN)
@@ -137,6 +235,10 @@ def test_a_missing_file_and_a_folder_are_no_targets(tmp_path: Path) -> None:
         ('["fp16", "int8"]', "[]", "'precisions'", "int8"),
         ('["fp16", "int8"]', '"int8"', "'precisions'", "list"),
         ('["one"]', "[1]", "'notes'", "list"),
+        ("value = 8", 'value = 8\nconfirmed = "no"', "'figures.memory.confirmed'", "true or false"),
+        ('source = "nobody knows"', 'source = "x"\n[[modes]]\nname = "1W"', "'modes[0].source'", "missing"),
+        ('source = "nobody knows"', 'source = "x"\n[[modes]]\nname = "1W"\ngpu_mhz = 0', "'modes[0]", "above 0"),
+        ('source = "nobody knows"', 'source = "x"\n[[stacks]]\njetpack = "6.2"', "'stacks[0].tensorrt'", "missing"),
         ("value = 8", "value = nan", "'figures.memory.value'", "leave it out"),
         ("value = 8", "value = true", "'figures.memory.value'", "leave it out"),
         ("value = 8", "value = [8]", "'figures.memory.value'", "leave it out"),
@@ -203,7 +305,7 @@ def test_an_unknown_set_suggests_near_misses() -> None:
 def test_a_manifest_cannot_reach_out_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "evil").mkdir()
     manifest = 'name = "evil"\ntitle = "t"\nlicence = "l"\n[parts.calib]\nkind = "images"\nimages = 1\n'
-    monkeypatch.setattr(resources, "_home", lambda kind: tmp_path)
+    monkeypatch.setattr(sets, "home", lambda kind: tmp_path)
     for path in ("/etc/passwd", "../secret.jpg"):
         row = f'[[parts.calib.files]]\npath = "{path}"\nsha256 = "0"\nsource = "s"\n'
         (tmp_path / "evil" / "manifest.toml").write_text(manifest + row)
@@ -219,7 +321,7 @@ def test_a_manifest_cannot_reach_out_of_its_folder(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("layout", ["wheel", "checkout", "broken"])
 def test_they_are_found_beside_the_modules_and_beside_the_package(tmp_path: Path, layout: str) -> None:
-    package = Path(resources.__file__).parent
+    package = Path(resources.__file__).parents[1]
     shutil.copytree(package, tmp_path / "edgehybrid", ignore=shutil.ignore_patterns("__pycache__"))
     if layout != "broken":
         home = tmp_path / "edgehybrid" if layout == "wheel" else tmp_path
@@ -231,4 +333,7 @@ def test_they_are_found_beside_the_modules_and_beside_the_package(tmp_path: Path
     if layout == "broken":
         assert "NotReadyError: this installation has no profiles folder" in done.stderr
     else:
-        assert done.stdout.split(maxsplit=1) == [str(tmp_path / "edgehybrid" / "resources.py"), "('cpu',) ()\n"]
+        assert done.stdout.split(maxsplit=1) == [
+            str(tmp_path / "edgehybrid" / "resources" / "__init__.py"),
+            "('cpu',) ()\n",
+        ]

@@ -12,7 +12,7 @@ Everything is read from files of Linux below a root folder, so that a test passe
 not tell stays None, with the reason.
 """
 
-from edgehybrid.device.board import Cuda, Gpu, capability, detect_target, probe_cuda
+from edgehybrid.device.board import Cuda, Gpu, capability, detect_jetpack, detect_mode, detect_target, probe_cuda
 from edgehybrid.device.doctor import checks
 from edgehybrid.device.sampler import Sampler, tells_power
 from edgehybrid.device.snapshot import state
@@ -23,6 +23,8 @@ __all__ = [
     "Sampler",
     "capability",
     "checks",
+    "detect_jetpack",
+    "detect_mode",
     "detect_target",
     "probe_cuda",
     "state",

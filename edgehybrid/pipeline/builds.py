@@ -39,7 +39,8 @@ def build(
         crop_pct: Fraction of the resized image that the crop keeps; the model's own by default.
         batch: Images per call of the built model.
         precision: fp32, fp16 or int8.
-        target: A name from `edgehybrid targets`, a TOML file, or auto: the machine this runs on.
+        target: A name from `edgehybrid targets`, which may go on with a power mode and a JetPack
+            (orin-nano-8gb@15w@jp6.0), a TOML file, or auto: the machine this runs on.
         calib: Calibration images: a named set, a folder, or an .npz file.
         num_calib: How many of them; 128 or all there are by default.
         method: How ranges are chosen: mse, minmax, percentile or entropy.
@@ -69,13 +70,15 @@ def build(
     run = stages.Run()
     made = stages.export(run, source, images)
     spec = made.spec
-    folder = output or Path("builds") / f"{spec.name}-{spec.preprocess.size}-b{made.batch}-{precision}-{goal.name}"
+    place = goal.name.replace("@", "-")
+    folder = output or Path("builds") / f"{spec.name}-{spec.preprocess.size}-b{made.batch}-{precision}-{place}"
     store.check_output(folder, spec.name)
     labels = None if eval is None else stages.labels_for(scored, spec)
     baseline = stages.rewrite(run, made.path)
     ranges = stages.calibrate(run, baseline, images, spec.preprocess, method) if precision == "int8" else None
     quantized = stages.quantize(run, baseline, precision, ranges)
-    engine, plan_file = stages.build_engine(run, quantized.typed, goal, precision)
+    product = quantized.deployed(goal) if goal.backend == "tensorrt" else quantized.typed
+    engine, plan_file = stages.build_engine(run, product, goal, precision)
 
     files: dict[Precision, Path] = {"fp32": baseline, precision: quantized.runnable}
     latencies = stages.bench(run, files, images, made, state) if goal.backend == "onnxruntime" else {}

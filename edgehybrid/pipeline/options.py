@@ -1,15 +1,19 @@
 """What several verbs do with the same options."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgehybrid.errors import UsageError
-from edgehybrid.records import Artifact, ModelSpec, Precision, Target
+from edgehybrid.errors import NotFoundError, UsageError
+from edgehybrid.progress import listener
+from edgehybrid.records import Artifact, Dialect, ModelSpec, Precision, Target
 
 if TYPE_CHECKING:
     from edgehybrid.dataset import Images
 
 DEFAULT_CALIB_IMAGES = 128
+OPSETS: dict[Dialect, int] = {"fp32": 17, "typed": 19}
+"""ONNX opset that a parser must read, per dialect."""
 
 
 def check_counts(
@@ -28,17 +32,45 @@ def check_counts(
 
 
 def load_target(name: str, precision: Precision) -> Target:
-    """The target of a name, a file or this machine (`auto`), which must run the precision."""
-    from edgehybrid import device, resources
+    """The target of a name, a file or this machine (`auto`), which must run the precision and read what we write."""
+    from edgehybrid import resources
 
-    goal = resources.load_target(device.detect_target() if name == "auto" else name)
+    goal = here() if name == "auto" else resources.load_target(name)
     if precision not in goal.precisions:
         raise UsageError(
             f"{goal.name} does not run {precision}",
             why=f"it runs {', '.join(goal.precisions)}",
             fix=f"--precision {goal.precisions[-1]}",
         )
+    newest, needed = goal.figures.get("onnx_opset_max"), OPSETS[goal.dialect]
+    if newest is not None and isinstance(newest.value, int) and newest.value < needed:
+        others = [stack for stack in goal.stacks if stack.opset_max >= OPSETS[stack.dialect]]
+        raise UsageError(
+            f"{goal.name} cannot read what is written here",
+            why=f"its TensorRT reads ONNX opset {newest.value} at most, needed {needed}",
+            fix=f"--target {goal.name.split('@')[0]}@jp{others[-1].jetpack.split(' to ')[-1]}"
+            if others
+            else "choose a newer board: edgehybrid targets",
+        )
     return goal
+
+
+def here() -> Target:
+    """The target that this machine is, in the power mode and under the JetPack it runs."""
+    from edgehybrid import device, resources
+
+    goal = resources.load_target(device.detect_target())
+    goal = _refine(goal, resources.at_mode, device.detect_mode())
+    return _refine(goal, resources.at_jetpack, device.detect_jetpack())
+
+
+def _refine(goal: Target, choose: Callable[[Target, str], Target], choice: str | None) -> Target:
+    """The target as chosen; as it stands, with a note, where its profile does not know what this board runs."""
+    try:
+        return goal if choice is None else choose(goal, choice)
+    except NotFoundError as error:
+        listener().note(f"{error.what}: the figures and the dialect of {goal.name} are used as they stand")
+        return goal
 
 
 def calibration_images(calib: str, count: int | None, seed: int) -> "Images":

@@ -17,15 +17,22 @@ def models() -> Models:
     return Models(zoo.cards())
 
 
-def targets() -> Targets:
+def targets(name: str | None = None) -> Targets:
     """List boards and machines to build for.
 
+    Args:
+        name: Show this one in full, with the source of every figure; orin-nano-8gb@15w shows a power mode,
+            orin-nano-8gb@jp5.1 a JetPack, auto this machine.
+
     Returns:
-        One profile per target; a figure that nobody could confirm is null.
+        One profile per target; an unknown figure is null, one that nobody confirmed is marked.
     """
     from edgehybrid import resources
+    from edgehybrid.pipeline.options import here
 
-    return Targets(tuple(resources.load_target(name) for name in resources.targets()))
+    if name is not None:
+        return Targets((here() if name == "auto" else resources.load_target(name),))
+    return Targets(tuple(resources.load_target(each) for each in resources.targets()))
 
 
 def doctor() -> Diagnosis:

@@ -9,7 +9,6 @@ from rich.text import Text
 
 from edgehybrid.records import (
     Diagnosis,
-    Figure,
     Issue,
     Lint,
     Listing,
@@ -18,11 +17,11 @@ from edgehybrid.records import (
     Power,
     Row,
     Stream,
-    Target,
     Targets,
     Verification,
 )
 from edgehybrid.reporter.document import row_to_json
+from edgehybrid.reporter.target import figure_text, target_sheet
 
 NAMES = ("model", "licence", "target", "backend", "precision", "check")
 """Columns whose words a reader copies: never broken."""
@@ -93,23 +92,21 @@ def _models(result: Models) -> RenderableType:
 
 
 def _targets(result: Targets) -> RenderableType:
-    table = _grid("target", "backend", "precisions", "int8 (dense)", "memory")
+    if len(result.targets) == 1:
+        return target_sheet(result.targets[0])
+    table = _grid("target", "backend", "precisions", "int8 (dense)", "memory", "bandwidth", "TensorRT")
     for target in result.targets:
         table.add_row(
             target.name,
             target.backend,
             " ".join(target.precisions),
-            _figure(target, "gpu_int8_dense"),
-            _figure(target, "memory"),
+            figure_text(target.figures.get("gpu_int8_dense"), short=True) or "-",
+            figure_text(target.figures.get("memory"), short=True) or "-",
+            figure_text(target.figures.get("memory_bandwidth"), short=True) or "-",
+            figure_text(target.figures.get("tensorrt"), short=True) or "-",
         )
-    return Group(table, Text("the source of every figure: profiles/<target>.toml, or --json"))
-
-
-def _figure(target: Target, name: str) -> str:
-    figure = target.figures.get(name, Figure(None, ""))
-    value = f"{figure.value:g}" if isinstance(figure.value, float) else figure.value
-    unit = figure.unit.split(",")[0]
-    return "" if value is None else f"{value} {unit}".strip()
+    said = "`edgehybrid targets NAME` shows one with its power modes, JetPacks and the source of every figure"
+    return Group(table, Text(f"-: unknown, or read from the machine; ?: not confirmed\n{said}"))
 
 
 def _checks(result: Diagnosis) -> RenderableType:

@@ -19,10 +19,15 @@ class Quantized:
     typed: Path  # strongly typed, for TensorRT 10, 11 and RTX
     plan: Plan
     ranges: Ranges | None
+    float32: Path | None = None  # what TensorRT 8 makes fp16 of by itself: it reads no opset of the typed form
 
     def deployed(self, target: Target) -> Path:
         """The graph in the dialect of a target."""
-        return self.typed if target.dialect == "typed" else self.runnable
+        if target.dialect == "typed":
+            return self.typed
+        if target.backend == "tensorrt" and self.ranges is None and self.float32 is not None:
+            return self.float32
+        return self.runnable
 
 
 def rewrite(run: Run, exported: Path) -> Path:
@@ -95,7 +100,7 @@ def quantize(run: Run, baseline: Path, precision: Precision, ranges: Ranges | No
     folder = run.do("quantize", inputs, produce)
     plan = decode(Plan, json.loads((folder / "plan.json").read_bytes()))
     typed = folder / "typed.onnx"
-    return Quantized(typed if ranges is None else folder / "runnable.onnx", typed, plan, ranges)
+    return Quantized(typed if ranges is None else folder / "runnable.onnx", typed, plan, ranges, float32=baseline)
 
 
 def build_engine(run: Run, onnx_path: Path, target: Target, precision: Precision) -> tuple[Engine, Path | None]:

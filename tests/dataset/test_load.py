@@ -18,6 +18,7 @@ from edgehybrid import dataset, resources
 from edgehybrid.dataset import Images, load, overlap, preprocess_image
 from edgehybrid.errors import ArtifactError, EdgeHybridError, ImagesError, NotFoundError, UsageError
 from edgehybrid.records import Preprocess
+from edgehybrid.resources import sets
 from tests.dataset.samples import encode, noise, png_claiming, write_folder
 from tests.dataset.test_folder import STRANGE
 
@@ -387,7 +388,7 @@ def test_a_damaged_bundled_set_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, harm: str
 ) -> None:
     shutil.copytree(resources.find_image_set(name), tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
-    monkeypatch.setattr(resources, "_home", lambda kind: tmp_path)
+    monkeypatch.setattr(sets, "home", lambda kind: tmp_path)
     file = tmp_path / name / ("water0.jpg" if name == "photos" else "train.npz")
     assert load(name, limit=1).spec.images == 1
     if harm == "flip":

@@ -142,6 +142,11 @@ def test_versions_are_those_installed() -> None:
         ("p3701-0004", "agx-orin-32gb"),
         ("p3701-0005", "agx-orin-64gb"),
         ("p3701-0008", "agx-orin-industrial"),
+        ("p3834-0008", "agx-thor-t5000"),
+        ("p2888-0004", "agx-xavier"),
+        ("p3668-0001", "xavier-nx"),
+        ("p3310-1000", "tx2"),
+        ("p3448-0000", "nano-4gb"),
     ],
 )
 def test_a_jetson_is_known_by_its_part_number_on_any_carrier(tmp_path: Path, part: str, target: str) -> None:
@@ -162,8 +167,15 @@ def test_a_jetson_is_known_by_its_part_number_on_any_carrier(tmp_path: Path, par
         ("NVIDIA Jetson AGX Orin Developer Kit", 61.4, "agx-orin-64gb"),
         ("NVIDIA Jetson AGX Orin", 29.9, "agx-orin-32gb"),
         ("NVIDIA Jetson AGX Orin Industrial", 58.0, "agx-orin-industrial"),
-        ("NVIDIA Jetson AGX Orin 32GB Super", 29.9, "agx-orin-32gb"),  # it has no Super profile
-        ("NVIDIA Jetson Xavier NX", 7.6, "cpu"),  # no profile
+        ("NVIDIA Jetson AGX Orin 32GB Super", 29.9, "agx-orin-32gb-super"),
+        ("NVIDIA Jetson AGX Thor Developer Kit", 122.8, "agx-thor-t5000"),
+        ("NVIDIA Jetson T4000 Thor", 62.0, "thor-t4000"),
+        ("NVIDIA Jetson Xavier NX", 7.6, "xavier-nx"),
+        ("NVIDIA Jetson-AGX Xavier", 31.0, "agx-xavier"),
+        ("NVIDIA Jetson TX2", 7.7, "tx2"),
+        ("NVIDIA Jetson Nano Developer Kit", 3.9, "nano-4gb"),
+        ("NVIDIA Jetson Nano 2GB Developer Kit", 1.9, "cpu"),  # no profile
+        ("NVIDIA Jetson TX1", 3.9, "cpu"),
         ("Raspberry Pi 5 Model B", 7.9, "cpu"),
     ],
 )
@@ -193,14 +205,50 @@ def test_a_super_flash_gets_the_super_profile_where_there_is_one(jetson: Path) -
 def test_a_pc_is_rtx_only_with_a_card_and_a_library_for_it(
     laptop: Path, cuda: Cuda, has_rtx: bool, target: str
 ) -> None:
-    assert device.detect_target(laptop, probe=lambda: cuda, has_rtx=has_rtx) == target
+    assert device.detect_target(laptop, probe=lambda: cuda, has_rtx=has_rtx, has_tensorrt=False) == target
+
+
+@pytest.mark.parametrize(
+    ("cuda", "target"), [(RTX, "cuda"), (Cuda("13.0", (Gpu("H200", (9, 0)),)), "cuda"), (NO_CUDA, "cpu")]
+)
+def test_any_gpu_is_cuda_where_full_tensorrt_is_installed(laptop: Path, cuda: Cuda, target: str) -> None:
+    assert device.detect_target(laptop, probe=lambda: cuda, has_rtx=True, has_tensorrt=True) == target
+
+
+@pytest.mark.parametrize(
+    ("release", "jetpack"),
+    [
+        ("R36 (release), REVISION: 4.3,", "6.2"),
+        ("R36 (release), REVISION: 4.0,", "6.1"),
+        ("R36 (release), REVISION: 4.7,", "6.2.1"),
+        ("R36 (release), REVISION: 5.2,", "6.2.3"),
+        ("R35 (release), REVISION: 6.2,", "5.1.5"),
+        ("R35 (release), REVISION: 4.1,", "5.1.2"),
+        ("R38 (release), REVISION: 2.1,", "7.0"),
+        ("R39 (release), REVISION: 2.0,", "7.2"),
+        ("R32 (release), REVISION: 7.4,", "4.6.1"),
+        ("R99 (release), REVISION: 1.0,", None),
+        ("nonsense", None),
+    ],
+)
+def test_the_release_of_jetson_linux_tells_the_jetpack(jetson: Path, release: str, jetpack: str | None) -> None:
+    write_tree(jetson, {"etc/nv_tegra_release": f"# {release} GCID: 1\n"})
+    assert device.detect_jetpack(jetson) == jetpack
+
+
+def test_the_power_mode_is_part_of_what_a_jetson_is(jetson: Path, laptop: Path, tmp_path: Path) -> None:
+    assert device.detect_mode(jetson) == "15W"
+    plain = write_tree(tmp_path / "laptop", laptop_files())
+    assert (device.detect_mode(plain), device.detect_jetpack(plain)) == (None, None)
+    unknown = write_tree(tmp_path / "custom", jetson_files(mode=77))
+    assert device.detect_mode(unknown) is None
 
 
 def test_the_driver_is_not_asked_where_nothing_depends_on_it(laptop: Path, jetson: Path) -> None:
     def explode() -> Cuda:
         raise AssertionError("asked")
 
-    assert device.detect_target(laptop / "nowhere", probe=explode, has_rtx=False) == "cpu"
+    assert device.detect_target(laptop / "nowhere", probe=explode, has_rtx=False, has_tensorrt=False) == "cpu"
     assert device.detect_target(jetson, probe=explode, has_rtx=True) == "orin-nano-8gb-super"
 
 
