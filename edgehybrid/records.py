@@ -229,7 +229,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where Q/DQ goes. Every input of every weighted or attention operator has one decision."""
+    """Where Q/DQ goes.
+
+    Every input of every weighted or attention operator has one decision; every sum or product of branches, pooling,
+    Resize and float-only operator at least one.
+    """
 
     dialect: Dialect
     decisions: tuple[Decision, ...]

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgehybrid import exporter, linter, rewrites, zoo
 from edgehybrid.engine import build, find_builders
 from edgehybrid.graph import Graph, constant, count_macs, name_of, shape_of, values
+from edgehybrid.graph.structure import branch_factors, residual_makers
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16
 from edgehybrid.records import Dialect, Figure, Target
@@ -34,9 +35,16 @@ needs_rtx = pytest.mark.skipif(find_builders().rtx is None, reason="TensorRT-RTX
 
 
 @pytest.fixture(scope="module", params=SIDES)
-def traced(request: pytest.FixtureRequest) -> tuple[Graph, int]:
+def family(request: pytest.FixtureRequest) -> str:
+    """The smallest variant of each family."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def traced(family: str) -> tuple[Graph, int]:
     """As `trace`, for each family."""
-    return trace(request.param)
+    return trace(family)
 
 
 @functools.cache
@@ -51,7 +59,7 @@ def trace_anew(name: str) -> tuple[Graph, int]:
     module, spec = zoo.load(name, "random", num_classes=10, input_size=side)
     fill(module)
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with counter, torch.no_grad():  # in inference mode the counter trips over a parameter of the top module
         module(torch.zeros(1, 3, side, side))
     return exporter.trace(module, spec), counter.get_total_flops() // 2
 
@@ -132,6 +140,46 @@ def test_the_linter_finds_nothing_in_what_the_quantizer_writes(rewritten: Graph,
     decided = plan(rewritten, dialect, attention="int8")
     quantized = quantize(rewritten, observe(rewritten, draw(rewritten, seed=3)), decided)
     assert linter.check(quantized).issues == ()
+
+
+DECIDED = {
+    "cmt_ti": {
+        ("MatMul", "attention-unfused"), ("Conv", "depthwise"), ("Conv", "large-depthwise"), ("Add", "residual-int8"),
+        ("Add", "residual-float-sum"), ("ReduceMean", "pooling"), ("Gemm", "gemv"),
+    },
+    "conformer_ti": {
+        ("MatMul", "attention-default"), ("Add", "exchange"), ("Resize", "resize"), ("AveragePool", "pooling"),
+        ("MaxPool", "max-pooling"), ("Add", "residual-int8"), ("LayerNormalization", "normalisation"),
+    },
+    "conv2former_n": {
+        ("Mul", "hadamard"), ("Conv", "large-depthwise"), ("Conv", "depthwise"), ("Add", "residual-float-sum"),
+        ("LayerNormalization", "normalisation"),
+    },
+    "botnet26t": {
+        ("MatMul", "attention-fp16"), ("MatMul", "position-term"), ("MaxPool", "max-pooling"),
+        ("AveragePool", "pooling"), ("GlobalAveragePool", "pooling"), ("Add", "residual-int8"),
+    },
+}  # fmt: skip
+"""What makes each family a family, and the row of the tables that decides it."""
+
+ALWAYS_DECIDED = {
+    *("Conv", "Gemm", "MatMul", "Softmax", "LayerNormalization", "BatchNormalization", "Erf", "Sigmoid"),
+    *("Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"),
+}
+
+
+def test_what_makes_the_family_has_decisions_with_reasons(family: str, rewritten: Graph) -> None:
+    found = plan(rewritten, "typed").decisions
+    assert DECIDED[family] <= {(d.op, d.rule) for d in found}
+    assert all(d.reason and "{" not in d.reason for d in found)
+    edges = [(d.node, d.input) for d in found]
+    assert len(set(edges)) == len(edges)
+    decided = {d.node for d in found}
+    missing = [n.name for n in rewritten.nodes() if n.op_type in ALWAYS_DECIDED and n.name not in decided]
+    assert not missing
+    sums = [n for n in rewritten.nodes("Add") if residual_makers(n) is not None]
+    products = [n for n in rewritten.nodes("Mul") if branch_factors(n) is not None]
+    assert {n.name for n in (*sums, *products)} <= decided
 
 
 @needs_rtx

@@ -10,10 +10,14 @@ from edgehybrid.placement.rules import (
     CONVOLUTION_RULES,
     CORE_RULES,
     FLOAT_OPS,
+    HADAMARD_RULES,
+    PASSAGE_RULES,
     PRODUCT_RULES,
     RESIDUAL_RULES,
     Convolution,
     Core,
+    Hadamard,
+    Passage,
     Product,
     Residual,
     choose,
@@ -21,10 +25,12 @@ from edgehybrid.placement.rules import (
 from edgehybrid.records import Decision
 from tests.single import SingleNet, decisions
 
-THICK = Convolution(True, 2, 32, 64, 1, "3x3", 49, "")
+THICK = Convolution(True, 2, 32, 64, 1, "3x3", 3, 49, "")
 WIDE = Product(1, False, False, 196, 64, 256)
 FITTING = Core(True, 32, 196, 49, True)
-FUSABLE = Residual("Conv", True, "Conv", True)
+FUSABLE = Residual("Conv", True, "", "Conv", True)
+POOLED = Passage("MaxPool", "3x3", "Relu", "Conv", True)
+PRODUCT = Hadamard("Conv", "Conv", False, "Conv", True)
 
 
 def kinds(found: list[Decision]) -> list[tuple[str, str]]:
@@ -57,7 +63,9 @@ def attention_net(heads: int, head_size: int, queries: int, keys: int, *, positi
         ({"constant_weight": False}, "computed-weight"),
         ({"spatial": 1}, "conv-not-2d"),
         ({"inputs": 1, "groups": 64}, "depthwise"),
+        ({"inputs": 1, "groups": 64, "kernel": "11x11", "reach": 11}, "large-depthwise"),
         ({"inputs": 16, "groups": 2}, "grouped"),
+        ({"kernel": "7x7", "reach": 7}, "conv-int8"),
         ({"inputs": 3}, "thin-conv"),
         ({"outputs": 10}, "thin-conv"),
         ({"inputs": 8}, "conv-int8"),
@@ -79,6 +87,7 @@ def test_convolution_table_decides_by_its_first_match(change: dict[str, object],
         ({"weight": 0}, "weight-first"),
         ({"stacked": True}, "stacked-weight"),
         ({"position_term": True}, "position-term"),
+        ({"position_term": True, "stacked": True}, "position-term"),
         ({"m": 1}, "gemv"),
         ({"n": 1}, "gemv"),
         ({"k": 15}, "thin-gemm"),
@@ -96,6 +105,9 @@ def test_product_table_decides_by_its_first_match(change: dict[str, object], rul
         ({}, "attention-int8"),
         ({"asked": False}, "attention-default"),
         ({"attention": False}, "computed-product"),
+        ({"head_size": 46}, "attention-unfused"),
+        ({"head_size": 8}, "attention-unfused"),
+        ({"head_size": 264}, "attention-unfused"),
         ({"head_size": 48}, "attention-fp16"),
         ({"queries": 513}, "attention-fp16"),
         ({"keys": 513}, "attention-fp16"),
@@ -110,6 +122,7 @@ def test_attention_table_decides_by_its_first_match(change: dict[str, object], r
     ("change", "rule"),
     [
         ({}, "residual-int8"),
+        ({"exchange": "Resize", "branch_int8": False}, "exchange"),
         ({"branch_int8": False}, "residual-float-branch"),
         ({"reader_int8": False}, "residual-float-sum"),
     ],
@@ -118,11 +131,40 @@ def test_residual_table_decides_by_its_first_match(change: dict[str, object], ru
     assert choose(RESIDUAL_RULES, Residual(**{**vars(FUSABLE), **change}))[0].name == rule
 
 
+@pytest.mark.parametrize(
+    ("change", "rule", "word"),
+    [
+        ({}, "max-pooling", "moves the one of Conv"),
+        ({"reader_int8": False, "reader": "Add"}, "max-pooling", "Add reads it as float"),
+        ({"op": "AveragePool"}, "pooling", "more than 8 bits"),
+        ({"op": "Resize", "window": "nearest, 2 times as large"}, "resize", "Relu"),
+    ],
+)
+def test_passage_table_decides_by_its_first_match(change: dict[str, object], rule: str, word: str) -> None:
+    found, reason = choose(PASSAGE_RULES, Passage(**{**vars(POOLED), **change}))
+    assert (found.name, found.int8) == (rule, False)
+    assert word in reason
+
+
+@pytest.mark.parametrize(
+    ("change", "rule", "word"),
+    [
+        ({}, "hadamard", "for Conv"),
+        ({"reader_int8": False, "reader": "Softmax"}, "hadamard", "Softmax reads it as float"),
+        ({"gate": True}, "channel-gate", "per channel"),
+    ],
+)
+def test_hadamard_table_decides_by_its_first_match(change: dict[str, object], rule: str, word: str) -> None:
+    found, reason = choose(HADAMARD_RULES, Hadamard(**{**vars(PRODUCT), **change}))
+    assert (found.name, found.int8) == (rule, False)
+    assert word in reason
+
+
 def test_reason_names_what_was_found() -> None:
-    _, reason = choose(CORE_RULES, Core(True, 46, 1600, 25, False))
+    _, reason = choose(CORE_RULES, Core(True, 48, 1600, 25, False))
     assert reason == (
-        "attention core stays fp16: fused int8 attention needs head size 16/32/64 and both lengths <= 512; "
-        "here 46, 1600, 25"
+        "attention core stays fp16, for which its head size fits a fused kernel: the int8 one needs head size 16/32/64 "
+        "and both lengths <= 512; here 48, 1600, 25"
     )
 
 
@@ -297,6 +339,57 @@ def test_bias_and_broadcast_additions_are_no_residuals() -> None:
     assert decisions(graph, "Add") == []
 
 
+# --- sums and products of branches, pooling, Resize ---------------------------------------------------------
+
+
+def test_sum_of_two_branches_is_told_from_a_residual() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    wide = net.op("Relu", net.conv("input", 32, 32))
+    low = net.op("Relu", net.conv(net.op("AveragePool", wide, kernel_shape=[2, 2], strides=[2, 2]), 32, 32))
+    raised = net.op("Resize", low, "", net.const([1.0, 1.0, 2.0, 2.0]), mode="nearest")
+    graph = net.graph(net.conv(net.op("Add", wide, raised), 32, 32))
+    (found,) = decisions(graph, "Add")
+    assert (found.kind, found.rule, found.tensor) == ("float", "exchange", wide)
+    assert "Resize" in found.reason
+    (resize,) = decisions(graph, "Resize")
+    assert (resize.kind, resize.rule, resize.tensor) == ("float", "resize", low)
+    assert "nearest, 2 times as large" in resize.reason
+    assert [d.rule for d in decisions(graph, "AveragePool")] == ["pooling"]
+
+
+def test_product_of_branches_has_a_decision_for_each_factor() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    left, right = net.depthwise(net.conv("input", 32, 32), 32), net.conv("input", 32, 32)
+    graph = net.graph(net.conv(net.op("Mul", left, right), 32, 32))
+    assert [(d.tensor, d.kind, d.rule) for d in decisions(graph, "Mul")] == [
+        (left, "float", "hadamard"),
+        (right, "float", "hadamard"),
+    ]
+
+
+def test_activation_written_as_a_product_is_no_product_of_branches() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    x = net.gelu(net.conv("input", 32, 32))
+    silu = net.op("Mul", x, net.op("Sigmoid", x))
+    assert decisions(net.graph(net.op("Mul", silu, net.const(0.5))), "Mul") == []
+
+
+def test_squeeze_and_excitation_is_a_gate_per_channel() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    x = net.conv("input", 32, 32)
+    gate = net.op("Sigmoid", net.conv(net.op("GlobalAveragePool", x), 32, 32))
+    assert [d.rule for d in decisions(net.graph(net.op("Mul", x, gate)), "Mul")] == ["channel-gate"] * 2
+
+
+def test_max_pooling_names_the_convolution_whose_quantization_passes_it() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    graph = net.graph(net.conv(net.op("MaxPool", "input", kernel_shape=[2, 2]), 32, 32))
+    (found,) = decisions(graph, "MaxPool")
+    assert (found.kind, found.rule) == ("float", "max-pooling")
+    assert "2x2" in found.reason
+    assert "Conv" in found.reason
+
+
 # --- the rest -----------------------------------------------------------------------------------------------
 
 
@@ -345,7 +438,7 @@ def test_every_operator_of_cmt_has_its_decisions(cmt_ti_graph: Graph, rewritten:
     assert not int8 & {name for name, group in groups.items() if group > 1}
     gemms = {n.name for n in graph.nodes("Gemm", "MatMul") if any(v is not None and v.const_value for v in n.inputs)}
     assert gemms - int8 == {"/head/Gemm"}
-    assert len([d for d in found if d.rule == "attention-fp16"]) == 64
+    assert len([d for d in found if d.rule == "attention-unfused"]) == 64
     assert len([d for d in found if d.rule == "residual-int8"]) == 4
 
 

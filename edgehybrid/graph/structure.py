@@ -11,9 +11,15 @@ from edgehybrid.graph import Graph, constant, shape_of
 FUSED_HEAD_SIZES = (16, 32, 64)
 FUSED_MAX_LENGTH = 512
 """What TensorRT's fused int8 attention takes (developer guide, quoted in TensorRT #2981 and #4167)."""
+FUSED_FLOAT16_HEAD_SIZES = range(16, 257, 8)
+"""What its fused float16 attention takes (the same)."""
 
 MOVES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Dropout"}
 KEEPS_INT8 = MOVES | {"Relu", "Clip", "MaxPool", "Slice", "Split", "Concat", "Pad"}
+_POINTWISE = {
+    *("Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "Exp", "Sqrt", "Clip", "Identity", "Cast", "Erf", "Gelu"),
+    *("Sigmoid", "Tanh", "Relu", "HardSigmoid", "HardSwish", "Softplus", "Mish"),
+}
 _SCORES = MOVES | {"Add", "Sub", "Mul", "Div", "Where", "Slice", "Pad", "Cast", "Expand", "Concat", "Gather"}
 
 
@@ -58,6 +64,11 @@ def fits_fused_int8(head_size: int, queries: int, keys: int) -> bool:
     return head_size in FUSED_HEAD_SIZES and max(queries, keys) <= FUSED_MAX_LENGTH
 
 
+def fits_fused_float16(head_size: int) -> bool:
+    """Whether TensorRT's fused float16 attention takes heads of this size, whatever the lengths."""
+    return head_size in FUSED_FLOAT16_HEAD_SIZES
+
+
 def residual_makers(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
     """The operators that make the two inputs of a residual Add; None for any other Add.
 
@@ -82,6 +93,28 @@ def _maker(value: ir.Value) -> ir.Node:
     if node is None:
         raise ValueError(f"'{value.name}' is not computed")
     return node
+
+
+def branch_factors(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
+    """The operators that make the two factors of a Mul of two branches; None for any other Mul.
+
+    None for a constant factor, and where both factors are pointwise functions of one tensor: GELU and SiLU are
+    written so.
+    """
+    first, second = input_of(node, 0), input_of(node, 1)
+    if any(constant(v) is not None or v.producer() is None for v in (first, second)) or _root(first) is _root(second):
+        return None
+    return _maker(first), _maker(second)
+
+
+def _root(value: ir.Value) -> ir.Value:
+    """What a tensor is a pointwise function of."""
+    while (node := value.producer()) is not None and node.op_type in _POINTWISE:
+        computed = [v for v in node.inputs if v is not None and constant(v) is None]
+        if len(computed) != 1:
+            break
+        value = computed[0]
+    return value
 
 
 def weight_index(node: ir.Node) -> int:

@@ -6,6 +6,7 @@ float. The tables are in `placement.rules`; here every operator is measured and 
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ import onnx_ir as ir
 from edgehybrid.graph import Graph, constant, label_nodes, name_of, shape_of
 from edgehybrid.graph.structure import (
     KEEPS_INT8,
+    branch_factors,
     core_sizes,
     find_attentions,
     input_of,
@@ -24,10 +26,14 @@ from edgehybrid.placement.rules import (
     CONVOLUTION_RULES,
     CORE_RULES,
     FLOAT_OPS,
+    HADAMARD_RULES,
+    PASSAGE_RULES,
     PRODUCT_RULES,
     RESIDUAL_RULES,
     Convolution,
     Core,
+    Hadamard,
+    Passage,
     Product,
     Residual,
     Rule,
@@ -39,9 +45,15 @@ __all__ = ["plan"]
 
 SiteT = TypeVar("SiteT")
 
+_PASSAGES = ("MaxPool", "GlobalMaxPool", "AveragePool", "Resize")
+_ACTIVATED = {"Relu", "Clip", "LeakyRelu", "HardSwish"}
+
 
 def plan(graph: Graph, dialect: Dialect, *, attention: Literal["float", "int8"] = "float") -> Plan:
-    """Decide for every input of every convolution, matrix product, attention core and residual addition.
+    """Decide for every operator that int8 could reach or pass through.
+
+    These are convolutions, matrix products, attention cores, residual additions and sums of branches, products of
+    branches, pooling, Resize, and everything that int8 kernels leave out (normalisation, softmax, activations).
 
     The decisions do not depend on the dialect, so the accuracy of the fp32-typed twin speaks for the typed graph.
 
@@ -78,6 +90,12 @@ def plan(graph: Graph, dialect: Dialect, *, attention: Literal["float", "int8"] 
         residual = _decide_residual(node, names, found, depths)
         if residual:
             found[node] = residual
+    for node in graph.nodes(*_PASSAGES):
+        found[node] = [_decide_passage(node, names, found)]
+    for node in graph.nodes("Mul"):
+        factors = branch_factors(node)
+        if factors is not None:
+            found[node] = _decide_hadamard(node, names, found, factors)
     return Plan(dialect, tuple(decision for node in graph.nodes() for decision in found.get(node, ())))
 
 
@@ -126,6 +144,7 @@ def _decide_convolution(node: ir.Node, names: dict[ir.Node, str]) -> list[Decisi
         outputs=weight[0],
         groups=node.attributes.get_int("group", 1),
         kernel="x".join(str(side) for side in weight[2:]),
+        reach=max(weight[2:]),
         positions=out[0] * math.prod(out[2:]),
         pad=_describe_pad(node),
     )
@@ -202,13 +221,13 @@ def _decide_residual(
         return []
     # The branch is what an int8 kernel makes; of two, the longer one: a shortcut convolution is the skip.
     branch = max((0, 1), key=lambda i: (_is_int8(makers[i], found), depths[makers[i]]))
-    reading = list(readers(node.outputs[0], KEEPS_INT8))
-    int8 = [reader for reader in reading if _is_int8(reader, found)]
+    reader, some, _ = _find_reader(node, found)
     site = Residual(
         branch=makers[branch].op_type,
         branch_int8=_is_int8(makers[branch], found),
-        reader=(int8 or reading)[0].op_type if reading else "the output",
-        reader_int8=bool(int8),
+        exchange=_find_exchange(makers[branch].op_type, makers[1 - branch].op_type),
+        reader=reader,
+        reader_int8=some,
     )
     rule, reason = choose(RESIDUAL_RULES, site)
     if not rule.int8:
@@ -221,6 +240,13 @@ def _decide_residual(
     return [both[0], both[1]]
 
 
+def _find_exchange(branch: str, skip: str) -> str:
+    """The operator through which the features of another branch arrive at a sum; empty for a residual."""
+    if branch in ("Resize", "Concat") or (branch in _ACTIVATED and skip in _ACTIVATED):
+        return branch
+    return ""
+
+
 def _measure_depths(graph: Graph) -> dict[ir.Node, int]:
     """Operators on the longest path from an input to each node."""
     depths: dict[ir.Node, int] = {}
@@ -230,5 +256,46 @@ def _measure_depths(graph: Graph) -> dict[ir.Node, int]:
     return depths
 
 
-def _is_int8(node: ir.Node, found: dict[ir.Node, list[Decision]]) -> bool:
+# --- pooling, resizing and products of branches -------------------------------------------------------
+
+
+def _decide_passage(node: ir.Node, names: dict[ir.Node, str], found: Mapping[ir.Node, list[Decision]]) -> Decision:
+    """What becomes of an operator that moves, chooses or averages values."""
+    source = input_of(node, 0)
+    maker = source.producer()
+    reader, _, every = _find_reader(node, found)
+    if node.op_type == "Resize":
+        before, after = shape_of(source), shape_of(node.outputs[0])
+        factor = max(b / a for a, b in zip(before, after, strict=True))
+        window = f"{node.attributes.get_string('mode', 'nearest')}, {factor:g} times as large"
+    else:
+        window = "x".join(str(side) for side in node.attributes.get_ints("kernel_shape", ())) or "whole map"
+    site = Passage(node.op_type, window, "the input" if maker is None else maker.op_type, reader, every)
+    rule, reason = choose(PASSAGE_RULES, site)
+    return _decision(node, names, 0, "float", rule.name, reason)
+
+
+def _decide_hadamard(
+    node: ir.Node,
+    names: dict[ir.Node, str],
+    found: Mapping[ir.Node, list[Decision]],
+    factors: tuple[ir.Node, ir.Node],
+) -> list[Decision]:
+    """One decision for each factor of a product of two branches."""
+    first, second = (shape_of(input_of(node, index)) for index in (0, 1))
+    reader, some, _ = _find_reader(node, found)
+    site = Hadamard(factors[0].op_type, factors[1].op_type, first != second, reader, some)
+    rule, reason = choose(HADAMARD_RULES, site)
+    return [_decision(node, names, index, "float", rule.name, reason) for index in (0, 1)]
+
+
+def _find_reader(node: ir.Node, found: Mapping[ir.Node, list[Decision]]) -> tuple[str, bool, bool]:
+    """The first operator that reads a result, an int8 one if there is any; whether some do, and whether all do."""
+    reading = list(readers(node.outputs[0], KEEPS_INT8))
+    int8 = [reader for reader in reading if _is_int8(reader, found)]
+    first = (int8 or reading)[0].op_type if reading else "the output"
+    return first, bool(int8), bool(reading) and len(int8) == len(reading)
+
+
+def _is_int8(node: ir.Node, found: Mapping[ir.Node, list[Decision]]) -> bool:
     return any(decision.kind != "float" for decision in found.get(node, ()))

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
 
-from edgehybrid.graph.structure import fits_fused_int8
+from edgehybrid.graph.structure import fits_fused_float16, fits_fused_int8
 
 SiteT = TypeVar("SiteT")
 
 MIN_WIDTH = 16
 """Channels of one int8 tensor-core step; narrower operators are padded to it."""
+
+
+LARGE_KERNEL = 7
+"""Side of a depthwise kernel from which on little is known about int8."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Convolution:
     outputs: int
     groups: int
     kernel: str  # "3x3"
+    reach: int  # longest side of the kernel
     positions: int  # batch * height * width of the output
     pad: str  # what keeps its Q/DQ from moving before a Pad that it reads; empty: nothing
 
@@ -69,8 +74,31 @@ class Residual:
 
     branch: str  # operator that made the branch
     branch_int8: bool
+    exchange: str  # operator through which another branch's features arrive; empty: an ordinary skip
     reader: str  # first reader of the sum
     reader_int8: bool  # some reader of the sum quantizes it
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What the rules see of pooling and Resize."""
+
+    op: str
+    window: str  # "3x3" of a pooling, "x4 nearest" of a Resize
+    maker: str  # operator before it
+    reader: str  # first operator that reads the result
+    reader_int8: bool  # every reader quantizes it
+
+
+@dataclass(frozen=True)
+class Hadamard:
+    """What the rules see of a Mul of two computed tensors that is no part of an activation function."""
+
+    first: str  # operator that made the first factor
+    second: str
+    gate: bool  # one factor has a value per channel, not per position
+    reader: str
+    reader_int8: bool
 
 
 CONVOLUTION_RULES: tuple[Rule[Convolution], ...] = (
@@ -78,6 +106,11 @@ CONVOLUTION_RULES: tuple[Rule[Convolution], ...] = (
          "convolution stays float: its weight is computed, and int8 scales of weights are fixed at build time"),
     Rule("conv-not-2d", False, lambda s: s.spatial != 2,
          "convolution stays float: it has {spatial} spatial dimensions, and only 2 are checked here"),
+    # 121 products per output may be enough work for int8 to pay, and NVIDIA documents no int8 kernel for such windows:
+    # only a timing on the device can tell. Conv2Former's are 7x7 and 11x11.
+    Rule("large-depthwise", False, lambda s: s.groups > 1 and s.inputs == 1 and s.reach >= LARGE_KERNEL,
+         "depthwise {kernel} convolution stays float: no int8 kernel is documented for windows this large, and without "
+         "a timing on the device fp16 is the safe choice"),
     # Speed, not accuracy: grouped int8 runs group by group (TensorRT #4529, #1409), and Orin has no kernel for some
     # (#4060). On CMT-Ti at 64 px int8 depthwise convolutions cost only 0.06 dB of logit SQNR. A timing on the device
     # may overrule this; without one fp16 is the safe choice.
@@ -106,10 +139,10 @@ PRODUCT_RULES: tuple[Rule[Product], ...] = (
          "matrix product stays float: neither operand is constant"),
     Rule("weight-first", False, lambda s: s.weight == 0,
          "matrix product stays float: its constant is the first operand, and int8 kernels take the weight second"),
-    Rule("stacked-weight", False, lambda s: s.stacked,
-         "matrix product stays float: its constant is a stack of matrices, which one scale per column cannot describe"),
     Rule("position-term", False, lambda s: s.position_term,
          "position term of attention stays float: it is added to the logits of a softmax, as the core is"),
+    Rule("stacked-weight", False, lambda s: s.stacked,
+         "matrix product stays float: its constant is a stack of matrices, which one scale per column cannot describe"),
     # Model Optimizer leaves products with M or N of 1 alone, and those with K or N below 16.
     Rule("gemv", False, lambda s: s.m == 1 or s.n == 1,
          "matrix-vector product ({m}x{k} by {k}x{n}) stays float: it is bound by memory, not arithmetic"),
@@ -124,10 +157,13 @@ CORE_RULES: tuple[Rule[Core], ...] = (
     Rule("computed-product", False, lambda s: not s.attention,
          "product of two computed tensors stays float: it is no attention around a softmax, so no fused int8 kernel "
          "takes it"),
+    Rule("attention-unfused", False, lambda s: not fits_fused_float16(s.head_size),
+         "attention core stays fp16, as separate products: no fused kernel takes its head size {head_size} (fp16: 16 "
+         "to 256 in steps of 8; int8: 16/32/64) with lengths {queries} and {keys}"),
     Rule("attention-fp16", False,
          lambda s: not fits_fused_int8(s.head_size, s.queries, s.keys),
-         "attention core stays fp16: fused int8 attention needs head size 16/32/64 and both lengths <= 512; here "
-         "{head_size}, {queries}, {keys}"),
+         "attention core stays fp16, for which its head size fits a fused kernel: the int8 one needs head size "
+         "16/32/64 and both lengths <= 512; here {head_size}, {queries}, {keys}"),
     # fp16 has a fused kernel as well (head sizes 16 to 256 in steps of 8), at <= 512 positions the core is a small
     # share of the work, and int8 builds on Orin lost the fused kernel (TensorRT #4167). Faster here needs a timing.
     Rule("attention-default", False, lambda s: not s.asked,
@@ -141,12 +177,42 @@ CORE_RULES: tuple[Rule[Core], ...] = (
 # (TensorRT #1293, #1144). Where the sum is read as float, as in pre-norm transformers, there is nothing to win. The
 # int8 skips at the ends of CMT-Ti's four stages cost 0.17 dB of logit SQNR.
 RESIDUAL_RULES: tuple[Rule[Residual], ...] = (
+    # Conformer adds the features of its other branch to the map behind a ReLU, and to the tokens behind a LayerNorm and
+    # GELU: on neither side ends a convolution whose kernel could add. The pointwise kernel that does quantizes the sum.
+    Rule("exchange", False, lambda s: bool(s.exchange),
+         "sum of two branches stays float: what comes from the other branch arrives through {exchange}, and no int8 "
+         "kernel ends here that could add it before it rounds; {reader} reads the sum"),
     Rule("residual-float-branch", False, lambda s: not s.branch_int8,
          "skip stays float: the branch ends in {branch}, which has no int8 kernel to fuse this addition into"),
     Rule("residual-float-sum", False, lambda s: not s.reader_int8,
          "skip stays float: the sum is read by {reader} in float, so int8 here would cost accuracy and save no kernel"),
     Rule("residual-int8", True, lambda s: True,
          "skip is int8 and the branch is not: the {branch} adds it and quantizes the sum for {reader} in one kernel"),
+)  # fmt: skip
+
+# TensorRT moves Q backward over operators that only choose or move values, as long as one scale stands on both sides.
+PASSAGE_RULES: tuple[Rule[Passage], ...] = (
+    Rule("max-pooling", False, lambda s: s.op in ("MaxPool", "GlobalMaxPool") and s.reader_int8,
+         "max pooling ({window}) has no Q/DQ of its own: it only chooses values, so TensorRT moves the one of {reader} "
+         "before it"),
+    Rule("max-pooling", False, lambda s: s.op in ("MaxPool", "GlobalMaxPool"),
+         "max pooling ({window}) stays float: {reader} reads it as float, so int8 would round and save nothing"),
+    Rule("pooling", False, lambda s: s.op != "Resize",
+         "mean ({window}) stays float: its sum needs more than 8 bits, and its result is small"),
+    Rule("resize", False, lambda s: True,
+         "resize ({window}) stays float: it only copies what {maker} computes, and {reader}, which reads it, adds or "
+         "moves in float; int8 through it would need one scale on both sides"),
+)  # fmt: skip
+
+HADAMARD_RULES: tuple[Rule[Hadamard], ...] = (
+    Rule("channel-gate", False, lambda s: s.gate,
+         "gate per channel stays float: it scales {first} by {second} in one pointwise kernel, and int8 would round "
+         "twice"),
+    Rule("hadamard", False, lambda s: s.reader_int8,
+         "product of two branches ({first} times {second}) stays float: rounding both factors costs more than rounding "
+         "their product, which the same pointwise kernel does for {reader}"),
+    Rule("hadamard", False, lambda s: True,
+         "product of two branches ({first} times {second}) stays float: {reader} reads it as float"),
 )  # fmt: skip
 
 FLOAT_OPS: dict[str, tuple[str, str]] = {
