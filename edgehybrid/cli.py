@@ -163,7 +163,7 @@ class Terminal:
         self.stage, self.began = stage, time.monotonic()
         self._draw(f"  {stage} ...")
 
-    def advance(self, done: int, total: int) -> None:
+    def advance(self, done: int, total: int, unit: str = "images") -> None:
         """Show a bar and the time left, ten times a second at most."""
         now = time.monotonic()
         if now - self.drawn < 0.1 and done < total:
@@ -171,7 +171,7 @@ class Terminal:
         self.drawn = now
         bar = "#" * (24 * done // total)
         left = (now - self.began) / max(done, 1) * (total - done)
-        self._draw(f"  {self.stage:<14} [{bar:<24}] {done}/{total} images, {left:.0f} s left")
+        self._draw(f"  {self.stage:<14} [{bar:<24}] {done}/{total} {unit}, {left:.0f} s left")
 
     def end(self, stage: Stage) -> None:
         """Leave one line."""

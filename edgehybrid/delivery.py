@@ -1,16 +1,22 @@
 """What a build delivers: the files of a bundle, and how they are opened again."""
 
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgehybrid import reporter, store
+from edgehybrid import engine, reporter, store
 from edgehybrid.errors import ArtifactError, NotFoundError
-from edgehybrid.records import Precision, Preprocess, Ranges, Recipe, Report, Verification
+from edgehybrid.records import Precision, Preprocess, Product, Ranges, Recipe, Report, Target, Verification
 from edgehybrid.runtime import open_runner
 
 CALIBRATION_SCHEMA = "edgehybrid.calibration/1"
 BASELINE, MODEL, PLAN = "baseline.onnx", "model.onnx", "engine.plan"
+CONTROL, CONTROL_PLAN = "control.onnx", "control.plan"
+"""The same network in fp16, beside int8 for a TensorRT target: what int8 must be faster than."""
+SCALES = "calibration.cache"
+"""NVDLA's int8 scales, where the target has a DLA."""
 
 
 def write(
@@ -21,7 +27,8 @@ def write(
     baseline: Path,
     deployed: Path,
     ranges: Ranges | None,
-    plan: Path | None,
+    product: Product,
+    control: Product | None,
     versions: Mapping[str, str],
 ) -> None:
     """Write the bundle of a build.
@@ -33,17 +40,17 @@ def write(
         baseline: The float32 reference.
         deployed: The graph in the target's dialect.
         ranges: Of int8.
-        plan: The engine, where it is the product.
+        product: The engine, or why there is none.
+        control: Likewise of its fp16 twin; None where there is nothing to compare with.
         versions: Of the libraries that made it.
     """
     files: dict[str, store.Content] = {BASELINE: baseline, MODEL: deployed}
     if ranges is not None:
         files["calibration.json"] = calibration_document(ranges)
-    if plan is not None:
-        files[PLAN] = plan
-    files["engine.json"] = store.to_json({"engine": report.engine, "target": report.target, "versions": versions})
-    files["report.json"] = store.to_json(reporter.to_json(report))
-    files["report.html"] = reporter.page(report).encode()
+        if engine.dla_cores(report.target):
+            files[SCALES] = engine.calibration_cache(ranges)
+    files |= engine_files(product, control, recipe, report.target, versions)
+    files |= _report_files(report)
     facts = {
         "recipe": recipe,
         "trained": report.model.weights.trained,
@@ -59,9 +66,93 @@ def write(
     store.write_bundle(folder, files, facts)
 
 
+def engine_files(
+    product: Product, control: Product | None, recipe: Recipe, target: Target, versions: Mapping[str, str]
+) -> dict[str, store.Content]:
+    """Engines and what is known about them: the part of a bundle that is made again on another device."""
+    digest = hashlib.sha256(store.to_json(recipe)).hexdigest()
+
+    def facts(made: Product, path: str) -> dict[str, object]:
+        mark = None if made.stamp is None else replace(made.stamp, recipe_sha256=digest)
+        shown = made.engine if made.plan is None else replace(made.engine, path=path)
+        return {"engine": shown, "stamp": mark, "log": list(made.log)}
+
+    files: dict[str, store.Content] = {}
+    if product.plan is not None:
+        files[PLAN] = product.plan
+    if control is not None:
+        files[CONTROL] = control.onnx
+        if control.plan is not None:
+            files[CONTROL_PLAN] = control.plan
+    twin = None if control is None else facts(control, CONTROL_PLAN)
+    document = {**facts(product, PLAN), "control": twin, "target": target, "versions": dict(versions)}
+    return files | {"engine.json": store.to_json(document)}
+
+
 def calibration_document(ranges: Ranges) -> bytes:
     """`calibration.json`: tensor name -> amax, and which images it came from."""
     return store.to_json({"schema": CALIBRATION_SCHEMA, **vars(ranges)})
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """What a bundle holds to build engines from."""
+
+    report: Report
+    precision: Precision
+    baseline: Path
+    model: Path
+    control: Path | None
+    scales: bytes | None
+
+
+def open_graphs(folder: Path) -> Graphs:
+    """Open a bundle to build its engines.
+
+    Raises:
+        ArtifactError: It is damaged, or not one this version wrote.
+    """
+    bundle = store.open_bundle(folder)
+    listing = bundle.manifest["files"]
+    names = set(listing) if isinstance(listing, dict) else set()
+    return Graphs(
+        report=reporter.from_json(json.loads(bundle.file("report.json").read_bytes())),
+        precision=_recipe(bundle).precision,
+        baseline=bundle.file(BASELINE),
+        model=bundle.file(MODEL),
+        control=bundle.file(CONTROL) if CONTROL in names else None,
+        scales=bundle.file(SCALES).read_bytes() if SCALES in names else None,
+    )
+
+
+def write_engines(
+    folder: Path, report: Report, product: Product, control: Product | None, versions: Mapping[str, str]
+) -> None:
+    """Put new engines and their report into a bundle; its other files stay as they are.
+
+    Args:
+        folder: The bundle.
+        report: What is known now.
+        product: The engine.
+        control: Its fp16 twin.
+        versions: Of the libraries that made them.
+    """
+    bundle = store.open_bundle(folder)
+    listing, recipe = bundle.manifest["files"], _recipe(bundle)
+    replaced = {PLAN, CONTROL, CONTROL_PLAN, "engine.json", "report.json", "report.html"}
+    names = set(listing) - replaced if isinstance(listing, dict) else set()
+    files: dict[str, store.Content] = {name: bundle.file(name) for name in sorted(names)}
+    files |= engine_files(product, control, recipe, report.target, versions)
+    files |= _report_files(report)
+    own = ("schema", "edgehybrid", "files")
+    store.write_bundle(folder, files, {k: v for k, v in bundle.manifest.items() if k not in own})
+
+
+def _report_files(report: Report) -> dict[str, store.Content]:
+    return {
+        "report.json": store.to_json(reporter.to_json(report)),
+        "report.html": reporter.page(report).encode(),
+    }
 
 
 def runnable_files(path: Path) -> dict[Precision, Path]:

@@ -91,13 +91,21 @@ def _ratio(precision: Precision, latencies: Mapping[Precision, Latency]) -> Rati
     )
 
 
-def target_rows(target: Target, precision: Precision, engine: Engine) -> tuple[Row, ...]:
-    """The row of the engine on a target that is not this machine: nothing measured, and why."""
+def target_rows(target: Target, engines: Mapping[Precision, Engine]) -> tuple[Row, ...]:
+    """The rows of engines on a target that is not this machine: nothing measured, and why.
+
+    Args:
+        target: Where they will run.
+        engines: By precision: the one asked for and, beside int8, its fp16 control.
+    """
     if target.backend == "onnxruntime":
         return ()
-    failed = engine.status == "failed"
-    reason = engine.reason if failed else f"to be measured on {target.name} itself"
-    return (Row(precision, target.backend, "failed" if failed else "deferred", reason, bytes=engine.bytes),)
+    rows = []
+    for precision, engine in engines.items():
+        failed = engine.status == "failed"
+        reason = engine.reason if failed else f"to be measured on {target.name} itself"
+        rows.append(Row(precision, target.backend, "failed" if failed else "deferred", reason, bytes=engine.bytes))
+    return tuple(rows)
 
 
 def image_notes(calib: str, calibration: ImageSet | None, evaluation: ImageSet | None, shared: int) -> tuple[str, ...]:
@@ -191,6 +199,11 @@ def command(recipe: Recipe) -> str:
     return shlex.join(
         ["edgehybrid", "build", *(w for k, v in options.items() if v is not None for w in (f"--{k}", str(v)))]
     )
+
+
+def bench_command(folder: Path) -> str:
+    """What measures the engine of a bundle on the device that built it."""
+    return shlex.join(["edgehybrid", "bench", str(folder)])
 
 
 def next_command(recipe: Recipe, target: Target, folder: Path) -> str:

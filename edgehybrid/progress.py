@@ -14,8 +14,8 @@ class Listener(Protocol):
     def begin(self, stage: str) -> None:
         """A stage begins."""
 
-    def advance(self, done: int, total: int) -> None:
-        """The running stage has finished `done` of `total` items."""
+    def advance(self, done: int, total: int, unit: str = "images") -> None:
+        """The running stage has finished `done` of `total` of something."""
 
     def end(self, stage: Stage) -> None:
         """A stage ended."""
@@ -33,7 +33,7 @@ class Silence:
     def begin(self, stage: str) -> None:
         """Ignore."""
 
-    def advance(self, done: int, total: int) -> None:
+    def advance(self, done: int, total: int, unit: str = "images") -> None:
         """Ignore."""
 
     def end(self, stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -389,6 +390,17 @@ class Row:
 
 
 @dataclass(frozen=True)
+class EngineOptions:
+    """What the builder of an engine may be told; None leaves it to NVIDIA's default."""
+
+    workspace_mib: int | None = None  # device memory for trying out kernels
+    optimization_level: int | None = None  # 0 (fast build) to 5 (fast engine)
+    hardware_compatible: bool = False  # runs on every GPU from Ampere on, slower
+    version_compatible: bool = False  # loads in the lean runtime of later releases; holds no code of its own
+    dla_core: int | None = None  # NVDLA core that gets what it can take; the GPU does the rest
+
+
+@dataclass(frozen=True)
 class Engine:
     """The engine, or why there is none."""
 
@@ -397,6 +409,32 @@ class Engine:
     reason: str | None = None
     path: str | None = None
     bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineStamp:
+    """What an engine was built with and for: compared with the machine before the engine is loaded."""
+
+    flavor: str  # `tensorrt` or `tensorrt-rtx`
+    version: str  # of the builder, which must be the runtime's
+    capabilities: tuple[str, ...]  # compute capabilities it runs on
+    driver: str | None  # newest CUDA of the driver where it was built; None: built without a GPU
+    board: str
+    model_sha256: str  # of the ONNX file it was built from
+    engine_sha256: str
+    options: EngineOptions
+    recipe_sha256: str = ""  # of the bundle's recipe
+
+
+@dataclass(frozen=True)
+class Product:
+    """A graph put to NVIDIA's builder: what became of it, and the files."""
+
+    engine: Engine
+    onnx: Path  # what was built
+    plan: Path | None = None
+    stamp: EngineStamp | None = None
+    log: tuple[str, ...] = ()  # the builder's warnings and errors
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,26 @@
-"""Turn ONNX files into engines with NVIDIA's builders."""
+"""Turn ONNX files into engines with NVIDIA's builders.
 
-from edgehybrid.engine.build import Builders, build, find_builders
+build.py    which builder serves a target, and what it made          parent
+process.py  start the child, pass its progress on, explain its end   parent
+order.py    what the two tell each other
+child.py    read the order, import NVIDIA's module                   child
+bridge.py   TensorRT 8.5 to 11 and TensorRT-RTX through one set of calls
+"""
 
-__all__ = ["Builders", "build", "find_builders"]
+from edgehybrid.engine.build import Builders, build, can_build, dialect_for, dla_cores, find_builders, fits
+from edgehybrid.engine.dla import calibration_cache
+from edgehybrid.engine.stamp import check_stamp, stamp, try_loading
+
+__all__ = [
+    "Builders",
+    "build",
+    "calibration_cache",
+    "can_build",
+    "check_stamp",
+    "dialect_for",
+    "dla_cores",
+    "find_builders",
+    "fits",
+    "stamp",
+    "try_loading",
+]

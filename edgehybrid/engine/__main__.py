@@ -1,5 +1,5 @@
 """`python -m edgehybrid.engine`: the process that NVIDIA's libraries may crash, started by `build`."""
 
-from edgehybrid.engine.compiler import main
+from edgehybrid.engine.child import main
 
 main()

@@ -1,24 +1,15 @@
-"""Build an engine where this machine can, have NVIDIA's compiler check the graph where it cannot.
-
-NVIDIA's libraries end the process on some errors (a missing driver among them), so they are only ever loaded in a
-child: `build` starts `python -m edgehybrid.engine`, which answers with one JSON document on its stdout.
-"""
+"""Build an engine where this machine can, have NVIDIA's compiler check the graph where it cannot."""
 
 import importlib.util
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgehybrid import device
-from edgehybrid.engine.compiler import REFUSED, Made, Order, last_words
-from edgehybrid.errors import EdgeHybridError, NotFoundError, NotReadyError, ResourceError, StageError
-from edgehybrid.records import Engine, Precision, Target
-from edgehybrid.store import write_atomic
+from edgehybrid.engine.order import Made, Order
+from edgehybrid.engine.process import ask, make
+from edgehybrid.errors import NotFoundError, NotReadyError, UsageError
+from edgehybrid.records import Engine, EngineOptions, Precision, Target
+from edgehybrid.store import cache_root
 
 TENSORRT_MODULES = ("tensorrt",)
 RTX_MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -31,6 +22,8 @@ CHECK_CAPABILITIES = ("SM86",)
 """For a check alone: TensorRT-RTX has no 8.7 (Orin); 8.6 is the same architecture, Ampere."""
 
 RTX_COMMAND = "pip install 'edgehybrid[rtx]'"
+TYPED_SINCE = 10
+"""First release of TensorRT that builds strongly typed graphs."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +41,10 @@ def build(
     output: Path | None,
     *,
     precision: Precision = "int8",
+    options: EngineOptions | None = None,
+    calibration_cache: Path | None = None,
     builders: Builders | None = None,
-) -> Engine:
+) -> tuple[Engine, Made | None]:
     """Build the engine where this machine can, else have the graph checked by NVIDIA's parser and compiler.
 
     Args:
@@ -57,9 +52,12 @@ def build(
         target: Where the engine will run.
         output: Where to put the engine, written atomically; None builds without keeping it.
         precision: What the builder may use if the graph is not strongly typed (TensorRT 8): Q/DQ needs `int8`.
+        options: Of the builder; a check alone ignores those that only a device can honour.
+        calibration_cache: NVDLA's int8 scales; needed with `options.dla_core` and int8.
         builders: What to build with; found on this machine by default.
 
     Returns:
+        The engine, and what the builder said about it. The engine is
         `built` with path and bytes: a TensorRT engine on a device of the target's compute capability, or a
         TensorRT-RTX engine for the `tensorrt-rtx` backend, which needs no GPU.
         `checked`: TensorRT-RTX compiled the graph on this machine, which is not the target; no file.
@@ -70,27 +68,41 @@ def build(
         StageError: NVIDIA's parser or compiler refuses the graph (names the node), or crashed.
         NotReadyError: An NVIDIA module is installed whose libraries do not load.
         ResourceError: Out of memory, or the engine cannot be written.
+        UsageError: The target has no such DLA core.
     """
     if not onnx_path.is_file():
         raise NotFoundError(f"no file {onnx_path}", why="found nothing to build from", fix="check the path")
+    options = options or EngineOptions()
+    check_dla(target, options)
     found = find_builders() if builders is None else builders
     path = None if output is None else str(output)
-    order = Order("", str(onnx_path), None, target.dialect == "typed", precision, ())
-    if target.backend == "tensorrt" and found.tensorrt and _fits(target, found.capability):
-        made = _make(replace(order, module=found.tensorrt), output)
+    typed = target.dialect == "typed" and options.dla_core is None
+    order = Order("", str(onnx_path), typed=typed, precision=precision)
+    if target.backend == "tensorrt" and found.tensorrt and fits(target, found.capability):
+        order = replace(
+            order,
+            module=found.tensorrt,
+            options=options,
+            timing_cache=str(_timing_cache(found)),
+            calibration_cache=None if calibration_cache is None else str(calibration_cache),
+        )
+        made = make(order, output)
         reason = f"built by TensorRT {made.version} on this device"
-        return Engine("tensorrt", "built", reason, path, made.bytes)
+        return Engine("tensorrt", "built", reason, path, made.bytes), made
     if found.rtx is None:
-        return Engine(None, "deferred", f"no NVIDIA builder can be used here; {RTX_COMMAND} adds one that needs no GPU")
+        reason = f"no NVIDIA builder can be used here; {RTX_COMMAND} adds one that needs no GPU"
+        return Engine(None, "deferred", reason), None
     if target.backend == "tensorrt-rtx":
-        made = _make(replace(order, module=found.rtx, capabilities=RTX_CAPABILITIES), output)
-        cards = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in made.capabilities)  # SM86 is 8.6
+        made = make(replace(order, module=found.rtx, capabilities=RTX_CAPABILITIES, options=options), output)
+        cards = ", ".join(capability_of(name) for name in made.capabilities)
         reason = f"built by TensorRT-RTX {made.version} for compute capabilities {cards}; not run here"
-        return Engine("tensorrt-rtx", "built", reason, path, made.bytes)
-    made = _make(replace(order, module=found.rtx, capabilities=CHECK_CAPABILITIES), None)
+        return Engine("tensorrt-rtx", "built", reason, path, made.bytes), made
+    if options.dla_core is not None:  # what NVDLA gets is the float graph: a check of it would say nothing
+        return Engine(None, "deferred", "NVDLA's part is built on the device"), None
+    made = make(replace(order, module=found.rtx, capabilities=CHECK_CAPABILITIES), None)
     ends = {"tensorrt": "the engine itself is built on the device", "onnxruntime": "ONNX Runtime needs no engine"}
     checked = f"NVIDIA's TensorRT-RTX {made.version} parser and compiler accept this graph"
-    return Engine("tensorrt-rtx", "checked", f"{checked}; {ends[target.backend]}")
+    return Engine("tensorrt-rtx", "checked", f"{checked}; {ends[target.backend]}"), made
 
 
 def find_builders() -> Builders:
@@ -102,73 +114,73 @@ def find_builders() -> Builders:
     return Builders(first(TENSORRT_MODULES), first(RTX_MODULES), device.capability())
 
 
-def _fits(target: Target, capability: str | None) -> bool:
+def can_build(target: Target, builders: Builders) -> bool:
+    """Whether these builders make an engine for the target, not only check its graph."""
+    if target.backend == "tensorrt-rtx":
+        return builders.rtx is not None
+    return target.backend == "tensorrt" and builders.tensorrt is not None and fits(target, builders.capability)
+
+
+def dialect_for(target: Target, builders: Builders) -> Target:
+    """The target, in the dialect that the TensorRT of this machine reads where this machine is the target.
+
+    A profile names the dialect of the JetPack it was written for; a board that still has TensorRT 8 cannot build
+    strongly typed graphs and gets float32-typed ones.
+    """
+    if target.backend != "tensorrt" or target.dialect != "typed" or not fits(target, builders.capability):
+        return target
+    if builders.tensorrt is None:
+        return target
+    major = int(tensorrt_version(builders).split(".")[0])
+    return target if major >= TYPED_SINCE else replace(target, dialect="fp32")
+
+
+def tensorrt_version(builders: Builders) -> str:
+    """Release of full TensorRT here, asked of the module itself in a child.
+
+    Raises:
+        NotReadyError: There is none, or its libraries do not load.
+    """
+    if builders.tensorrt is None:
+        raise NotReadyError("TensorRT is not installed", why="no module named tensorrt", fix="edgehybrid doctor")
+    return ask(Order(builders.tensorrt, task="version")).version
+
+
+def fits(target: Target, capability: str | None) -> bool:
     """Whether a GPU has the compute capability of the target; a target that names none takes any GPU."""
     figure = target.figures.get("compute_capability")
     wanted = None if figure is None else figure.value
     return capability is not None and (wanted is None or capability in str(wanted).replace(" ", "").split(","))
 
 
-def _make(order: Order, output: Path | None) -> Made:
-    """Have a child carry out the order; the engine arrives at `output` in one piece."""
-    with tempfile.TemporaryDirectory(prefix="edgehybrid-engine-") as folder:
-        engine = Path(folder) / "engine.plan"
-        made = _ask(order if output is None else replace(order, engine=str(engine)))
-        if output is not None:
-            write_atomic(output, engine)
-    return made
+def check_dla(target: Target, options: EngineOptions) -> None:
+    """Refuse a DLA core that the target does not have.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if options.dla_core is None:
+        return
+    cores = dla_cores(target)
+    if not 0 <= options.dla_core < cores:
+        raise UsageError(
+            f"--dla {options.dla_core} does not exist on {target.name}",
+            why=f"it has {cores} DLA cores" if cores else "its profile names no DLA",
+            fix=f"--dla 0 to {cores - 1}" if cores else "leave --dla out: the GPU does it all",
+        )
 
 
-def _ask(order: Order) -> Made:
-    """Run the child and read its answer; errors as in `build`."""
-    root = str(Path(__file__).parents[2])  # where the package lies: the child must find the same one
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    child = subprocess.Popen(
-        [sys.executable, "-m", "edgehybrid.engine", json.dumps(asdict(order))],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env={**os.environ, "PYTHONPATH": paths},
-    )
-    with child:
-        try:
-            answer, log = child.communicate()
-        except BaseException:  # Ctrl-C above all: no builder may outlive the command
-            child.kill()
-            raise
-    if child.returncode == 0:
-        made = json.loads(answer)
-        return Made(made["version"], made["bytes"], tuple(made["capabilities"]))
-    raise _explain(order, child.returncode, last_words(log))
+def dla_cores(target: Target) -> int:
+    """NVDLA cores of a target, by its profile."""
+    figure = target.figures.get("dla")
+    return int(figure.value) if figure is not None and isinstance(figure.value, int | float) else 0
 
 
-def _explain(order: Order, code: int, why: str) -> EdgeHybridError:
-    """What the exit code of the child means, with the last words of NVIDIA's log."""
-    name = Path(order.onnx).name
-    if code == -signal.SIGKILL:
-        return ResourceError(
-            f"{order.module} was killed while building {name}",
-            why="signal 9, most likely out of memory",
-            fix="close other programs, or build with a smaller batch or input size",
-        )
-    if code < 0:
-        return StageError(
-            f"{order.module} crashed while building {name}",
-            why=f"{signal.Signals(-code).name}; {why}",
-            fix="check the driver with `edgehybrid doctor`; if it is fine, report this with the ONNX file",
-        )
-    if code == NotReadyError.exit_code:
-        return NotReadyError(
-            f"{order.module} is installed and cannot be loaded",
-            why=why,
-            fix="install NVIDIA's libraries of the same release beside the Python module",
-        )
-    if code == REFUSED:
-        return StageError(
-            f"{order.module} refuses {name}",
-            why=why,
-            fix="change or exclude the operator named above, or report this with the ONNX file",
-        )
-    return StageError(f"{order.module} failed on {name}", why=why, fix="report this with the ONNX file")
+def capability_of(name: str) -> str:
+    """Compute capability of a card's name at NVIDIA: SM86 is 8.6."""
+    return f"{name[2:-1]}.{name[-1]}"
+
+
+def _timing_cache(builders: Builders) -> Path:
+    """The file that every build of this release on this kind of device shares."""
+    return cache_root() / "timing" / f"{builders.tensorrt}-{tensorrt_version(builders)}-{builders.capability}.cache"

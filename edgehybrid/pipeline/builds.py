@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from edgehybrid.pipeline.options import calibration_images, check_counts, load_target
-from edgehybrid.records import Method, Precision, Recipe, Report
+from edgehybrid.pipeline import engines
+from edgehybrid.pipeline.options import calibration_images, check_counts, engine_options, load_target
+from edgehybrid.records import Engine, Method, Precision, Recipe, Report
 from edgehybrid.version import __version__
 
 
 def build(
+    bundle: Path | None = None,
     *,
     model: str = "cmt_ti",
     weights: str = "auto",
@@ -26,12 +28,18 @@ def build(
     max_drop: float | None = None,
     output: Path | None = None,
     seed: int = 0,
+    workspace: int | None = None,
+    opt_level: int | None = None,
+    hardware_compatible: bool = False,
+    version_compatible: bool = False,
+    dla: int | None = None,
 ) -> Report:
     """Quantize, check and measure a model.
 
     The result is a bundle: the deployable graph, its ranges, a report, and a manifest with every hash.
 
     Args:
+        bundle: A bundle made elsewhere: build only its engine, on the device that will run it.
         model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
         weights: auto, imagenet, fashion-mnist, random, or a checkpoint file (.safetensors, .pth, .pt).
         num_classes: Classes of the model; inferred from a checkpoint.
@@ -49,6 +57,11 @@ def build(
         max_drop: Fail with exit code 6 unless top-1 is lost by at most this many points, 95 % sure.
         output: Folder of the bundle; builds/<model>-<size>-b<batch>-<precision>-<target> by default.
         seed: Of image sampling and of untrained weights.
+        workspace: MiB of device memory the engine's builder may use; all of it by default.
+        opt_level: How hard the engine's builder tries, 0 (fast build) to 5 (fast engine); its own default otherwise.
+        hardware_compatible: Build an engine for every GPU from Ampere on, which is slower.
+        version_compatible: Build an engine that the lean runtime of later TensorRT releases loads.
+        dla: NVDLA core that gets what it can take, from the float graph and its ranges; the GPU does the rest.
 
     Returns:
         The report; it is also in the bundle as report.json and report.html.
@@ -58,8 +71,11 @@ def build(
     """
     from edgehybrid import dataset, delivery, device, findings, stages, store
 
+    options = engine_options(workspace, opt_level, hardware_compatible, version_compatible, dla)
+    if bundle is not None or Path(model).is_dir():
+        return engines.build_engines(bundle, model, options)
     check_counts(batch, num_calib, num_eval, max_drop, eval)
-    goal = load_target(target, precision)
+    goal = stages.suit_builder(load_target(target, precision))
     source = stages.Source(model, weights, num_classes, input_size, crop_pct, batch, seed)
     if output is not None:
         store.check_output(output, source.name)
@@ -77,8 +93,10 @@ def build(
     baseline = stages.rewrite(run, made.path)
     ranges = stages.calibrate(run, baseline, images, spec.preprocess, method) if precision == "int8" else None
     quantized = stages.quantize(run, baseline, precision, ranges)
-    product = quantized.deployed(goal) if goal.backend == "tensorrt" else quantized.typed
-    engine, plan_file = stages.build_engine(run, product, goal, precision)
+    ordered = engines.Ordered(goal, precision, baseline, quantized.deployed(goal), quantized.typed, ranges, options)
+    product = engines.build_product(run, ordered)
+    control = engines.build_control(run, ordered)
+    engine = product.engine
 
     files: dict[Precision, Path] = {"fp32": baseline, precision: quantized.runnable}
     latencies = stages.bench(run, files, images, made, state) if goal.backend == "onnxruntime" else {}
@@ -87,7 +105,10 @@ def build(
     layers = stages.layer_noise(run, baseline, quantized, images, spec.preprocess)
 
     rows = findings.accuracy_rows(files, logits, labels, spec.weights.trained)
-    rows = findings.with_latency(rows, latencies, goal) + findings.target_rows(goal, precision, engine)
+    made_engines: dict[Precision, Engine] = {precision: engine}
+    if control is not None:
+        made_engines["fp16"] = control.engine
+    rows = findings.with_latency(rows, latencies, goal) + findings.target_rows(goal, made_engines)
     recipe = Recipe(
         model=spec.name,
         weights=weights,
@@ -119,7 +140,7 @@ def build(
         method=method if precision == "int8" else None,
         evaluation=evaluation,
         rows=rows,
-        engine=engine if plan_file is None else replace(engine, path=str(folder / delivery.PLAN)),
+        engine=engine if product.plan is None else replace(engine, path=str(folder / delivery.PLAN)),
         stages=tuple(run.stages),
         bundle=str(folder),
         placement=quantized.plan.decisions,
@@ -137,9 +158,10 @@ def build(
         found,
         recipe,
         baseline=baseline,
-        deployed=quantized.deployed(goal),
+        deployed=ordered.deployed,
         ranges=ranges,
-        plan=plan_file,
+        product=product,
+        control=control,
         versions=stages.versions(),
     )
     findings.gate(found, max_drop)

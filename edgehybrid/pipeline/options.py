@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgehybrid.errors import NotFoundError, UsageError
 from edgehybrid.progress import listener
-from edgehybrid.records import Artifact, Dialect, ModelSpec, Precision, Target
+from edgehybrid.records import Artifact, Dialect, EngineOptions, ModelSpec, Precision, Target
 
 if TYPE_CHECKING:
     from edgehybrid.dataset import Images
@@ -29,6 +29,19 @@ def check_counts(
             why="without them no accuracy is measured, so no budget can be checked",
             fix="add --eval with a folder of classes, an .npz file or a named set",
         )
+
+
+def engine_options(
+    workspace: int | None, opt_level: int | None, hardware_compatible: bool, version_compatible: bool, dla: int | None
+) -> EngineOptions:
+    """What the engine's builder is told, or an error about an option that makes no sense."""
+    if workspace is not None and workspace < 1:
+        raise UsageError(f"--workspace {workspace} makes no sense", why="it is a number of MiB", fix="--workspace 1024")
+    if opt_level is not None and not 0 <= opt_level <= 5:
+        raise UsageError(f"--opt-level {opt_level} does not exist", why="TensorRT knows 0 to 5", fix="--opt-level 3")
+    if dla is not None and dla < 0:
+        raise UsageError(f"--dla {dla} does not exist", why="cores are numbered from 0", fix="--dla 0")
+    return EngineOptions(workspace, opt_level, hardware_compatible, version_compatible, dla)
 
 
 def load_target(name: str, precision: Precision) -> Target:

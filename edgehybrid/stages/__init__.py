@@ -9,7 +9,16 @@ from edgehybrid.stages.measurement import (
     measure_power,
     predict,
 )
-from edgehybrid.stages.product import Quantized, build_engine, calibrate, quantize, rewrite
+from edgehybrid.stages.product import (
+    Quantized,
+    build_engine,
+    builds_here,
+    calibrate,
+    quantize,
+    rewrite,
+    suit_builder,
+    why_not_here,
+)
 from edgehybrid.stages.run import Run, require, versions
 from edgehybrid.stages.source import Exported, Source, export
 
@@ -20,6 +29,7 @@ __all__ = [
     "Source",
     "bench",
     "build_engine",
+    "builds_here",
     "calibrate",
     "check_collapse",
     "export",
@@ -31,5 +41,7 @@ __all__ = [
     "quantize",
     "require",
     "rewrite",
+    "suit_builder",
     "versions",
+    "why_not_here",
 ]

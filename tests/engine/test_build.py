@@ -12,15 +12,19 @@ from types import SimpleNamespace
 
 import pytest
 
+from edgehybrid import engine as engines
 from edgehybrid import rewrites
-from edgehybrid.engine import Builders, build, find_builders
-from edgehybrid.engine.compiler import Order, RefusedError, compile_engine, last_words
-from edgehybrid.errors import NotFoundError, NotReadyError, ResourceError, StageError
+from edgehybrid.engine import Builders, find_builders
+from edgehybrid.engine.bridge import compile_engine
+from edgehybrid.engine.build import check_dla
+from edgehybrid.engine.order import Order, RefusedError
+from edgehybrid.engine.process import last_words
+from edgehybrid.errors import NotFoundError, NotReadyError, ResourceError, StageError, UsageError
 from edgehybrid.graph import Graph
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16
-from edgehybrid.records import Dialect, Figure, Target
-from tests.engine.fake_tensorrt import make_tensorrt
+from edgehybrid.records import Dialect, Engine, EngineOptions, Figure, Target
+from tests.engine.fake_tensorrt import RELEASES, RTX_RELEASE, make_tensorrt, names_of
 from tests.single import SingleNet, draw, observe
 
 ORIN = Target("orin", "Orin", "tensorrt", "typed", ("fp16", "int8"), {"compute_capability": Figure("8.7", "test")})
@@ -44,6 +48,11 @@ def onnx_path(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def cmt_rewritten(cmt_ti_graph: Graph) -> Graph:
     return rewrites.apply(cmt_ti_graph)[0]
+
+
+def build(*args: object, **options: object) -> Engine:
+    """The engine alone, without what the builder said."""
+    return engines.build(*args, **options)[0]  # type: ignore[arg-type]
 
 
 def save(graph: Graph, folder: Path) -> Path:
@@ -204,7 +213,7 @@ def test_full_tensorrt_builds_only_on_the_capability_of_the_target(
     module = install(
         tmp_path,
         monkeypatch,
-        "import sys; from tests.engine.fake_tensorrt import make_tensorrt\n"
+        "import sys; from tests.engine.fake_tensorrt import RELEASES, RTX_RELEASE, make_tensorrt, names_of\n"
         "print('noise on stdout'); sys.modules[__name__] = make_tensorrt('10.3.0')[0]",
     )
     output = tmp_path / "out" / "engine.plan"
@@ -225,35 +234,142 @@ def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
 # --- releases of TensorRT -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("version", "typed", "network", "flags"),
-    [
-        ("8.5.3.1", False, 0b01, ["FP16", "INT8"]),
-        ("8.6.0", False, 0b01, ["FP16", "INT8"]),
-        ("10.3.0", False, 0b01, ["FP16", "INT8"]),
-        ("10.3.0", True, 0b11, []),
-        ("11.4.0", True, 0b01, []),
-        ("11.4.0", False, 0b00, []),
-    ],
-)
-def test_flags_are_those_of_the_release(version: str, typed: bool, network: int, flags: list[str]) -> None:
-    trt, record = make_tensorrt(version)
-    made = compile_engine(trt, Order("tensorrt", "model.onnx", None, typed, "int8", ()))
-    assert record == {"network": network, "builder": flags}
+def network_flags(release: str) -> dict[str, int | None]:
+    return names_of(release, "NetworkDefinitionCreationFlag")
+
+
+PRECISIONS = {"fp32": [], "fp16": ["FP16"], "int8": ["FP16", "INT8"]}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_release_is_told_only_what_it_knows(release: str, precision: str) -> None:
+    """The fake raises AttributeError for any name that the real bindings do not have."""
+    typed = not release.startswith("8")
+    cards = ("SM86",) if release == RTX_RELEASE else ()
+    trt, record = make_tensorrt(release)
+    order = Order("tensorrt", "model.onnx", typed=typed, precision=precision, capabilities=cards)  # type: ignore[arg-type]
+    made = compile_engine(trt, order)
+    config = record["config"]
+    strong, explicit = ("STRONGLY_TYPED" in network_flags(release), "EXPLICIT_BATCH" in network_flags(release))
+    assert record["network"] == sum(
+        1 << int(network_flags(release)[name] or 0)
+        for name, wanted in (("STRONGLY_TYPED", typed and strong), ("EXPLICIT_BATCH", explicit))
+        if wanted
+    )
+    assert record["flags"] == ([] if typed else PRECISIONS[precision])
+    assert config.profiling_verbosity.name == "DETAILED"  # type: ignore[attr-defined]
     assert made.bytes == 4
+    assert made.capabilities == tuple(record["capabilities"]) == cards  # type: ignore[arg-type]
+    assert ("IProgressMonitor" in dir(trt)) == (not release.startswith("8"))
 
 
-@pytest.mark.parametrize(("precision", "flags"), [("fp32", []), ("fp16", ["FP16"]), ("int8", ["FP16", "INT8"])])
-def test_precision_allows_no_more_than_asked_for(precision: str, flags: list[str]) -> None:
-    trt, record = make_tensorrt("8.6.0")
-    compile_engine(trt, replace(Order("tensorrt", "model.onnx", None, False, "fp32", ()), precision=precision))
-    assert record["builder"] == flags
+def test_weakly_typed_graphs_are_for_releases_that_have_the_flags() -> None:
+    for release, flags in (("10.16.1.11", ["FP16", "INT8"]), ("11.0.0.114", [])):
+        trt, record = make_tensorrt(release)
+        compile_engine(trt, Order("tensorrt", "model.onnx", precision="int8"))
+        assert record["flags"] == flags
 
 
-def test_tensorrt_8_refuses_the_typed_dialect() -> None:
-    trt, _ = make_tensorrt("8.6.0")
-    with pytest.raises(RefusedError, match=r"TensorRT 8\.6\.0 cannot build strongly typed graphs"):
-        compile_engine(trt, Order("tensorrt", "model.onnx", None, True, "int8", ()))
+@pytest.mark.parametrize("release", ["8.5.3.1", "8.6.1"])
+def test_tensorrt_8_refuses_the_typed_dialect(release: str) -> None:
+    trt, _ = make_tensorrt(release)
+    with pytest.raises(RefusedError, match=r"TensorRT 8\.\d\.\d.* cannot build strongly typed graphs"):
+        compile_engine(trt, Order("tensorrt", "model.onnx", typed=True, precision="int8"))
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_options_are_set_or_refused_in_words(release: str) -> None:
+    wanted = {
+        "workspace_mib": EngineOptions(workspace_mib=512),
+        "builder_optimization_level": EngineOptions(optimization_level=5),
+        "hardware_compatibility_level": EngineOptions(hardware_compatible=True),
+        "version": EngineOptions(version_compatible=True),
+    }
+    for name, options in wanted.items():
+        trt, record = make_tensorrt(release)
+        order = Order("tensorrt", "m.onnx", options=options, capabilities=("SM86",) if release == RTX_RELEASE else ())
+        refused = (release == "8.5.3.1" and name != "workspace_mib") or (
+            release == RTX_RELEASE and name in ("hardware_compatibility_level", "version")
+        )
+        if refused:
+            with pytest.raises(RefusedError, match=release.removeprefix("rtx-")):
+                compile_engine(trt, order)
+            continue
+        compile_engine(trt, order)
+        if name == "workspace_mib":
+            assert record["pools"] == {"WORKSPACE": 512 << 20}
+        elif name == "version":
+            assert record["flags"] == ["VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"]
+        elif name == "builder_optimization_level":
+            assert record["config"].builder_optimization_level == 5  # type: ignore[attr-defined]
+        else:
+            assert record["config"].hardware_compatibility_level.name == "AMPERE_PLUS"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("release", ["8.5.3.1", "8.6.1", "10.3.0", "10.7.0"])
+def test_dla_gets_the_scales_under_the_heading_of_the_release(release: str, tmp_path: Path) -> None:
+    (tmp_path / "calibration.cache").write_text("TRT-8503-EntropyCalibration2\ninput: 3c010204\n")
+    trt, record = make_tensorrt(release, dla_cores=2)
+    options = EngineOptions(dla_core=1)
+    cache = str(tmp_path / "calibration.cache")
+    compile_engine(trt, Order("tensorrt", "m.onnx", precision="int8", options=options, calibration_cache=cache))
+    config = record["config"]
+    assert record["flags"] == ["FP16", "INT8", "GPU_FALLBACK"]
+    assert (config.DLA_core, config.default_device_type.name) == (1, "DLA")  # type: ignore[attr-defined]
+    calibrator = config.int8_calibrator  # type: ignore[attr-defined]
+    heading = {"8.5.3.1": "8503", "8.6.1": "8601", "10.3.0": "100300", "10.7.0": "100700"}[release]
+    assert calibrator.read_calibration_cache() == f"TRT-{heading}-EntropyCalibration2\ninput: 3c010204\n".encode()
+    assert calibrator.get_batch(["input"]) is None
+
+
+def test_dla_is_refused_where_there_is_none() -> None:
+    options = EngineOptions(dla_core=0)
+    for release, cores, said in (("11.4.0.106", 2, "takes no calibration cache"), ("10.3.0", 0, "offers 0")):
+        trt, _ = make_tensorrt(release, dla_cores=cores)
+        with pytest.raises(RefusedError, match=said):
+            compile_engine(trt, Order("tensorrt", "m.onnx", precision="int8", options=options))
+    nano = replace(ORIN, figures={**ORIN.figures, "dla": Figure(0, "test")})
+    with pytest.raises(UsageError, match="--dla 0 does not exist on orin"):
+        check_dla(nano, options)
+    check_dla(replace(ORIN, figures={"dla": Figure(1, "test")}), options)
+
+
+def test_timings_are_shared_and_damaged_ones_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEHYBRID_CACHE_DIR", str(tmp_path / "cache"))
+    path = tmp_path / "timing" / "t.cache"
+    order = Order("tensorrt", "m.onnx", timing_cache=str(path))
+    path.parent.mkdir()
+    for content, started in ((None, b""), (b"old", b"old"), (b"damaged", b""), (b"other device", b"")):
+        if content is not None:
+            path.write_bytes(content)
+        trt, record = make_tensorrt("10.3.0", rejected_timings=b"other device")
+        compile_engine(trt, order)
+        assert record["timings"] == started
+        assert path.is_file()
+    compile_engine(make_tensorrt("8.5.3.1")[0], order)
+
+
+def test_timings_that_cannot_be_kept_do_not_cost_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGEHYBRID_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "file").write_text("in the way")
+    trt, _ = make_tensorrt("10.3.0")
+    assert compile_engine(trt, Order("tensorrt", "m.onnx", timing_cache=str(tmp_path / "file" / "t"))).bytes == 4
+    assert "the timing cache was not kept" in capsys.readouterr().err
+
+
+def test_steps_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    trt, record = make_tensorrt("10.3.0")
+    compile_engine(trt, Order("tensorrt", "m.onnx"))
+    monitor = record["config"].progress_monitor  # type: ignore[attr-defined]
+    monitor.phase_start("Tactics", None, 2)
+    assert monitor.step_complete("Tactics", 0)
+    assert monitor.step_complete("Tactics", 1)
+    monitor.phase_finish("Tactics")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("progress: ")]
+    assert lines == ['progress: ["Tactics", 1, 2]', 'progress: ["Tactics", 2, 2]']
 
 
 def test_parser_errors_are_told_with_and_without_node_names() -> None:
@@ -262,13 +378,13 @@ def test_parser_errors_are_told_with_and_without_node_names() -> None:
     for fault, text in ((old, "UNSUPPORTED_NODE: no importer for op"), (new, r"node 'n' \(Foo\): UNSUPPORTED_NODE")):
         trt, _ = make_tensorrt("10.3.0", faults=[fault])
         with pytest.raises(RefusedError, match=text):
-            compile_engine(trt, Order("tensorrt", "model.onnx", None, True, "int8", ()))
+            compile_engine(trt, Order("tensorrt", "model.onnx", typed=True, precision="int8"))
 
 
 def test_a_compiler_that_returns_nothing_is_a_refusal() -> None:
     trt, _ = make_tensorrt("10.3.0", engine=None)
     with pytest.raises(RefusedError):
-        compile_engine(trt, Order("tensorrt", "model.onnx", None, True, "int8", ()))
+        compile_engine(trt, Order("tensorrt", "model.onnx", typed=True, precision="int8"))
 
 
 # --- the child ------------------------------------------------------------------------------------------------
@@ -286,8 +402,13 @@ def test_a_compiler_that_returns_nothing_is_a_refusal() -> None:
             StageError,
             "CUDA init",
         ),
+        (
+            "import sys; print('error: OutOfMemory (no further information)', file=sys.stderr)\nsys.exit(5)",
+            ResourceError,
+            "OutOfMemory",
+        ),
     ],
-    ids=["segfault", "killed", "libraries", "bug", "log"],
+    ids=["segfault", "killed", "libraries", "bug", "log", "memory"],
 )
 def test_every_end_of_the_child_is_an_error_that_says_why(
     code: str, error: type[Exception], why: str, onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -331,11 +452,11 @@ def test_ctrl_c_leaves_no_child_behind(onnx_path: Path, tmp_path: Path, monkeypa
 
 
 def test_last_words_prefer_the_refusal_then_errors_then_the_end() -> None:
-    log = "a warning\nerror: first\nerror: second\nerror: third\nmore\n"
-    assert last_words(log + "refused: node 'x'\n") == "node 'x'"
+    log = ["a warning", "error: first", "error: second", "error: third", "more"]
+    assert last_words([*log, "refused: node 'x'"]) == "node 'x'"
     assert last_words(log) == "second | third"
-    assert last_words("one\n\ntwo\nthree\nfour\n") == "two | three | four"
-    assert last_words("") == "it left no message"
+    assert last_words(["one", "", "two", "three", "four"]) == "two | three | four"
+    assert last_words([]) == "it left no message"
 
 
 def test_builders_are_found_without_importing_them() -> None:

@@ -1,0 +1,22 @@
+"""Write ranges as the calibration cache that NVDLA reads, the one road to its int8: it takes no Q/DQ."""
+
+import struct
+
+from edgehybrid.records import Ranges
+
+HEADING = "TRT-8501-EntropyCalibration2"
+"""First line; the builder of another release gets its own (see `bridge`)."""
+
+
+def calibration_cache(ranges: Ranges) -> bytes:
+    """One line per tensor: its name and its scale (amax / 127) as a big-endian float32 in hexadecimal.
+
+    Args:
+        ranges: Activation ranges of the float graph that NVDLA will be given.
+
+    Source:
+        Format of the files that TensorRT 8's IInt8EntropyCalibrator2 writes; NVIDIA's qdq_translator
+        (Deep-Learning-Accelerator-SW) writes them the same way.
+    """
+    lines = [f"{name}: {struct.pack('>f', amax / 127).hex()}" for name, amax in sorted(ranges.tensors.items())]
+    return "\n".join([HEADING, *lines, ""]).encode()

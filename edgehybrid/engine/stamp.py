@@ -1,0 +1,120 @@
+"""What an engine was built with and for, and whether that is what this machine has: asked before it is loaded."""
+
+from pathlib import Path
+
+from edgehybrid.engine.build import Builders, capability_of, find_builders
+from edgehybrid.engine.order import Made, Order
+from edgehybrid.engine.process import ask
+from edgehybrid.errors import ArtifactError, NotReadyError, StageError
+from edgehybrid.records import EngineOptions, EngineStamp
+from edgehybrid.store import sha256_of
+
+
+def stamp(
+    made: Made,
+    builders: Builders,
+    *,
+    flavor: str,
+    onnx_path: Path,
+    plan: Path,
+    options: EngineOptions,
+    board: str,
+    driver: str | None,
+) -> EngineStamp:
+    """What to write beside an engine.
+
+    Args:
+        made: What the builder said.
+        builders: What it was built with.
+        flavor: `tensorrt` or `tensorrt-rtx`.
+        onnx_path: What was built.
+        plan: The engine.
+        options: Of the builder.
+        board: Name of this machine.
+        driver: Newest CUDA that the driver here supports.
+    """
+    cards = tuple(capability_of(name) for name in made.capabilities)
+    here = () if builders.capability is None else (builders.capability,)
+    return EngineStamp(
+        flavor=flavor,
+        version=made.version,
+        capabilities=cards or here,
+        driver=driver,
+        board=board,
+        model_sha256=sha256_of(onnx_path),
+        engine_sha256=sha256_of(plan),
+        options=options,
+    )
+
+
+def check_stamp(found: EngineStamp, *, version: str | None, capability: str | None, board: str, rebuild: str) -> str:
+    """Compare what an engine was built with to what it is about to be loaded in.
+
+    Args:
+        found: The stamp of the engine.
+        version: Of the TensorRT here; None where there is none.
+        capability: Of the first CUDA device; None where there is none.
+        board: Name of this machine.
+        rebuild: The command that makes the engine again.
+
+    Returns:
+        What to know although it loads, or nothing.
+
+    Raises:
+        ArtifactError: TensorRT would refuse it, or worse; says what was found and needed.
+    """
+
+    def misfit(what: str, here: str, needed: str) -> ArtifactError:
+        return ArtifactError(
+            f"the engine was built for {what} {needed}",
+            why=f"this machine has {here}; engines fit one release of TensorRT and one kind of GPU",
+            fix=f"{rebuild} builds it again here",
+        )
+
+    if version is None or version != found.version:
+        raise misfit("TensorRT" if found.flavor == "tensorrt" else "TensorRT-RTX", version or "none", found.version)
+    wide = found.options.hardware_compatible and capability is not None and float(capability) >= 8.0
+    if capability is None or (capability not in found.capabilities and not wide):
+        needed = ", ".join(found.capabilities)
+        raise misfit("compute capability", capability or "no CUDA device", needed)
+    if found.flavor == "tensorrt" and board != found.board:
+        return f"the engine was tuned on {found.board}, this is {board}: build it here for its best speed"
+    return ""
+
+
+def try_loading(
+    plan: Path, found: EngineStamp, *, board: str, rebuild: str, builders: Builders | None = None
+) -> tuple[str, str]:
+    """Make sure that an engine may be loaded into this process: its stamp fits, and a child could load it.
+
+    Args:
+        plan: The engine, whose hash the caller has checked.
+        found: Its stamp.
+        board: Name of this machine.
+        rebuild: The command that makes the engine again.
+        builders: What is installed; found on this machine by default.
+
+    Returns:
+        The Python module to load it with, and what to know although it loads.
+
+    Raises:
+        ArtifactError: It was built for another release or GPU, is not the file that was stamped, or does not load.
+        NotReadyError: There is no TensorRT here.
+    """
+    here = find_builders() if builders is None else builders
+    module = here.tensorrt if found.flavor == "tensorrt" else here.rtx
+    if module is None:
+        raise NotReadyError(
+            f"{found.flavor} is not installed",
+            why=f"{plan.name} was built by its release {found.version}",
+            fix="edgehybrid doctor says how to install it",
+        )
+    if sha256_of(plan) != found.engine_sha256:
+        raise ArtifactError(f"{plan} is not the engine that engine.json describes", why="its hash differs", fix=rebuild)
+    version = ask(Order(module, task="version")).version
+    note = check_stamp(found, version=version, capability=here.capability, board=board, rebuild=rebuild)
+    try:
+        ask(Order(module, engine=str(plan), task="load"))
+    except StageError as error:
+        raise ArtifactError(f"{plan} does not load", why=error.why, fix=f"{rebuild} builds it again here") from error
+    return module, note

@@ -1,0 +1,124 @@
+"""Engines in the order of a build: the one asked for, its fp16 control, and those of a bundle made elsewhere."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgehybrid.errors import NotReadyError, UsageError
+from edgehybrid.records import Engine, EngineOptions, Precision, Product, Ranges, Report, Target
+
+if TYPE_CHECKING:
+    from edgehybrid.stages import Run
+
+DEFAULT_MODEL = "cmt_ti"
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """The graphs that an engine may be built from, and what is asked of its builder."""
+
+    target: Target
+    precision: Precision
+    baseline: Path  # float32
+    model: Path  # quantized, in the dialect of the target
+    typed: Path  # quantized, strongly typed
+    ranges: Ranges | None
+    options: EngineOptions
+
+    @property
+    def deployed(self) -> Path:
+        """What the bundle calls its model: TensorRT 8 makes fp16 of the float graph, as it reads no opset 19."""
+        weak = self.target.backend == "tensorrt" and self.target.dialect == "fp32"
+        return self.baseline if weak and self.precision == "fp16" else self.model
+
+
+def build_product(run: "Run", ordered: Ordered) -> Product:
+    """The engine asked for where it can be built here, else what NVIDIA's compiler says to its graph."""
+    from edgehybrid import engine, stages
+
+    options, target = ordered.options, ordered.target
+    if options.dla_core is not None:
+        scales = None if ordered.ranges is None else engine.calibration_cache(ordered.ranges)
+        return stages.build_engine(
+            run, ordered.baseline, target, ordered.precision, options=options, calibration_cache=scales
+        )
+    graph = ordered.deployed if target.backend == "tensorrt" else ordered.typed
+    return stages.build_engine(run, graph, target, ordered.precision, options=options)
+
+
+def build_control(run: "Run", ordered: Ordered) -> Product | None:
+    """The fp16 twin that int8 must be faster than; None where the target runs no engine or int8 was not asked for."""
+    from edgehybrid import stages
+
+    target = ordered.target
+    if ordered.precision != "int8" or target.backend == "onnxruntime":
+        return None
+    half = ordered.baseline
+    if target.dialect == "typed":
+        half = stages.quantize(run, ordered.baseline, "fp16", None).typed
+    if not stages.builds_here(target):
+        return Product(Engine(None, "deferred", "the fp16 control is built beside the engine, on the device"), half)
+    options = replace(ordered.options, dla_core=None)
+    return stages.build_engine(run, half, target, "fp16", options=options, label="engine fp16")
+
+
+def build_engines(bundle: Path | None, model: str, options: EngineOptions) -> Report:
+    """Build the engine of a bundle, and its control, on this machine; everything else in the bundle stays.
+
+    Args:
+        bundle: A bundle folder; `model` names it where this is None.
+        model: As given; with a bundle it must be the default.
+        options: Of the builder.
+
+    Returns:
+        The report of the bundle with its new engine.
+
+    Raises:
+        UsageError: The bundle's target has no engine, or a model was named beside the bundle.
+        NotReadyError: This machine cannot build for the bundle's target.
+    """
+    from edgehybrid import delivery, findings, stages
+
+    if bundle is not None and model != DEFAULT_MODEL:
+        raise UsageError(
+            f"{bundle} and --model {model} contradict each other",
+            why="a bundle holds its model already",
+            fix="leave one of them out",
+        )
+    folder = bundle or Path(model)
+    opened = delivery.open_graphs(folder)
+    report, target = opened.report, opened.report.target
+    if target.backend == "onnxruntime":
+        raise UsageError(
+            f"{folder} is for {target.name}, which runs ONNX files as they are",
+            why="there is no engine to build",
+            fix="build a bundle with --target and a name from `edgehybrid targets`",
+        )
+    if not stages.builds_here(target):
+        raise NotReadyError(
+            f"this machine cannot build engines for {target.name}",
+            why=stages.why_not_here(target),
+            fix=f"edgehybrid build {folder} --host ssh://BOARD builds it on the board",
+        )
+    run = stages.Run()
+    scales = opened.scales if options.dla_core is not None else None
+    graph = opened.model if options.dla_core is None else opened.baseline
+    product = stages.build_engine(run, graph, target, opened.precision, options=options, calibration_cache=scales)
+    control = None
+    if opened.control is not None:
+        plain = replace(options, dla_core=None)
+        control = stages.build_engine(run, opened.control, target, "fp16", options=plain, label="engine fp16")
+    made: dict[Precision, Engine] = {opened.precision: product.engine}
+    if control is not None:
+        made["fp16"] = control.engine
+    kept = tuple(row for row in report.rows if row.backend != target.backend)
+    found = replace(
+        report,
+        rows=kept + findings.target_rows(target, made),
+        engine=replace(product.engine, path=str(folder / delivery.PLAN)),
+        stages=tuple(s for s in report.stages if not s.name.startswith("engine")) + tuple(run.stages),
+        bundle=str(folder),
+        next_command=findings.bench_command(folder),
+    )
+    delivery.write_engines(folder, found, product, control, stages.versions())
+    return found
