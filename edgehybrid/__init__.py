@@ -17,6 +17,7 @@ from edgehybrid.pipeline import (
     quantize,
     quickstart,
     report,
+    sensitivity,
     stream,
     targets,
     verify,
@@ -39,6 +40,7 @@ __all__ = [
     "records",
     "report",
     "stream",
+    "sensitivity",
     "targets",
     "verify",
 ]

@@ -16,6 +16,7 @@ from edgehybrid.records import (
     Latency,
     ModelSpec,
     Precision,
+    RankCheck,
     Ratio,
     Recipe,
     Report,
@@ -28,6 +29,10 @@ HOST = "onnxruntime-cpu"
 WORTHWHILE = 1.05
 """int8 that is not at least this much faster than the float it replaces is not worth its accuracy."""
 FEW_CALIBRATION_IMAGES = 32
+GOOD_RANKING = 0.8
+"""Spearman's correlation with leave-one-out from which on an estimated ranking is relied on."""
+FORWARDS = 5
+"""Forward passes per image that a ranking should take."""
 
 
 def accuracy_rows(
@@ -148,6 +153,19 @@ def sample_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
     counts = [row.accuracy.n for row in rows if row.accuracy is not None]
     notes = [evaluator.small_sample_note(drop, counts[0]) for drop in drops[:1]]
     return tuple(note for note in notes if note is not None)
+
+
+def ranking_notes(forwards: float, check: RankCheck | None) -> tuple[str, ...]:
+    """Whether a ranking of layers can be relied on, and whether it cost more than it should."""
+    notes = []
+    if check is not None and check.spearman < GOOD_RANKING:
+        notes.append(
+            f"the ranking agrees with leave-one-out only to Spearman {check.spearman:.2f} (good: {GOOD_RANKING}): "
+            "rank and check on more images"
+        )
+    if forwards > FORWARDS + 0.5:
+        notes.append(f"few images for so many groups: each took {forwards:.0f} forward passes instead of {FORWARDS}")
+    return tuple(notes)
 
 
 def speed_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "mixed"]
+"""`mixed`: int8 where placement asks for it, apart from the groups of layers that cost too much accuracy."""
 Method = Literal["mse", "minmax", "percentile", "entropy"]
 Dialect = Literal["fp32", "typed"]
 """`fp32`: float32-typed Q/DQ, opset 17 (ONNX Runtime, TensorRT 8.5 and 8.6). `typed`: strongly typed float16
@@ -199,6 +200,7 @@ class Recipe:
     eval: str | None
     num_eval: int
     seed: int
+    max_drop: float | None = None  # points of top-1; shapes the graph only of `mixed`
 
 
 # --- quantization ---------------------------------------------------------------------------------
@@ -248,6 +250,17 @@ class LayerError:
     op: str
     tensor: str
     sqnr_db: float
+    input_db: float | None = None  # of what the layer reads, before its own Q/DQ; None: it reads the image itself
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """int8 operators that go back to float together, because TensorRT fuses them or they share one Q/DQ."""
+
+    name: str  # of its only operator, or the path its operators have in common
+    kind: str  # "single", "shared input", "mlp", "attention"
+    nodes: tuple[str, ...]  # its convolutions and matrix products, in the order of the graph
+    macs: int  # of one image
 
 
 # --- measurements ---------------------------------------------------------------------------------
@@ -519,6 +532,42 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class GroupLoss:
+    """What it costs to have one group of layers in int8, all others in float."""
+
+    group: LayerGroup
+    nats: float  # estimated divergence of the softmax from the float network's, mean over images
+    share: float  # percent of the sum over all groups
+    checked: float | None = None  # the same measured: leave-one-out, nats
+
+
+@dataclass(frozen=True)
+class RankCheck:
+    """An estimated ranking beside the measured one."""
+
+    images: int
+    forwards: float  # passes per image that measuring took
+    spearman: float
+    disjoint: bool  # whether other images were used than for the estimate
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Which layers cost accuracy in int8, the costliest first."""
+
+    model: str
+    trained: bool
+    how: Literal["fisher", "designs"]
+    images: int
+    forwards: float  # passes of the float network per image that the estimate took, or as much arithmetic
+    groups: tuple[GroupLoss, ...]
+    check: RankCheck | None
+    calibration: ImageSet
+    method: Method
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Verification:
     """A bundle that was found whole."""
 
@@ -581,7 +630,7 @@ class Stream:
     notes: tuple[str, ...] = ()
 
 
-Listing = Models | Targets | Diagnosis | Artifact | Measurement | Verification | Lint | Stream
+Listing = Models | Targets | Diagnosis | Artifact | Measurement | Sensitivity | Verification | Lint | Stream
 """What the smaller verbs return."""
 Result = Report | Listing
 """What a verb returns."""

@@ -7,6 +7,7 @@ is `edgehybrid build --model cmt_ti --precision int8`. Read `builds.build` first
 from edgehybrid.pipeline.builds import build, quickstart
 from edgehybrid.pipeline.measures import bench, evaluate
 from edgehybrid.pipeline.queries import doctor, lint, models, report, targets, verify
+from edgehybrid.pipeline.sensitivities import sensitivity
 from edgehybrid.pipeline.steps import calibrate, export, quantize
 from edgehybrid.pipeline.streams import stream
 
@@ -22,6 +23,7 @@ COMMANDS = (
     bench,
     evaluate,
     report,
+    sensitivity,
     verify,
     lint,
     stream,
@@ -41,6 +43,7 @@ __all__ = [
     "quickstart",
     "report",
     "stream",
+    "sensitivity",
     "targets",
     "verify",
 ]

@@ -44,6 +44,21 @@ def engine_options(
     return EngineOptions(workspace, opt_level, hardware_compatible, version_compatible, dla)
 
 
+def check_ranking_options(check: int, images: int, output: Path | None) -> None:
+    """Refuse a check on images that are not there, and a file whose format nobody could guess."""
+    from edgehybrid.reporter import RANKING_FORMATS
+
+    if not 0 <= check <= images:
+        fix = f"--check 0 to {images}"
+        raise UsageError(f"--check {check} makes no sense", why=f"there are {images} images", fix=fix)
+    if output is not None and output.suffix not in RANKING_FORMATS:
+        raise UsageError(
+            f"--output {output} is of no known format",
+            why=f"the name ends in '{output.suffix}', needed one of {', '.join(RANKING_FORMATS)}",
+            fix=f"--output {output.stem or 'ranking'}.csv",
+        )
+
+
 def load_target(name: str, precision: Precision) -> Target:
     """The target of a name, a file or this machine (`auto`), which must run the precision and read what we write."""
     from edgehybrid import resources

@@ -7,6 +7,7 @@ float. The tables are in `placement.rules`; here every operator is measured and 
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 import onnx_ir as ir
@@ -49,7 +50,16 @@ _PASSAGES = ("MaxPool", "GlobalMaxPool", "AveragePool", "Resize")
 _ACTIVATED = {"Relu", "Clip", "LeakyRelu", "HardSwish"}
 
 
-def plan(graph: Graph, dialect: Dialect, *, attention: Literal["float", "int8"] = "float") -> Plan:
+NOTHING: Mapping[str, str] = {}
+
+
+def plan(
+    graph: Graph,
+    dialect: Dialect,
+    *,
+    attention: Literal["float", "int8"] = "float",
+    keep: Mapping[str, str] = NOTHING,
+) -> Plan:
     """Decide for every operator that int8 could reach or pass through.
 
     These are convolutions, matrix products, attention cores, residual additions and sums of branches, products of
@@ -61,6 +71,7 @@ def plan(graph: Graph, dialect: Dialect, *, attention: Literal["float", "int8"] 
         graph: float32 with static shapes, before or after rewrites, or a user's.
         dialect: Which graph will be emitted.
         attention: `int8` quantizes attention cores that TensorRT's fused kernel can take.
+        keep: Operators to leave float that the rules would have in int8 -> why; what hangs on them follows.
 
     Returns:
         Decisions in the order of the nodes, one per (node, input). Of an int8 operator the activation has kind
@@ -84,6 +95,7 @@ def plan(graph: Graph, dialect: Dialect, *, attention: Literal["float", "int8"] 
         elif node.op_type in FLOAT_OPS and node.domain == "":
             rule, reason = FLOAT_OPS[node.op_type]
             found[node] = [_decision(node, names, 0, "float", rule, reason)]
+    _keep_float(keep, names, found)
     _move_before_pads(graph, names, found)
     depths = _measure_depths(graph)
     for node in graph.nodes("Add"):
@@ -129,6 +141,17 @@ def _decide_all(
         else:
             decisions.append(_decision(node, names, index, "activation", rule.name, reason))
     return decisions
+
+
+def _keep_float(keep: Mapping[str, str], names: dict[ir.Node, str], found: dict[ir.Node, list[Decision]]) -> None:
+    """Take back the decisions for int8 at the operators named."""
+    for node, decisions in found.items():
+        reason = keep.get(names[node])
+        if reason is not None:
+            found[node] = [
+                d if d.kind == "float" else replace(d, kind="float", rule="mixed-precision", reason=reason, axis=None)
+                for d in decisions
+            ]
 
 
 # --- convolutions -------------------------------------------------------------------------------------

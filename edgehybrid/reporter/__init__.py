@@ -6,9 +6,21 @@ from edgehybrid.records import Report, Result
 from edgehybrid.reporter.datasheet import page
 from edgehybrid.reporter.document import SCHEMA, from_json, to_json
 from edgehybrid.reporter.listings import to_document, to_table
+from edgehybrid.reporter.ranking import FORMATS as RANKING_FORMATS
+from edgehybrid.reporter.ranking import to_file as ranking_file
 from edgehybrid.reporter.terminal import table
 
-__all__ = ["SCHEMA", "document_of", "from_json", "page", "print_result", "table", "to_json"]
+__all__ = [
+    "RANKING_FORMATS",
+    "SCHEMA",
+    "document_of",
+    "from_json",
+    "page",
+    "print_result",
+    "ranking_file",
+    "table",
+    "to_json",
+]
 
 
 def document_of(result: Result) -> dict[str, object]:

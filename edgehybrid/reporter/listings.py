@@ -16,10 +16,12 @@ from edgehybrid.records import (
     Models,
     Power,
     Row,
+    Sensitivity,
     Stream,
     Targets,
     Verification,
 )
+from edgehybrid.reporter import ranking
 from edgehybrid.reporter.document import row_to_json
 from edgehybrid.reporter.target import figure_text, target_sheet
 
@@ -62,6 +64,8 @@ def to_table(result: Listing) -> RenderableType:
         return _lint(result)
     if isinstance(result, Stream):
         return _stream(result)
+    if isinstance(result, Sensitivity):
+        return ranking.to_table(result)
     if isinstance(result, Verification):
         state = "trained weights" if result.trained else "UNTRAINED WEIGHTS"
         lines = [f"{result.path}: {result.model}, {state}", f"{len(result.files)} files match their hashes"]

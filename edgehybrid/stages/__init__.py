@@ -20,18 +20,23 @@ from edgehybrid.stages.product import (
     why_not_here,
 )
 from edgehybrid.stages.run import Run, require, versions
+from edgehybrid.stages.sensitivity import How, Ranking, Unit, check_ranking, rank_groups
 from edgehybrid.stages.source import Exported, Source, export
 
 __all__ = [
     "Exported",
+    "How",
     "Quantized",
+    "Ranking",
     "Run",
     "Source",
+    "Unit",
     "bench",
     "build_engine",
     "builds_here",
     "calibrate",
     "check_collapse",
+    "check_ranking",
     "export",
     "labels_for",
     "layer_noise",
@@ -39,6 +44,7 @@ __all__ = [
     "measure_power",
     "predict",
     "quantize",
+    "rank_groups",
     "require",
     "rewrite",
     "suit_builder",

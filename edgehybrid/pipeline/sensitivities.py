@@ -1,0 +1,83 @@
+"""`sensitivity`: which layers cost accuracy."""
+
+from pathlib import Path
+from typing import Literal
+
+from edgehybrid.pipeline.options import calibration_images, check_ranking_options
+from edgehybrid.records import Method, Sensitivity
+
+
+def sensitivity(
+    *,
+    model: str = "cmt_ti",
+    weights: str = "auto",
+    num_classes: int | None = None,
+    input_size: int | None = None,
+    crop_pct: float | None = None,
+    calib: str = "photos",
+    num_calib: int | None = None,
+    method: Method = "mse",
+    how: Literal["auto", "fisher", "designs"] = "auto",
+    unit: Literal["group", "layer"] = "group",
+    check: int = 8,
+    output: Path | None = None,
+    seed: int = 0,
+) -> Sensitivity:
+    """Rank layers by what int8 costs them.
+
+    All layers are ranked at the price of about 5 forward passes per image, without labels: the cost is the divergence
+    of the softmax from the float network's. The ranking is then checked against leave-one-out, one run per group.
+
+    Args:
+        model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
+        weights: auto, imagenet, fashion-mnist, random, or a checkpoint file.
+        num_classes: Classes of the model; inferred from a checkpoint.
+        input_size: Side of the square input in px.
+        crop_pct: Fraction of the resized image that the crop keeps.
+        calib: Images to calibrate and to rank on: a named set, a folder, or an .npz file.
+        num_calib: How many of them; 128 or all there are by default.
+        method: How ranges are chosen: mse, minmax, percentile or entropy.
+        how: fisher (gradients, needs torch), designs (runs of partly quantized networks), or auto.
+        unit: group (layers that TensorRT fuses) or layer (every one for itself).
+        check: Images for the check, which runs each group alone on each; 0 leaves it out.
+        output: Also write the ranking to this file, .csv or .json.
+        seed: Of image sampling, of the runs drawn, and of untrained weights.
+
+    Returns:
+        Groups, the costliest first, and Spearman's correlation with leave-one-out.
+    """
+    from edgehybrid import findings, reporter, stages, store
+
+    run = stages.Run()
+    images = calibration_images(calib, num_calib, seed)
+    check_ranking_options(check, len(images), output)
+    source = stages.Source(model, weights, num_classes, input_size, crop_pct, 1, seed)
+    made = stages.export(run, source, images)
+    preprocess = made.spec.preprocess
+    baseline = stages.rewrite(run, made.path)
+    ranges = stages.calibrate(run, baseline, images, preprocess, method)
+    quantized = stages.quantize(run, baseline, "int8", ranges)
+    disjoint = 0 < check <= len(images) // 2
+    ranking = stages.rank_groups(
+        run, baseline, quantized, images, preprocess, how=how, unit=unit, seed=seed, skip=check if disjoint else 0
+    )
+    checked, groups = None, ranking.groups
+    if check:
+        checked, groups = stages.check_ranking(
+            run, baseline, quantized, images, preprocess, ranking, unit=unit, count=check, disjoint=disjoint
+        )
+    found = Sensitivity(
+        model=made.spec.name,
+        trained=made.spec.weights.trained,
+        how=ranking.how,
+        images=ranking.images,
+        forwards=ranking.forwards,
+        groups=groups,
+        check=checked,
+        calibration=images.spec,
+        method=method,
+        notes=(*findings.weight_notes(made.spec), *ranking.notes, *findings.ranking_notes(ranking.forwards, checked)),
+    )
+    if output is not None:
+        store.write_atomic(output, reporter.ranking_file(found, output.suffix))
+    return found

@@ -1,0 +1,262 @@
+"""Which layers cost accuracy: the cached runs behind a ranking, and behind its check."""
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehybrid.dataset import Images
+from edgehybrid.errors import StageError, UsageError
+from edgehybrid.progress import listener
+from edgehybrid.records import GroupLoss, LayerGroup, Preprocess, RankCheck
+from edgehybrid.stages.product import Quantized
+from edgehybrid.stages.run import FORWARD_BATCH, Run
+from edgehybrid.store import decode, sha256_of, to_json, write_atomic
+
+if TYPE_CHECKING:
+    from edgehybrid.graph import Graph
+    from edgehybrid.search import Answer, Switched
+
+How = Literal["auto", "fisher", "designs"]
+Unit = Literal["group", "layer"]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What each group of int8 layers costs, the costliest first."""
+
+    how: Literal["fisher", "designs"]
+    images: int
+    forwards: float
+    groups: tuple[GroupLoss, ...]
+    notes: tuple[str, ...]
+
+
+def rank_groups(
+    run: Run,
+    baseline: Path,
+    quantized: Quantized,
+    images: Images,
+    preprocess: Preprocess,
+    *,
+    how: How = "auto",
+    unit: Unit = "group",
+    seed: int = 0,
+    skip: int = 0,
+) -> Ranking:
+    """Estimate what every group costs alone.
+
+    Args:
+        run: The chain.
+        baseline: The float32 graph.
+        quantized: Its int8 graphs.
+        images: To estimate on.
+        preprocess: Of the images.
+        how: `fisher` (torch), `designs` (ONNX Runtime alone), or `auto`: the first that works here.
+        unit: Groups that TensorRT fuses, or every layer for itself.
+        seed: Of the dealing, and of the gradient's random signs.
+        skip: How many images at the end to leave for a check.
+
+    Raises:
+        StageError: The plan has no int8 layer.
+    """
+
+    def produce(folder: Path) -> None:
+        opened = _open(baseline, quantized, unit)
+        write_atomic(folder / "ranking.json", to_json(_estimate(opened, images, preprocess, how, seed, skip)))
+
+    inputs = {**_identity(baseline, quantized, images, preprocess, unit), "how": how, "seed": seed, "skip": skip}
+    folder = run.do("sensitivity", inputs, produce)
+    return decode(Ranking, json.loads((folder / "ranking.json").read_bytes()))
+
+
+def check_ranking(
+    run: Run,
+    baseline: Path,
+    quantized: Quantized,
+    images: Images,
+    preprocess: Preprocess,
+    ranking: Ranking,
+    *,
+    unit: Unit,
+    count: int,
+    disjoint: bool,
+) -> tuple[RankCheck, tuple[GroupLoss, ...]]:
+    """Hold an estimate against leave-one-out on the last `count` images.
+
+    Returns:
+        The check, and the groups with what was measured.
+    """
+
+    def produce(folder: Path) -> None:
+        from edgehybrid import search
+
+        opened = _open(baseline, quantized, unit)
+        total = -(-count // opened.batch)
+        with opened.answering() as answer:
+            nats = search.leave_one_out(
+                answer,
+                opened.pieces(images, preprocess, len(images) - count, len(images)),
+                groups=len(opened.groups),
+                progress=lambda done: listener().advance(done * opened.batch, total * opened.batch),
+            )
+        names = [group.name for group in opened.groups]
+        write_atomic(folder / "nats.json", to_json(dict(zip(names, nats.tolist(), strict=True))))
+
+    inputs = {**_identity(baseline, quantized, images, preprocess, unit), "count": count}
+    nats = json.loads((run.do("leave-one-out", inputs, produce) / "nats.json").read_bytes())
+    from edgehybrid import search
+
+    groups = tuple(GroupLoss(x.group, x.nats, x.share, nats[x.group.name]) for x in ranking.groups)
+    found = search.spearman(np.array([x.nats for x in groups]), np.array([x.checked for x in groups], np.float64))
+    return RankCheck(count, 1.0 + len(groups), found, disjoint), groups
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The network with its switches."""
+
+    reference: "Graph"
+    twin: "Graph"
+    groups: tuple[LayerGroup, ...]
+    owner: dict[str, int]  # first output of an operator -> number of its group
+    switched: "Switched"
+    batch: int
+    share: float  # of all multiply-accumulates that the groups do
+
+    @contextmanager
+    def answering(self) -> Iterator["Answer"]:
+        """The network as a function of what is in int8."""
+        from edgehybrid.runtime import open_runner
+
+        with tempfile.TemporaryDirectory(prefix="edgehybrid-switched-") as folder:
+            path = Path(folder) / "switched.onnx"
+            path.write_bytes(self.switched.graph.to_bytes())
+            with open_runner(path, canonical=True) as runner:
+                output = next(name for name, info in runner.outputs.items() if len(info.shape) == 2)
+
+                def answer(choice: NDArray[np.bool_], images: NDArray[np.float32]) -> NDArray[np.float32]:
+                    fed = {**self.switched.feeds(choice), self.switched.image: images}
+                    return runner.run(fed)[output].astype(np.float32)
+
+                yield answer
+
+    def pieces(self, images: Images, preprocess: Preprocess, first: int, last: int) -> Iterator[NDArray[np.float32]]:
+        """Images `first` to `last` in batches of the graph; the last one is filled up with its own last image."""
+        kept: list[NDArray[np.float32]] = []
+        at = 0
+        for batch in images.batches(preprocess, FORWARD_BATCH):
+            for image in batch:
+                if first <= at < last:
+                    kept.append(image)
+                at += 1
+                if len(kept) == self.batch:
+                    yield np.stack(kept)
+                    kept = []
+            if at >= last:
+                break
+        if kept:
+            yield np.stack([*kept, *[kept[-1]] * (self.batch - len(kept))])
+
+
+def _open(baseline: Path, quantized: Quantized, unit: Unit) -> _Opened:
+    """Groups and switches of a network and its int8 twin."""
+    from edgehybrid import graph, search
+
+    reference, twin = graph.load(baseline), graph.load(quantized.runnable)
+    groups = search.find(reference, quantized.plan, single=unit == "layer")
+    if not groups:
+        raise StageError(
+            "nothing of the network is placed in int8",
+            why="the rules of placement leave every layer in float, so none can cost accuracy",
+            fix="read the reasons under placement in report.html of `edgehybrid build`",
+        )
+    members = search.members(reference, quantized.plan, groups)
+    owner = {
+        graph.name_of(node.outputs[0]): members[label]
+        for node, label in graph.label_nodes(reference).items()
+        if label in members
+    }
+    switched = search.switch(reference, twin, owner)
+    share = sum(group.macs for group in groups) / max(graph.count_macs(reference), 1)
+    return _Opened(reference, twin, groups, owner, switched, graph.shape_of(reference.input)[0], share)
+
+
+def _estimate(opened: _Opened, images: Images, preprocess: Preprocess, how: How, seed: int, skip: int) -> Ranking:
+    """Rank by the way asked for."""
+    from edgehybrid import search
+
+    groups, count = len(opened.groups), len(images) - skip
+    total = -(-count // opened.batch)
+    chosen, notes = _choose(how, opened.reference)
+
+    def progress(done: int) -> None:
+        listener().advance(min(done * opened.batch, count), count)
+
+    pieces = opened.pieces(images, preprocess, 0, count)
+    with opened.answering() as answer:
+        if chosen == "fisher":
+            from edgehybrid.search import fisher
+
+            nats = fisher.estimate(
+                opened.reference,
+                opened.twin,
+                opened.owner,
+                pieces,
+                groups=groups,
+                expected=lambda piece: answer(np.zeros(groups, np.bool_), piece),
+                seed=seed,
+                progress=progress,
+            )
+            forwards = 1 + opened.share + fisher.BACKWARD
+        else:
+            nats = search.estimate(answer, pieces, groups=groups, count=total, seed=seed, progress=progress)
+            forwards = 1.0 + search.count_rounds(total, groups)
+    whole = float(nats.sum())
+    losses = [
+        GroupLoss(group, float(loss), 100 * float(loss) / whole if whole else 0.0)
+        for group, loss in zip(opened.groups, nats, strict=True)
+    ]
+    return Ranking(chosen, count, forwards, tuple(sorted(losses, key=lambda x: -x.nats)), notes)
+
+
+def _choose(how: How, reference: "Graph") -> tuple[Literal["fisher", "designs"], tuple[str, ...]]:
+    """Which way to rank, and what to say where it is not the first choice.
+
+    Raises:
+        UsageError: `fisher` was asked for and cannot be done here.
+    """
+    if how == "designs":
+        return "designs", ()
+    problem = None
+    if importlib.util.find_spec("torch") is None:
+        problem = "torch is not installed"
+    else:
+        from edgehybrid.search import fisher
+
+        unknown = fisher.unknown_operators(reference)
+        problem = f"no gradient is known of {', '.join(unknown)}" if unknown else None
+    if problem is None:
+        return "fisher", ()
+    if how == "fisher":
+        raise UsageError("--how fisher cannot be done here", why=problem, fix="--how designs needs neither")
+    return "designs", (f"ranked by runs of partly quantized networks, not by gradients: {problem}",)
+
+
+def _identity(
+    baseline: Path, quantized: Quantized, images: Images, preprocess: Preprocess, unit: Unit
+) -> dict[str, object]:
+    return {
+        "baseline": sha256_of(baseline),
+        "quantized": sha256_of(quantized.runnable),
+        "images": images.order,
+        "preprocess": preprocess,
+        "unit": unit,
+    }

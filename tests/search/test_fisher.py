@@ -1,0 +1,162 @@
+"""Fisher information: operators as ONNX Runtime computes them, and losses as leave-one-out measures them."""
+
+import numpy as np
+import pytest
+
+from edgehybrid.errors import GraphError, StageError
+from edgehybrid.graph import Graph
+from edgehybrid.search import fisher, leave_one_out, spearman, switch
+from tests.search.nets import answering, grouped, hybrid, images, owners, session, twin
+from tests.single import SingleNet, draw
+
+
+def quiet(done: int) -> None:
+    """Nobody watches."""
+
+
+def classifier(kind: str) -> Graph:
+    """One operator on a feature map, then a mean and a projection to logits."""
+    net = SingleNet(2, 16, 9, 9, opset=20 if kind == "Gelu" else 18)
+    x = "input"
+    made = {
+        "AveragePool": lambda: net.op("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
+        "AveragePool, borders counted": lambda: net.op(
+            "AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1
+        ),
+        "BatchNormalization": lambda: net.norm(x, 16),
+        "Clip": lambda: net.op("Clip", x, net.const(-0.5), net.const(0.5)),
+        "Concat": lambda: net.op("Slice", net.op("Concat", x, x, axis=1), net.ints(1), net.ints(17), net.ints(1)),
+        "Conv, asymmetric": lambda: net.conv(x, 16, 16, 3, pads=[0, 1, 2, 0], strides=[2, 1], dilations=[1, 2]),
+        "Conv, depthwise": lambda: net.depthwise(x, 16),
+        "Gather": lambda: net.op("Gather", x, net.ints(3, -1, *range(14)), axis=1),
+        "Gelu": lambda: net.op("Gelu", x, approximate="tanh"),
+        "GlobalAveragePool": lambda: net.op("GlobalAveragePool", x),
+        "HardSigmoid": lambda: net.op("HardSigmoid", x, alpha=1 / 6),
+        "HardSwish": lambda: net.op("HardSwish", x),
+        "InstanceNormalization": lambda: net.op("InstanceNormalization", x, net.weight(16), net.weight(16)),
+        "LayerNormalization": lambda: net.op("LayerNormalization", x, net.weight(9, 9), net.weight(9, 9), axis=-2),
+        "MaxPool": lambda: net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        "MaxPool, ceiling": lambda: net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+        "Pad": lambda: net.op("Pad", x, net.ints(0, 0, 1, 0, 0, 0, 0, 2), net.const(0.5)),
+        "Pow": lambda: net.op("Pow", net.op("Sigmoid", x), net.const(2.0)),
+        "ReduceMax": lambda: net.op("ReduceMax", x, net.ints(3)),
+        "ReduceSum": lambda: net.op("ReduceSum", x, net.ints(-1)),
+        "Resize": lambda: net.op("Resize", x, "", net.const([1, 1, 2, 2]), mode="linear"),
+        "Resize, nearest": lambda: net.op(
+            "Resize",
+            x,
+            "",
+            net.const([1, 1, 2, 2]),
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
+        "Slice, backwards": lambda: net.op("Slice", x, net.ints(-1), net.ints(-100), net.ints(2), net.ints(-2)),
+        "Split": lambda: net.op(
+            "Concat", *(net.op("Split", x, axis=3, outputs=2, num_outputs=2), net.last_outputs()[1]), axis=3
+        ),
+        "Squeeze": lambda: net.op("Unsqueeze", net.op("Squeeze", net.op("GlobalAveragePool", x)), net.ints(2, -1)),
+        "Transpose": lambda: net.transpose(net.transpose(x, 0, 2, 3, 1), 0, 3, 2, 1),
+        "Where": lambda: net.op("Where", net.const(np.eye(9), bool), x, net.op("Neg", x)),
+    }[kind]()
+    pooled = net.op("Flatten", net.op("GlobalAveragePool", made))
+    return net.graph(net.op("Gemm", pooled, net.weight(10, 16), net.weight(10), transB=1, alpha=0.5))
+
+
+KINDS = (
+    "AveragePool",
+    "AveragePool, borders counted",
+    "BatchNormalization",
+    "Clip",
+    "Concat",
+    "Conv, asymmetric",
+    "Conv, depthwise",
+    "Gather",
+    "Gelu",
+    "GlobalAveragePool",
+    "HardSigmoid",
+    "HardSwish",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "MaxPool",
+    "MaxPool, ceiling",
+    "Pad",
+    "Pow",
+    "ReduceMax",
+    "ReduceSum",
+    "Resize",
+    "Resize, nearest",
+    "Slice, backwards",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Where",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_computes_an_operator_as_onnx_runtime_does(kind: str) -> None:
+    """`estimate` compares the logits itself and refuses where they differ."""
+    graph = classifier(kind)
+    assert fisher.unknown_operators(graph) == ()
+    run = session(graph)
+    fisher.estimate(
+        graph,
+        graph,
+        {},
+        [draw(graph)],
+        groups=1,
+        expected=lambda piece: np.asarray(run.run(["logits"], {"input": piece})[0], np.float32),
+        seed=0,
+        progress=quiet,
+    )
+
+
+def test_another_function_is_refused() -> None:
+    graph = classifier("Clip")
+    wrong = np.ones((2, 10), np.float32)
+    with pytest.raises(StageError, match="different logits"):
+        fisher.estimate(graph, graph, {}, [draw(graph)], groups=1, expected=lambda x: wrong, seed=0, progress=quiet)
+
+
+def test_what_is_not_known_is_named() -> None:
+    net = SingleNet(1, 16, 8, 8)
+    graph = net.graph(net.op("Sign", "input"))
+    assert fisher.unknown_operators(graph) == ("Sign",)
+    net = SingleNet(1, 16, 8, 8)
+    reflected = net.graph(net.op("Pad", "input", net.ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"))
+    with pytest.raises(GraphError, match="no gradient through"):
+        fisher.estimate(
+            reflected, reflected, {}, [draw(reflected)], groups=1, expected=lambda x: x, seed=0, progress=quiet
+        )
+
+
+def test_the_estimate_is_what_leave_one_out_measures() -> None:
+    graph = hybrid()
+    made, quantized = twin(graph)
+    _, groups = grouped(graph)
+    owner = owners(graph, made, groups)
+    answer = answering(switch(graph, quantized, owner))
+    none = np.zeros(len(groups), np.bool_)
+    seen, others = [x[None] for x in images(48)], [x[None] for x in images(48, seed=1)]
+    found = [
+        fisher.estimate(
+            graph,
+            quantized,
+            owner,
+            seen,
+            groups=len(groups),
+            expected=lambda piece: answer(none, piece),
+            seed=0,
+            progress=quiet,
+        )
+        for _ in range(2)
+    ]
+    np.testing.assert_array_equal(found[0], found[1])
+    measured = leave_one_out(answer, others, groups=len(groups), progress=quiet)
+    assert spearman(found[0], measured) >= 0.8
+    assert 0.5 < found[0].sum() / measured.sum() < 2
+
+
+def test_every_operator_of_the_zoo_is_known(cmt_ti_graph: Graph) -> None:
+    assert fisher.unknown_operators(cmt_ti_graph) == ()
