@@ -414,6 +414,24 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
+class Floor:
+    """The least time a call can take on a target: an estimate from its data sheet, never a latency."""
+
+    precision: Precision
+    target: str
+    ms: float | None  # None: a figure that is needed is unknown, see `reason`
+    bound: Literal["compute", "memory"] | None
+    compute_ms: float | None  # products alone, at dense rates
+    memory_ms: float | None  # weights, input and output alone, at full bandwidth
+    ops: Mapping[str, int]  # "int8", "fp16", "fp32" -> operations, two per multiply-accumulate
+    bytes: int
+    rates: Mapping[str, float] = field(default_factory=dict)  # figures of the target that were used
+    confirmed: bool = True  # False: one of them is not
+    reason: str | None = None
+    status: Literal["estimated"] = "estimated"
+
+
+@dataclass(frozen=True)
 class Engine:
     """The engine, or why there is none."""
 
@@ -483,6 +501,7 @@ class Report:
     notes: tuple[str, ...] = ()
     next_command: str = ""
     command: str = ""  # makes this report again, every default spelled out
+    roofline: tuple[Floor, ...] = ()  # per precision, on the target
 
 
 # --- what the smaller verbs return ------------------------------------------------------------------

@@ -6,7 +6,7 @@
     sensors.py    heat, throttling, fan, memory in use
     snapshot.py   all of it now -> DeviceState
     sampler.py    all of it while something runs -> Conditions, Power
-    doctor.py     what works here and what to fix -> Checks
+    doctor.py     what works here and what to fix -> Checks, from installation.py, health.py and surroundings.py
 
 Everything is read from files of Linux below a root folder, so that a test passes a fake tree; what a machine does
 not tell stays None, with the reason.

@@ -144,6 +144,7 @@ def build(
         stages=tuple(run.stages),
         bundle=str(folder),
         placement=quantized.plan.decisions,
+        roofline=stages.floors({"fp32": baseline, precision: quantized.typed}, goal),
         layers=layers,
         notes=(
             *findings.weight_notes(spec),

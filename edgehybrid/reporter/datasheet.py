@@ -96,6 +96,7 @@ def page(report: Report) -> str:
         int8_operators=len({d.node for d in report.placement if d.kind != "float"}),
         operators=len({d.node for d in report.placement}),
         engine_sentence=wording.engine_sentence(report),
+        floor_sentence=wording.floor_sentence(report),
         time_sentence=wording.time_sentence(report) if report.stages else "",
         resized=_resized(report.model.preprocess),
         longest=max([1e-3, *(stage.seconds for stage in report.stages)]),

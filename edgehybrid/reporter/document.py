@@ -126,6 +126,7 @@ def _details(report: Report) -> dict[str, object]:
         "notes": list(report.notes),
         "next_command": report.next_command,
         "command": report.command,
+        "roofline": [asdict(floor) for floor in report.roofline],
     }
 
 
@@ -186,6 +187,7 @@ def _record_tree(document: Mapping[str, object]) -> dict[str, object]:
         "notes": details["notes"],
         "next_command": details["next_command"],
         "command": details["command"],
+        "roofline": details.get("roofline", []),
     }
 
 

@@ -118,7 +118,7 @@ def _checks(result: Diagnosis) -> RenderableType:
     table = _grid("", "check", "found")
     for check in result.checks:
         found = check.found if check.fix is None else f"{check.found}\nfix: {check.fix}"
-        table.add_row(Text(check.status.upper(), style=colours[check.status]), check.name, found)
+        table.add_row(Text(check.status.upper(), style=colours[check.status]), check.name, Text(found))
     return table
 
 

@@ -17,7 +17,7 @@ def target_sheet(target: Target) -> RenderableType:
     head.append(f"{target.backend}, {DIALECTS[target.dialect]}, runs {', '.join(target.precisions)}", style="not bold")
     figures = _grid("figure", "value", "source")
     for name, figure in target.figures.items():
-        figures.add_row(name, figure_text(figure) or "unknown", plain(figure.source))
+        figures.add_row(*map(Text, (name, figure_text(figure) or "unknown", plain(figure.source))))
     parts: list[RenderableType] = [head, Text(), figures]
     if target.modes:
         parts += [Text("\npower modes (--target NAME@MODE)"), _modes(target)]
@@ -43,7 +43,7 @@ def _modes(target: Target) -> Table:
         said += [] if mode.confirmed else ["?"]
         clocks = [f"{value:g}" if value else "-" for value in (mode.gpu_mhz, mode.emc_mhz, mode.dla_mhz)]
         number = "-" if mode.id is None else str(mode.id)
-        table.add_row(plain(mode.name), number, _cpu(mode), *clocks, " ".join(said))
+        table.add_row(*map(Text, (plain(mode.name), number, _cpu(mode), *clocks, " ".join(said))))
     return table
 
 
@@ -57,7 +57,8 @@ def _stacks(target: Target) -> Table:
         said = ["default"] if stack.default else []
         said += ["chosen"] if stack.jetpack == target.jetpack else []
         said += [] if stack.confirmed else ["?"]
-        table.add_row(stack.jetpack, stack.tensorrt, stack.cuda, DIALECTS[stack.dialect], " ".join(said))
+        cells = (stack.jetpack, stack.tensorrt, stack.cuda, DIALECTS[stack.dialect], " ".join(said))
+        table.add_row(*map(Text, cells))
     return table
 
 

@@ -148,6 +148,8 @@ def _sentences(report: Report) -> list[str]:
 
 def _foot(report: Report) -> list[tuple[str, str]]:
     foot = [("engine", wording.engine_sentence(report))]
+    if floor := wording.floor_sentence(report):
+        foot.append(("floor", floor))
     if report.stages:
         foot.append(("time", wording.time_sentence(report)))
     return [*foot, ("report", f"{report.bundle}/report.html")]

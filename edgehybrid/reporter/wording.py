@@ -248,6 +248,21 @@ def engine_sentence(report: Report) -> str:
     return f"{text}{size}" + (f": {engine.reason}" if engine.reason else "")
 
 
+def floor_sentence(report: Report) -> str:
+    """The least time a call can take on the target, as estimated from its data sheet; empty where nothing is known."""
+    known = [floor for floor in report.roofline if floor.ms is not None]
+    if not known:
+        return "" if report.target.backend == "onnxruntime" else _no_floor(report)
+    parts = [f"{floor.precision} {millis(floor.ms or 0.0)} ms ({floor.bound})" for floor in known]
+    doubt = "" if all(floor.confirmed for floor in known) else ", some of whose figures are not confirmed"
+    text = f"estimated from the data sheet of {report.target.name}{doubt}, not a latency: no call is shorter than "
+    return text + ", ".join(parts) + (f"; {_no_floor(report)}" if len(known) < len(report.roofline) else "")
+
+
+def _no_floor(report: Report) -> str:
+    return "; ".join(dict.fromkeys(f"none: {floor.reason}" for floor in report.roofline if floor.reason))
+
+
 def time_sentence(report: Report) -> str:
     """Where the time of this build went: the total and the most expensive stages."""
     total = sum(stage.seconds for stage in report.stages)

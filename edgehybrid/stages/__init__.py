@@ -1,5 +1,6 @@
 """The steps of a build as cached work: what each depends on, what files it leaves, what it cost."""
 
+from edgehybrid.stages.estimate import floors
 from edgehybrid.stages.measurement import (
     bench,
     check_collapse,
@@ -38,6 +39,7 @@ __all__ = [
     "check_collapse",
     "check_ranking",
     "export",
+    "floors",
     "labels_for",
     "layer_noise",
     "measure",

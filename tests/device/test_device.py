@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgehybrid import device
-from edgehybrid.device import Cuda, Gpu, board, doctor, machine
+from edgehybrid.device import Cuda, Gpu, board, health, machine
 from edgehybrid.device.doctor import BASE, EXTRAS
 from edgehybrid.records import Check
 from tests.fakes import jetson_files, laptop_files, write_tree
@@ -45,7 +45,7 @@ def named(checks: tuple[Check, ...], name: str) -> Check:
 
 def installed(name: str) -> str | None:
     """A complete installation, with newer versions than needed."""
-    least = (BASE | EXTRAS["host"] | EXTRAS["rtx"]).get(name)
+    least = {name: version for table in (BASE, *EXTRAS.values()) for name, version in table.items()}.get(name)
     return None if least is None else f"{least}.9+cpu"
 
 
@@ -376,7 +376,12 @@ def test_onnxruntime_for_gpus_counts_as_onnxruntime(laptop: Path) -> None:
 
 
 def test_a_jetson_in_a_slow_mode_is_told_the_fast_one(jetson: Path) -> None:
-    found = device.checks(root=jetson, find=lambda n: "10.3.0" if n == "tensorrt" else installed(n), probe=lambda: ORIN)
+    found = device.checks(
+        root=jetson,
+        find=lambda n: "10.3.0" if n == "tensorrt" else installed(n),
+        probe=lambda: ORIN,
+        ask=lambda n: "ok 10.3.0",
+    )
     assert named(found, "power mode").fix == "sudo nvpmodel -m 2 && sudo jetson_clocks"
     assert named(found, "tensorrt") == Check("tensorrt", "ok", "10.3.0")
     assert named(found, "cuda driver").found == "CUDA 12.6: Orin (compute capability 8.7)"
@@ -417,7 +422,7 @@ def test_little_memory_is_a_warning_and_next_to_none_a_failure(tmp_path: Path, a
 
 @pytest.mark.parametrize(("free", "status"), [(0.1, "fail"), (2.0, "warn"), (50.0, "ok")])
 def test_little_disk_is_a_warning_and_next_to_none_a_failure(free: float, status: str) -> None:
-    check = doctor._disk(free, Path("/cache"))
+    check = health.disk(free, Path("/cache"))
     assert check.status == status
     assert f"{free:.1f} GiB" in check.found
 
