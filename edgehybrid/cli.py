@@ -17,7 +17,7 @@ import typer
 from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError, Terminated
 from edgehybrid.pipeline import COMMANDS
 from edgehybrid.progress import Listener, Silence, listening
-from edgehybrid.records import Diagnosis, Lint, Report, Result, Stage, Stream
+from edgehybrid.records import Comparison, Diagnosis, Lint, Report, Result, Stage, Stream
 from edgehybrid.version import __version__
 
 SIGINT_CODE, SIGTERM_CODE, BUG_CODE = 130, 143, 1
@@ -103,7 +103,7 @@ def _run(work: Callable[[], Result], *, as_json: bool, verbose: int) -> None:
     except typer.Exit:
         raise
     except GateError as error:
-        if isinstance(error.report, Report | Lint):
+        if isinstance(error.report, Report | Lint | Comparison):
             _show(error.report, as_json=as_json)
         _fail(str(error), error.exit_code, verbose)
     except EdgeHybridError as error:

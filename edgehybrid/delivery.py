@@ -8,15 +8,28 @@ from pathlib import Path
 
 from edgehybrid import engine, reporter, store
 from edgehybrid.errors import ArtifactError, NotFoundError
-from edgehybrid.records import Precision, Preprocess, Product, Ranges, Recipe, Report, Target, Verification
+from edgehybrid.records import (
+    Answers,
+    Measurement,
+    Precision,
+    Preprocess,
+    Product,
+    Ranges,
+    Recipe,
+    Report,
+    Target,
+    Verification,
+)
 from edgehybrid.runtime import open_runner
 
+ANSWERS_SCHEMA = "edgehybrid.answers/1"
 CALIBRATION_SCHEMA = "edgehybrid.calibration/1"
 BASELINE, MODEL, PLAN = "baseline.onnx", "model.onnx", "engine.plan"
 CONTROL, CONTROL_PLAN = "control.onnx", "control.plan"
 """The same network in fp16, beside int8 for a TensorRT target: what int8 must be faster than."""
 SCALES = "calibration.cache"
 """NVDLA's int8 scales, where the target has a DLA."""
+ANSWERS = "answers.json"
 
 
 def write(
@@ -30,6 +43,7 @@ def write(
     product: Product,
     control: Product | None,
     versions: Mapping[str, str],
+    answers: Answers | None = None,
 ) -> None:
     """Write the bundle of a build.
 
@@ -43,12 +57,15 @@ def write(
         product: The engine, or why there is none.
         control: Likewise of its fp16 twin; None where there is nothing to compare with.
         versions: Of the libraries that made it.
+        answers: Of every network to every labelled image, so that another bundle can be compared pair by pair.
     """
     files: dict[str, store.Content] = {BASELINE: baseline, MODEL: deployed}
     if ranges is not None:
         files["calibration.json"] = calibration_document(ranges)
         if engine.dla_cores(report.target):
             files[SCALES] = engine.calibration_cache(ranges)
+    if answers is not None:
+        files[ANSWERS] = store.to_json({"schema": ANSWERS_SCHEMA, **vars(answers)})
     files |= engine_files(product, control, recipe, report.target, versions)
     files |= _report_files(report)
     facts = {
@@ -200,6 +217,42 @@ def verify(folder: Path) -> Verification:
     return Verification(
         str(folder), files, networks, _recipe(bundle).model, trained=bool(bundle.manifest.get("trained"))
     )
+
+
+def read_measured(path: Path) -> tuple[Report | Measurement, Answers | None]:
+    """What was measured, from a bundle, a `report.json` or what `bench --json` printed; and a bundle's answers.
+
+    Raises:
+        NotFoundError: Nothing is there.
+        ArtifactError: A damaged bundle, or a file that is none of these.
+    """
+    if path.is_dir():
+        bundle = store.open_bundle(path)
+        return read_report(path), _answers(bundle)
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise NotFoundError(f"no bundle or file {path}", why="nothing is there", fix="edgehybrid build") from error
+    except (OSError, ValueError, RecursionError) as error:
+        again = "give a bundle, its report.json, or the output of `edgehybrid bench --json`"
+        raise ArtifactError(f"{path} cannot be read", why=str(error)[:200], fix=again) from error
+    is_measurement = isinstance(document, dict) and document.get("schema") == reporter.MEASUREMENT_SCHEMA
+    return (reporter.measurement_from_json(document) if is_measurement else reporter.from_json(document)), None
+
+
+def _answers(bundle: store.Bundle) -> Answers | None:
+    listed = bundle.manifest["files"]
+    if not isinstance(listed, dict) or ANSWERS not in listed:
+        return None
+    try:
+        stored = json.loads(bundle.file(ANSWERS).read_bytes())
+        if stored.pop("schema") != ANSWERS_SCHEMA:
+            raise ValueError("another schema")
+        return store.decode(Answers, stored)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{bundle.path / ANSWERS} is not one this version wrote", why=str(error), fix="edgehybrid build"
+        ) from error
 
 
 def read_report(folder: Path) -> Report:

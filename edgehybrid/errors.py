@@ -90,7 +90,7 @@ class GateError(EdgeHybridError):
         what: As in EdgeHybridError.
         why: Likewise.
         fix: Likewise.
-        report: The record of the result (records.Report or records.Lint), to be shown all the same.
+        report: The record of the result (Report, Lint or Comparison), to be shown all the same.
     """
 
     exit_code = 6

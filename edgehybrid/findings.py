@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgehybrid import benchmark, evaluator
 from edgehybrid.errors import GateError
 from edgehybrid.records import (
+    Answers,
     Engine,
     ImageSet,
     Latency,
@@ -59,6 +60,25 @@ def accuracy_rows(
             row = replace(row, reason="ONNX Runtime's CPU computes fp16 in float32: only stored values are rounded")
         rows.append(row)
     return tuple(rows)
+
+
+def answers(
+    logits: Mapping[Precision, NDArray[np.float32]], labels: NDArray[np.int64] | None, order: str, trained: bool
+) -> Answers | None:
+    """The class that each network gave each image; None where no accuracy is told.
+
+    Args:
+        logits: Precision -> (images, classes).
+        labels: (images,).
+        order: Digest of the images in their order.
+        trained: Whether the weights are.
+    """
+    if labels is None or not trained:
+        return None
+    given: dict[str, tuple[int, ...]] = {
+        precision: tuple(map(int, values.argmax(axis=1))) for precision, values in logits.items()
+    }
+    return Answers(order, tuple(map(int, labels)), given)
 
 
 def latency_rows(files: Mapping[Precision, Path], latencies: Mapping[Precision, Latency]) -> tuple[Row, ...]:

@@ -587,6 +587,69 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """The class that each network gave each image of an evaluation; kept in the bundle so that two can be paired."""
+
+    order: str  # sha256 over the images in order: equal only for the same images in the same order
+    labels: tuple[int, ...]
+    top1: Mapping[str, tuple[int, ...]]  # precision -> class per image
+
+
+@dataclass(frozen=True)
+class LatencyChange:
+    """How two latencies of separate runs differ."""
+
+    a: float  # median, ms
+    b: float
+    ratio: float | None  # how many times as long b takes; None: not compared
+    ci95: tuple[float, float] | None
+    verdict: Literal["faster", "slower", "no difference shown", "not compared"]  # of b
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class AccuracyChange:
+    """How two accuracies differ."""
+
+    a: float  # top-1, percent
+    b: float
+    points: float | None  # lost from a to b (positive: b is worse); None: not compared
+    ci95: tuple[float, float] | None
+    paired: bool  # same images, answer by answer
+    mcnemar_p: float | None
+    verdict: Literal["better", "worse", "no difference shown", "not compared"]  # of b
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two rows set against each other; None where one of them has no such number."""
+
+    a: str  # "int8/onnxruntime-cpu"
+    b: str
+    latency: LatencyChange | None
+    accuracy: AccuracyChange | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between two bundles, reports or measurements, for certain or perhaps."""
+
+    a: str
+    b: str
+    contrasts: tuple[Contrast, ...]
+    differences: Mapping[str, tuple[str, str]]  # setting -> its value in a and in b, where they differ
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Several reports."""
+
+    reports: tuple[Report, ...]
+
+
+@dataclass(frozen=True)
 class Verification:
     """A bundle that was found whole."""
 
@@ -649,7 +712,19 @@ class Stream:
     notes: tuple[str, ...] = ()
 
 
-Listing = Models | Targets | Diagnosis | Artifact | Measurement | Sensitivity | Verification | Lint | Stream
+Listing = (
+    Models
+    | Targets
+    | Diagnosis
+    | Artifact
+    | Measurement
+    | Sensitivity
+    | Verification
+    | Lint
+    | Stream
+    | Comparison
+    | Summary
+)
 """What the smaller verbs return."""
 Result = Report | Listing
 """What a verb returns."""

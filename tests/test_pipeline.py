@@ -112,7 +112,7 @@ def test_another_method_reuses_the_forward_passes(built: Report, checkpoint: Pat
 def test_a_bundle_can_be_verified_reported_benched_and_evaluated(built: Report, labelled: Path, home: Path) -> None:
     bundle = Path(built.bundle)
     assert edgehybrid.verify(bundle).loads == ("baseline.onnx", "model.onnx")
-    shown = edgehybrid.report(bundle, output=home / "page.html")
+    shown = edgehybrid.report([bundle], output=home / "page.html")
     assert shown.rows == built.rows
     assert (home / "page.html").read_text().startswith("<!")
     timed = edgehybrid.bench(bundle, warmup=0, duration=0, iterations=3)

@@ -6,7 +6,7 @@ is `edgehybrid build --model cmt_ti --precision int8`. Read `builds.build` first
 
 from edgehybrid.pipeline.builds import build, quickstart
 from edgehybrid.pipeline.measures import bench, evaluate
-from edgehybrid.pipeline.queries import doctor, lint, models, report, targets, verify
+from edgehybrid.pipeline.queries import compare, doctor, lint, models, report, targets, verify
 from edgehybrid.pipeline.sensitivities import sensitivity
 from edgehybrid.pipeline.steps import calibrate, export, quantize
 from edgehybrid.pipeline.streams import stream
@@ -24,6 +24,7 @@ COMMANDS = (
     evaluate,
     report,
     sensitivity,
+    compare,
     verify,
     lint,
     stream,
@@ -34,6 +35,7 @@ __all__ = [
     "bench",
     "build",
     "calibrate",
+    "compare",
     "doctor",
     "evaluate",
     "export",

@@ -164,6 +164,7 @@ def build(
         product=product,
         control=control,
         versions=stages.versions(),
+        answers=findings.answers(logits, labels, scored.order, spec.weights.trained),
     )
     findings.gate(found, max_drop)
     return found

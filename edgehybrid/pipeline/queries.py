@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from edgehybrid.errors import GateError
-from edgehybrid.records import Diagnosis, Lint, Models, Report, Targets, Verification
+from edgehybrid.errors import GateError, UsageError
+from edgehybrid.records import Comparison, Diagnosis, Lint, Models, Report, Summary, Targets, Verification
 
 
 def models() -> Models:
@@ -46,22 +46,78 @@ def doctor() -> Diagnosis:
     return Diagnosis(device.checks())
 
 
-def report(bundle: Path, *, output: Path | None = None) -> Report:
-    """Show the report of a bundle again.
+def report(bundles: list[Path], *, output: Path | None = None) -> Report | Summary:
+    """Show the report of one bundle, or several side by side.
 
     Args:
-        bundle: A bundle folder.
-        output: Also write the page to this file.
+        bundles: Bundle folders; latencies stay with the machine they were measured on.
+        output: Also write it to this file: a page (.html), the document (.json) or one line per row (.csv).
 
     Returns:
-        The report as it was measured when the bundle was built.
+        The report as it was measured when the bundle was built; of several bundles, all of them.
     """
     from edgehybrid import delivery, reporter, store
 
-    found = delivery.read_report(bundle)
+    found = tuple(delivery.read_report(bundle) for bundle in bundles)
+    result = found[0] if len(found) == 1 else Summary(found)
     if output is not None:
-        store.write_atomic(output, reporter.page(found).encode())
+        if output.suffix == ".csv":
+            text = reporter.to_csv(found)
+        elif output.suffix == ".json":
+            text = store.to_json(reporter.document_of(result)).decode()
+        elif output.suffix in (".html", ".htm"):
+            text = reporter.page(found[0]) if len(found) == 1 else reporter.overview_page(found)
+        else:
+            raise _unknown_format(output, ".html, .json or .csv")
+        store.write_atomic(output, text.encode())
+    return result
+
+
+def compare(a: Path, b: Path, *, output: Path | None = None, strict: bool = False) -> Comparison:
+    """Say what differs between two measurements.
+
+    Latencies of one machine, power mode, number of threads and batch are compared, others are not; accuracy is paired
+    where both bundles hold their answers to the same images.
+
+    Args:
+        a: A bundle, its report.json, or what bench --json or evaluate --json printed: the one before.
+        b: Another: the one after.
+        output: Also write it to this file: the document (.json) or one line per quantity (.csv).
+        strict: Exit with code 6 if b is slower or less accurate for certain.
+
+    Returns:
+        Per pair of rows the change with its 95 % interval and a verdict; and in which settings the two differ.
+
+    Raises:
+        GateError: With `strict`, where b is worse; it holds the result.
+    """
+    from edgehybrid import comparison, delivery, reporter, store
+
+    sides = [comparison.side_of(str(path), *delivery.read_measured(path)) for path in (a, b)]
+    found = comparison.compare(sides[0], sides[1])
+    if output is not None:
+        if output.suffix not in (".csv", ".json"):
+            raise _unknown_format(output, ".json or .csv")
+        document = store.to_json(reporter.document_of(found))
+        store.write_atomic(output, reporter.contrast_csv(found).encode() if output.suffix == ".csv" else document)
+    changes = [(c.b, change) for c in found.contrasts for change in (c.latency, c.accuracy) if change is not None]
+    worse = [f"{row} is {change.verdict}" for row, change in changes if change.verdict in ("slower", "worse")]
+    if strict and worse:
+        raise GateError(
+            f"{b} is worse than {a}",
+            why="; ".join(worse),
+            fix="see the table: a difference counts only if its whole 95 % interval lies on one side",
+            report=found,
+        )
     return found
+
+
+def _unknown_format(output: Path, known: str) -> UsageError:
+    return UsageError(
+        f"--output {output}: no such format",
+        why=f"found {output.suffix or 'no suffix'}, needed {known}",
+        fix="rename it",
+    )
 
 
 def verify(bundle: Path) -> Verification:

@@ -3,22 +3,30 @@
 from rich.console import Console
 
 from edgehybrid.records import Report, Result
+from edgehybrid.reporter.contrast import contrast_csv
 from edgehybrid.reporter.datasheet import page
-from edgehybrid.reporter.document import SCHEMA, from_json, to_json
+from edgehybrid.reporter.document import MEASUREMENT_SCHEMA, SCHEMA, from_json, measurement_from_json, to_json
 from edgehybrid.reporter.listings import to_document, to_table
+from edgehybrid.reporter.overview import overview_page
 from edgehybrid.reporter.ranking import FORMATS as RANKING_FORMATS
 from edgehybrid.reporter.ranking import to_file as ranking_file
+from edgehybrid.reporter.spreadsheet import to_csv
 from edgehybrid.reporter.terminal import table
 
 __all__ = [
+    "MEASUREMENT_SCHEMA",
     "RANKING_FORMATS",
     "SCHEMA",
+    "contrast_csv",
     "document_of",
     "from_json",
+    "measurement_from_json",
+    "overview_page",
     "page",
     "print_result",
     "ranking_file",
     "table",
+    "to_csv",
     "to_json",
 ]
 

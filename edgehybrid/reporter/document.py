@@ -8,10 +8,11 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from typing import cast
 
 from edgehybrid.errors import ArtifactError
-from edgehybrid.records import Report, Row
+from edgehybrid.records import Measurement, Report, Row
 from edgehybrid.store import decode
 
 SCHEMA = "edgehybrid.report/1"
+MEASUREMENT_SCHEMA = "edgehybrid.measurement/1"
 
 _PASSWORD = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]*(?=@)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -82,6 +83,42 @@ def from_json(document: object) -> Report:
             "this is not a usable EdgeHybrid report",
             why=missing[:300],
             fix="build again; `edgehybrid verify BUNDLE` says which file was changed",
+        ) from error
+
+
+def measurement_details(rows: Sequence[Row]) -> dict[str, object]:
+    """What the keys of a row have no place for: single latencies and ratios, by row."""
+    named = list(zip(_row_keys([(row.precision, row.backend) for row in rows]), rows, strict=True))
+    return {
+        "latency_samples": {
+            k: list(r.latency.samples) for k, r in named if r.latency is not None and r.latency.samples
+        },
+        "latency_ratios": {key: asdict(row.ratio) for key, row in named if row.ratio is not None},
+    }
+
+
+def measurement_from_json(document: object) -> Measurement:
+    """The measurement that `bench --json` or `evaluate --json` printed.
+
+    Args:
+        document: Parsed JSON, from a file nobody vouches for.
+
+    Raises:
+        ArtifactError: Another schema, or a field that is missing or of the wrong type; `why` names it.
+    """
+    try:
+        if not isinstance(document, Mapping) or document.get("schema") != MEASUREMENT_SCHEMA:
+            found = document.get("schema") if isinstance(document, Mapping) else type(document).__name__
+            raise ValueError(f"found schema {found!r}, needed {MEASUREMENT_SCHEMA!r}")
+        details = document.get("details") or {"latency_samples": {}, "latency_ratios": {}}
+        tree = {key: value for key, value in document.items() if key not in ("schema", "details")}
+        return decode(Measurement, tree | {"rows": _row_trees(document, details)})
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        missing = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ArtifactError(
+            "this is not a usable EdgeHybrid measurement",
+            why=missing[:300],
+            fix="measure again: edgehybrid bench BUNDLE --json > measurement.json",
         ) from error
 
 

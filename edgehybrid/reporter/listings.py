@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgehybrid.records import (
+    Comparison,
     Diagnosis,
     Issue,
     Lint,
@@ -18,11 +19,14 @@ from edgehybrid.records import (
     Row,
     Sensitivity,
     Stream,
+    Summary,
     Targets,
     Verification,
 )
 from edgehybrid.reporter import ranking
-from edgehybrid.reporter.document import row_to_json
+from edgehybrid.reporter.contrast import contrast_table
+from edgehybrid.reporter.document import measurement_details, row_to_json, to_json
+from edgehybrid.reporter.overview import overview_table
 from edgehybrid.reporter.target import figure_text, target_sheet
 
 NAMES = ("model", "licence", "target", "backend", "precision", "check")
@@ -47,6 +51,11 @@ def to_document(result: Listing) -> dict[str, object]:
     body = asdict(result)
     if isinstance(result, Measurement):
         body["rows"] = [row_to_json(row) for row in result.rows]
+        body["details"] = measurement_details(result.rows)
+    if isinstance(result, Summary):
+        body["reports"] = [to_json(report) for report in result.reports]
+    if isinstance(result, Comparison):
+        return {"schema": "edgehybrid.compare/1", **body}
     return {"schema": f"edgehybrid.{type(result).__name__.lower()}/1", **body}
 
 
@@ -62,6 +71,10 @@ def to_table(result: Listing) -> RenderableType:
         return _measurement(result)
     if isinstance(result, Lint):
         return _lint(result)
+    if isinstance(result, Comparison):
+        return contrast_table(result)
+    if isinstance(result, Summary):
+        return overview_table(result.reports)
     if isinstance(result, Stream):
         return _stream(result)
     if isinstance(result, Sensitivity):

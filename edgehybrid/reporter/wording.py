@@ -255,7 +255,8 @@ def floor_sentence(report: Report) -> str:
         return "" if report.target.backend == "onnxruntime" else _no_floor(report)
     parts = [f"{floor.precision} {millis(floor.ms or 0.0)} ms ({floor.bound})" for floor in known]
     doubt = "" if all(floor.confirmed for floor in known) else ", some of whose figures are not confirmed"
-    text = f"estimated from the data sheet of {report.target.name}{doubt}, not a latency: no call is shorter than "
+    source = f"estimated from the data sheet of {report.target.name}{doubt}, not a latency"
+    text = f"{source}: with its weights read from memory once per call, no call is shorter than "
     return text + ", ".join(parts) + (f"; {_no_floor(report)}" if len(known) < len(report.roofline) else "")
 
 

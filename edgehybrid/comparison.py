@@ -1,0 +1,276 @@
+"""Compare two measurements made apart: what differs for certain, what may be chance, and what must not be compared."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehybrid import benchmark, evaluator
+from edgehybrid.records import (
+    Accuracy,
+    AccuracyChange,
+    Answers,
+    Comparison,
+    Contrast,
+    DeviceState,
+    ImageSet,
+    Latency,
+    LatencyChange,
+    Measurement,
+    Report,
+    Row,
+)
+
+MARGIN = 0.05
+"""A difference of medians below this share is what two runs of one file may show on a quiet machine."""
+BATCHES, RESAMPLES = 40, 4000
+_FEWEST_BATCHES, _BATCH_CALLS = 6, 5
+_BUSY = 0.5
+"""Load per core above which a measurement was disturbed."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two, from a bundle, a report or a measurement."""
+
+    path: str
+    rows: tuple[Row, ...]
+    device: DeviceState
+    batch: int | None  # None: a single file was measured, which does not tell
+    evaluation: ImageSet | None = None
+    answers: Answers | None = None
+    settings: Mapping[str, str] | None = None  # what the numbers depend on, by name
+
+
+def side_of(path: str, found: Report | Measurement, answers: Answers | None) -> Side:
+    """What of a result takes part in a comparison.
+
+    Args:
+        path: Where it was read.
+        found: What stood there.
+        answers: Class per image, where the bundle keeps them.
+    """
+    if isinstance(found, Measurement):
+        return Side(path, found.rows, found.device, None, found.evaluation, None, _machine(found.device))
+    model = found.model
+    settings = {
+        "model": model.name,
+        "weights": model.weights.source,
+        "input": f"{model.preprocess.size} px",
+        "batch": str(found.batch),
+        "target": found.target.name,
+        "calibration": "none" if found.calibration is None else f"{found.calibration.name}, {found.method}",
+        "evaluation": "none" if found.evaluation is None else found.evaluation.name,
+        "edgehybrid": found.version,
+    }
+    return Side(
+        path, found.rows, found.device, found.batch, found.evaluation, answers, settings | _machine(found.device)
+    )
+
+
+def compare(a: Side, b: Side) -> Comparison:
+    """Every pair of rows that belong together: the same precision and backend, and what each was built for.
+
+    Args:
+        a: The one that counts as before.
+        b: The one that counts as after.
+
+    Returns:
+        Differences with 95 % intervals and a verdict each; `not compared`, with the reason, where a number of one
+        machine, power mode or image set would stand beside one of another.
+    """
+    pairs = list(_pairs(a.rows, b.rows))
+    contrasts = tuple(
+        Contrast(_name(x), _name(y), _latency_change(a, b, x, y), _accuracy_change(a, b, x, y)) for x, y in pairs
+    )
+    mine, theirs = a.settings or {}, b.settings or {}
+    differ = {key: (mine.get(key, "?"), theirs.get(key, "?")) for key in {**mine, **theirs}}
+    return Comparison(
+        a=a.path,
+        b=b.path,
+        contrasts=contrasts,
+        differences={key: found for key, found in differ.items() if found[0] != found[1]},
+        notes=_notes(a, b, contrasts),
+    )
+
+
+def latency_ratio(a: Latency, b: Latency, *, seed: int = 0) -> tuple[float, tuple[float, float] | None]:
+    """How many times as long the second takes, by medians, with a 95 % interval of two independent runs.
+
+    Neighbouring samples resemble each other, so that single samples would make the interval too narrow: each run is
+    cut into batches of consecutive calls, and whole batches are resampled (4,000 times).
+
+    Args:
+        a: With its samples in order of measurement.
+        b: Likewise; any number of samples.
+        seed: Of the resampling.
+
+    Returns:
+        The ratio, and its interval; None where a run has fewer than 30 samples. The interval knows what varied within
+        each run, not what changed between them.
+    """
+    ratio = b.p50 / a.p50
+    batches = [_batch_medians(a), _batch_medians(b)]
+    if any(len(medians) < _FEWEST_BATCHES for medians in batches):
+        return ratio, None
+    draw = np.random.default_rng(seed)
+    centres = [
+        np.median(medians[draw.integers(0, len(medians), (RESAMPLES, len(medians)))], axis=1) for medians in batches
+    ]
+    low, high = np.percentile(centres[1] / centres[0], (2.5, 97.5))
+    return ratio, (min(float(low), ratio), max(float(high), ratio))
+
+
+def unpaired_interval(a: Accuracy, b: Accuracy) -> tuple[float, float]:
+    """95 % interval of the top-1 lost from one to the other, in points, of two independent samples.
+
+    Source:
+        Newcombe's hybrid score interval (method 10), Statistics in Medicine 17 (1998) 873-890, from Wilson's.
+    """
+    lost = a.top1 - b.top1
+    down = math.hypot(a.top1 - a.ci95[0], b.ci95[1] - b.top1)
+    up = math.hypot(a.ci95[1] - a.top1, b.top1 - b.ci95[0])
+    return lost - down, lost + up
+
+
+def _pairs(a: tuple[Row, ...], b: tuple[Row, ...]) -> Iterator[tuple[Row, Row]]:
+    """Rows of one name; then what each side was built for, where that differs."""
+    there = {_name(row): row for row in b}
+    for row in a:
+        if _name(row) in there:
+            yield row, there[_name(row)]
+    built = [[row for row in rows if row.precision != "fp32"][:1] for rows in (a, b)]
+    if built[0] and built[1] and _name(built[0][0]) != _name(built[1][0]):
+        yield built[0][0], built[1][0]
+
+
+def _name(row: Row) -> str:
+    return f"{row.precision}/{row.backend}"
+
+
+def _latency_change(a: Side, b: Side, x: Row, y: Row) -> LatencyChange | None:
+    if x.latency is None or y.latency is None:
+        return None
+    reason = _incomparable(a, b, x, y)
+    if reason is not None:
+        return LatencyChange(x.latency.p50, y.latency.p50, None, None, "not compared", reason)
+    ratio, interval = latency_ratio(x.latency, y.latency)
+    if interval is None:
+        few = "fewer than 30 samples are known of one run: no interval"
+        return LatencyChange(x.latency.p50, y.latency.p50, ratio, None, "no difference shown", few)
+    low, high = interval
+    if low > 1 + MARGIN or high < 1 - MARGIN:
+        verdict: Literal["slower", "faster"] = "slower" if low > 1 else "faster"
+        return LatencyChange(x.latency.p50, y.latency.p50, ratio, interval, verdict)
+    reason = None
+    if low > 1 or high < 1:
+        reason = f"less than {MARGIN:.0%} apart for certain: two runs of one file may differ as much"
+    return LatencyChange(x.latency.p50, y.latency.p50, ratio, interval, "no difference shown", reason)
+
+
+def _incomparable(a: Side, b: Side, x: Row, y: Row) -> str | None:
+    """Why two latencies must not be set against each other."""
+    if x.status != "measured" or y.status != "measured":
+        return "one of them is not measured"
+    for what, mine, theirs in (
+        ("machines", a.device.name, b.device.name),
+        ("power modes", a.device.power_mode or "unknown", b.device.power_mode or "unknown"),
+        ("numbers of threads", str(a.device.threads), str(b.device.threads)),
+        ("batch sizes", _batch(a), _batch(b)),
+    ):
+        if mine != theirs and "untold" not in (mine, theirs):
+            return f"different {what}: {mine} and {theirs}"
+    return None
+
+
+def _batch(side: Side) -> str:
+    return "untold" if side.batch is None else str(side.batch)
+
+
+def _accuracy_change(a: Side, b: Side, x: Row, y: Row) -> AccuracyChange | None:
+    if x.accuracy is None or y.accuracy is None:
+        return None
+    before, after = x.accuracy, y.accuracy
+    if a.evaluation is None or b.evaluation is None or a.evaluation.name != b.evaluation.name:
+        names = [side.evaluation.name if side.evaluation else "unknown" for side in (a, b)]
+        reason = f"scored on different image sets: {names[0]} and {names[1]}"
+        return AccuracyChange(before.top1, after.top1, None, None, False, None, "not compared", reason)
+    right = _paired(a, b, x, y)
+    if right is not None:
+        lost, gained, n = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum()), len(right[0])
+        low, high = (100 * float(end) for end in evaluator.paired_interval(lost, gained, n))
+        points = 100 * (lost - gained) / n
+        p = evaluator.mcnemar(lost, gained)
+        return AccuracyChange(before.top1, after.top1, points, (low, high), True, p, _verdict(low, high))
+    low, high = unpaired_interval(before, after)
+    same = a.evaluation.sha256 == b.evaluation.sha256
+    reason = "unpaired: answers per image are not kept by both" if same else "unpaired: not the same images of the set"
+    points = before.top1 - after.top1
+    return AccuracyChange(before.top1, after.top1, points, (low, high), False, None, _verdict(low, high), reason)
+
+
+def _paired(a: Side, b: Side, x: Row, y: Row) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Right or wrong per image on both sides, where both kept their answers to the same images in the same order."""
+    if a.answers is None or b.answers is None or a.answers.order != b.answers.order:
+        return None
+    mine, theirs = a.answers.top1.get(x.precision), b.answers.top1.get(y.precision)
+    if mine is None or theirs is None or a.answers.labels != b.answers.labels or len(mine) != len(theirs):
+        return None
+    labels = np.asarray(a.answers.labels)
+    if len(labels) != len(mine):
+        return None
+    return np.asarray(mine) == labels, np.asarray(theirs) == labels
+
+
+def _verdict(low: float, high: float) -> Literal["better", "worse", "no difference shown"]:
+    """Of points lost from the first to the second."""
+    return "worse" if low > 0 else "better" if high < 0 else "no difference shown"
+
+
+def _batch_medians(latency: Latency) -> NDArray[np.float64]:
+    """Medians of consecutive calls, at most 40 batches of at least 5."""
+    samples = np.asarray(latency.samples, np.float64)
+    count = min(BATCHES, len(samples) // _BATCH_CALLS)
+    return np.asarray([np.median(part) for part in np.array_split(samples, count)]) if count else np.empty(0)
+
+
+def _machine(device: DeviceState) -> dict[str, str]:
+    return {
+        "machine": device.name,
+        "power mode": device.power_mode or "unknown",
+        "threads": str(device.threads),
+        "system": device.system,
+        **{f"{name} version": version for name, version in device.versions.items() if name != "edgehybrid"},
+    }
+
+
+def _notes(a: Side, b: Side, contrasts: tuple[Contrast, ...]) -> tuple[str, ...]:
+    """What a reader must know before believing a difference."""
+    notes = []
+    if any(c.latency is not None and c.latency.ratio is not None for c in contrasts):
+        notes.append(
+            "the two were timed apart: the interval knows what varied within each run, not what changed between them; "
+            "`edgehybrid bench` of one bundle times its graphs side by side"
+        )
+    for side in (a, b):
+        if side.device.load is not None and side.device.load > _BUSY * side.device.cores:
+            notes.append(
+                f"{side.path}: the machine was busy (load {side.device.load:.1f} on {side.device.cores} cores)"
+            )
+        steady = [benchmark.unsteady_note(row.latency) for row in side.rows if row.latency is not None]
+        if any(note is not None for note in steady):
+            notes.append(f"{side.path}: samples scatter by more than {benchmark.UNSTEADY} % of their mean")
+        seen = [row.latency.conditions for row in side.rows if row.latency is not None and row.latency.conditions]
+        if any(c.cooling or any((c.throttle or {}).values()) for c in seen):
+            notes.append(f"{side.path}: the machine throttled while it was measured")
+    clocks = (a.device.clocks_mhz, b.device.clocks_mhz)
+    for name in ("cpu_max", "gpu_max", "emc"):
+        mine, theirs = clocks[0].get(name), clocks[1].get(name)
+        if mine and theirs and abs(mine / theirs - 1) > 0.02:
+            notes.append(f"clocks differ: {name} {mine:g} and {theirs:g} MHz")
+    if not contrasts:
+        notes.append("nothing to compare: no row of the two has the same precision and backend")
+    return tuple(notes)

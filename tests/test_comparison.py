@@ -1,0 +1,197 @@
+"""Two measurements made apart: intervals that hold, verdicts that do not cry wolf, numbers kept with their machine."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgehybrid.benchmark import summarise
+from edgehybrid.comparison import MARGIN, Side, compare, latency_ratio, side_of, unpaired_interval
+from edgehybrid.records import Accuracy, Answers, Comparison, ImageSet, Latency, Row
+from edgehybrid.reporter.contrast import contrast_csv
+from tests.reporter import samples
+
+DEVICE = samples.labelled().device
+IMAGES = ImageSet("val", "val/", 400, "ab" * 32, labelled=True)
+
+
+def drifting(p50: float, seed: int, n: int = 400, drift: float = 0.01) -> Latency:
+    """A run whose neighbouring samples resemble each other, as on a real machine."""
+    noise = np.random.default_rng(seed)
+    slow = np.repeat(noise.normal(0, drift, n // 20 + 1), 20)[:n]
+    return summarise([float(x) for x in p50 * (1 + slow + noise.gamma(1.0, 0.005, n))])
+
+
+def side(path: str, p50: float = 10.0, seed: int = 0, **changes: object) -> Side:
+    row = Row("int8", "onnxruntime-cpu", "measured", latency=drifting(p50, seed))
+    return replace(Side(path, (row,), replace(DEVICE, load=0.1), 1), **changes)  # type: ignore[arg-type]
+
+
+def answers(wrong: set[int], n: int = 400, order: str = "o") -> Answers:
+    labels = tuple(i % 10 for i in range(n))
+    given = tuple((x + 1) % 10 if i in wrong else x for i, x in enumerate(labels))
+    return Answers(order, labels, {"int8": given})
+
+
+def scored(path: str, found: Answers | None, right: int, images: ImageSet = IMAGES) -> Side:
+    from edgehybrid.evaluator import wilson
+
+    low, high = wilson(right, 400)
+    score = Accuracy(100 * right / 400, 99.0, 400, (100 * low, 100 * high))
+    row = Row("int8", "onnxruntime-cpu", "measured", accuracy=score)
+    return Side(path, (row,), DEVICE, 1, images, found)
+
+
+def latency_of(found: Comparison) -> tuple[str, float | None, str | None]:
+    change = found.contrasts[0].latency
+    assert change is not None
+    return change.verdict, change.ratio, change.reason
+
+
+# --- latency --------------------------------------------------------------------------------------
+
+
+def test_two_runs_of_one_file_show_no_difference() -> None:
+    """A/A: at most one of twenty may be called different."""
+    verdicts = [latency_of(compare(side("a", seed=2 * i), side("b", seed=2 * i + 1)))[0] for i in range(100)]
+    assert verdicts.count("no difference shown") >= 95
+
+
+def test_a_real_difference_is_found_in_its_direction() -> None:
+    found = compare(side("a", 10.0, 1), side("b", 13.0, 2))
+    verdict, ratio, reason = latency_of(found)
+    assert (verdict, reason) == ("slower", None)
+    assert ratio == pytest.approx(1.3, abs=0.02)
+    assert latency_of(compare(side("a", 13.0, 1), side("b", 10.0, 2)))[0] == "faster"
+    assert any("timed apart" in note for note in found.notes)
+
+
+def test_a_difference_that_runs_apart_may_show_is_not_called_one() -> None:
+    steady = [summarise([p50] * 400) for p50 in (10.0, 10.0 * (1 + MARGIN / 2))]
+    rows = [(Row("int8", "onnxruntime-cpu", "measured", latency=latency),) for latency in steady]
+    found = compare(side("a", rows=rows[0]), side("b", rows=rows[1]))
+    verdict, _, reason = latency_of(found)
+    assert verdict == "no difference shown"
+    assert reason is not None
+    assert "two runs of one file" in reason
+
+
+def test_the_interval_of_correlated_runs_covers_the_truth() -> None:
+    held = 0
+    for i in range(60):
+        _, interval = latency_ratio(drifting(10.0, 2 * i), drifting(11.0, 2 * i + 1))
+        assert interval is not None
+        held += interval[0] <= 1.1 <= interval[1]
+    assert held >= 52  # 95 % of 60 is 57, less twice the noise of the count
+
+
+def test_the_interval_is_the_same_every_time_and_absent_for_few_samples() -> None:
+    a, b = drifting(10.0, 1), drifting(11.0, 2)
+    assert latency_ratio(a, b) == latency_ratio(a, b)
+    assert latency_ratio(a, summarise([10.0] * 29))[1] is None
+    few = (Row("int8", "onnxruntime-cpu", "measured", latency=replace(a, samples=())),)
+    verdict, ratio, reason = latency_of(compare(side("a", rows=few), side("b")))
+    assert (verdict, ratio is not None) == ("no difference shown", True)
+    assert reason is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"device": replace(DEVICE, name="Jetson Orin Nano")}, "different machines"),
+        ({"device": replace(DEVICE, power_mode="7W (nvpmodel 1)")}, "different power modes"),
+        ({"device": replace(DEVICE, threads=1 + DEVICE.threads)}, "different numbers of threads"),
+        ({"batch": 8}, "different batch sizes"),
+    ],
+)
+def test_a_number_of_one_machine_is_not_set_against_anothers(changes: dict[str, object], said: str) -> None:
+    verdict, ratio, reason = latency_of(compare(side("a", device=DEVICE), side("b", 20.0, **changes)))
+    assert (verdict, ratio) == ("not compared", None)
+    assert reason is not None
+    assert said in reason
+
+
+def test_a_batch_size_that_nobody_told_does_not_stop_it() -> None:
+    assert latency_of(compare(side("a", batch=None), side("b", seed=1, batch=8)))[0] == "no difference shown"
+
+
+def test_a_busy_or_throttled_machine_and_other_clocks_are_named() -> None:
+    busy = replace(DEVICE, load=9.0, clocks_mhz={"cpu_max": 2000.0})
+    calm = replace(DEVICE, load=0.1, clocks_mhz={"cpu_max": 3000.0})
+    notes = compare(side("a", device=calm), side("b", device=busy)).notes
+    assert any("b: the machine was busy" in note for note in notes)
+    assert any("clocks differ: cpu_max 3000 and 2000" in note for note in notes)
+
+
+def test_what_each_side_was_built_for_is_compared_even_under_another_precision() -> None:
+    fp16 = (Row("fp16", "onnxruntime-cpu", "measured", latency=drifting(20.0, 5)),)
+    found = compare(side("a"), side("b", rows=fp16))
+    assert [(c.a, c.b) for c in found.contrasts] == [("int8/onnxruntime-cpu", "fp16/onnxruntime-cpu")]
+    assert latency_of(found)[0] == "slower"
+    nothing = compare(side("a"), side("b", rows=()))
+    assert nothing.contrasts == ()
+    assert "nothing to compare" in nothing.notes[-1]
+
+
+# --- accuracy -------------------------------------------------------------------------------------
+
+
+def test_answers_to_the_same_images_are_paired() -> None:
+    found = compare(scored("a", answers(set(range(20))), 380), scored("b", answers(set(range(32))), 368))
+    change = found.contrasts[0].accuracy
+    assert change is not None
+    assert (change.paired, change.points, change.verdict) == (True, 3.0, "worse")
+    assert change.mcnemar_p == pytest.approx(2 * 0.5**12)
+    assert change.ci95 is not None
+    unpaired = compare(scored("a", None, 380), scored("b", None, 368)).contrasts[0].accuracy
+    assert unpaired is not None
+    assert (unpaired.paired, unpaired.verdict) == (False, "no difference shown")  # pairing is what finds it
+    assert unpaired.reason is not None
+
+
+@pytest.mark.parametrize(
+    "other", [answers(set(), order="p"), replace(answers(set()), labels=(1,) * 400), answers(set(), n=300), None]
+)
+def test_answers_to_other_images_are_not_paired(other: Answers | None) -> None:
+    change = compare(scored("a", answers(set()), 400), scored("b", other, 390)).contrasts[0].accuracy
+    assert change is not None
+    assert not change.paired
+
+
+def test_another_image_set_is_no_comparison() -> None:
+    change = compare(scored("a", None, 380), scored("b", None, 300, replace(IMAGES, name="x"))).contrasts[0].accuracy
+    assert change is not None
+    assert (change.verdict, change.points) == ("not compared", None)
+
+
+def test_the_unpaired_interval_is_newcombes() -> None:
+    """Example of Newcombe 1998: 56/70 against 48/80 gives 0.0524 to 0.3339."""
+    from edgehybrid.evaluator import wilson
+
+    def score(right: int, n: int) -> Accuracy:
+        low, high = wilson(right, n)
+        return Accuracy(100 * right / n, 100.0, n, (100 * low, 100 * high))
+
+    assert unpaired_interval(score(56, 70), score(48, 80)) == pytest.approx((5.24, 33.39), abs=0.01)
+
+
+# --- whole reports --------------------------------------------------------------------------------
+
+
+def test_two_reports_say_in_what_they_differ() -> None:
+    before = samples.labelled()
+    after = replace(before, method="entropy", version="9.9")
+    found = compare(side_of("a", before, None), side_of("b", after, None))
+    assert set(found.differences) == {"calibration", "edgehybrid"}
+    assert found.differences["edgehybrid"] == (before.version, "9.9")
+    assert {c.a for c in found.contrasts} == {"fp32/onnxruntime-cpu", "int8/onnxruntime-cpu"}
+    lines = contrast_csv(found).splitlines()
+    assert len(lines) == 1 + sum((c.latency is not None) + (c.accuracy is not None) for c in found.contrasts)
+    assert all(line.count(",") >= 12 for line in lines)
+
+
+def test_a_report_compared_with_itself_differs_in_nothing(tmp_path: Path) -> None:
+    found = compare(side_of("a", samples.labelled(), None), side_of("a", samples.labelled(), None))
+    assert found.differences == {}
+    assert {x.verdict for c in found.contrasts for x in (c.latency, c.accuracy) if x} == {"no difference shown"}

@@ -1,0 +1,217 @@
+"""Bundles told again and side by side: page, document and spreadsheet of several, and what changed between two."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgehybrid
+from edgehybrid import cli, delivery, findings, reporter
+from edgehybrid.errors import ArtifactError, GateError, NotFoundError, UsageError
+from edgehybrid.records import Comparison, Conditions, Measurement, Power, Product, Recipe, Report, Summary
+from edgehybrid.reporter.spreadsheet import to_csv
+from tests.reporter import samples
+
+RECIPE = Recipe("cmt_ti", "auto", "int8", "cpu", 1, 64, 1.0, 10, "photos", 8, "mse", "val", 8, 0)
+LABELS = np.arange(1000) % 10
+
+Write = Callable[..., Path]
+
+
+def logits(wrong: int) -> np.ndarray:  # type: ignore[type-arg]
+    """Answers to 1,000 images of which the first so many are wrong."""
+    given = LABELS.copy()
+    given[:wrong] = (given[:wrong] + 1) % 10
+    return np.eye(10, dtype=np.float32)[given]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline="")))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a bundle of a report whose networks are none."""
+
+    def write(name: str, report: Report, wrong: int | None = None) -> Path:
+        (tmp_path / "network").write_bytes(b"none")
+        answers = None
+        if wrong is not None:
+            both = {"fp32": logits(80), "int8": logits(wrong)}
+            answers = findings.answers(both, LABELS, "order", trained=True)  # type: ignore[arg-type]
+        folder = tmp_path / name
+        network = tmp_path / "network"
+        report = replace(report, bundle=name)
+        delivery.write(
+            folder,
+            report,
+            RECIPE,
+            baseline=network,
+            deployed=network,
+            ranges=None,
+            product=Product(report.engine, network),
+            control=None,
+            versions={},
+            answers=answers,
+        )
+        return folder
+
+    return write
+
+
+# --- report ---------------------------------------------------------------------------------------
+
+
+def test_one_bundle_is_its_report_and_several_are_a_summary(write: Write) -> None:
+    first, second = write("first", samples.labelled()), write("second", samples.untrained())
+    assert edgehybrid.report([first]) == replace(samples.labelled(), bundle="first")
+    found = edgehybrid.report([first, second])
+    assert isinstance(found, Summary)
+    assert [report.bundle for report in found.reports] == ["first", "second"]
+    document = reporter.document_of(found)
+    assert document["schema"] == "edgehybrid.summary/1"
+    assert [inner["schema"] for inner in document["reports"]] == ["edgehybrid.report/1"] * 2  # type: ignore[attr-defined]
+
+
+def test_the_suffix_decides_what_is_written(write: Write, tmp_path: Path) -> None:
+    bundles = [write("first", samples.labelled()), write("second", samples.labelled())]
+    for name in ("all.html", "all.json", "all.csv"):
+        edgehybrid.report(bundles, output=tmp_path / name)
+    page = (tmp_path / "all.html").read_text()
+    assert "2 bundles" in page
+    assert "<script" not in page
+    assert page.count(samples.CPU) >= 1
+    assert json.loads((tmp_path / "all.json").read_text())["schema"] == "edgehybrid.summary/1"
+    assert len(read(tmp_path / "all.csv")) == 4
+    edgehybrid.report(bundles[:1], output=tmp_path / "one.json")
+    assert json.loads((tmp_path / "one.json").read_text())["schema"] == "edgehybrid.report/1"
+    with pytest.raises(UsageError, match="no such format"):
+        edgehybrid.report(bundles, output=tmp_path / "all.pdf")
+    assert not (tmp_path / "all.pdf").exists()
+
+
+def test_latencies_of_two_machines_never_share_a_table(write: Write, tmp_path: Path) -> None:
+    here = samples.labelled()
+    there = replace(here, device=replace(here.device, name="Other machine", power_mode="7W"))
+    edgehybrid.report([write("a", here), write("b", there)], output=tmp_path / "two.html")
+    page = (tmp_path / "two.html").read_text()
+    assert page.count("<h2>") == 3  # two machines and the list of bundles
+    assert "Other machine, 7W" in page
+
+
+def test_a_spreadsheet_holds_what_the_report_holds() -> None:
+    report = samples.labelled()
+    power = Power(6.0, 7.5, 4.0, 60.0, 3.0, 15, 300, ("VDD_IN",), "ina3221")
+    seen = Conditions(3.0, 2, 48.0, {}, None, {}, 2.0, power)
+    rows = tuple(replace(row, latency=row.latency and replace(row.latency, conditions=seen)) for row in report.rows)
+    lines = list(csv.DictReader(io.StringIO(to_csv([replace(report, rows=rows)]))))
+    fp32, int8 = lines
+    assert (int8["precision"], int8["energy_mj"], int8["temperature_c"]) == ("int8", "60.0", "48.0")
+    assert float(int8["p50_ms"]) == rows[1].latency.p50  # type: ignore[union-attr]
+    assert (float(int8["drop_low"]), fp32["drop"]) == (-0.49, "")
+
+
+def test_no_accuracy_of_untrained_weights_and_no_formula_gets_into_a_spreadsheet() -> None:
+    report = samples.untrained()
+    evil = replace(report, model=replace(report.model, name='=HYPERLINK("http://x")'))
+    lines = list(csv.DictReader(io.StringIO(to_csv([evil]))))
+    assert {line["top1"] for line in lines} == {""}
+    assert {line["model"][0] for line in lines} == {"'"}
+
+
+# --- compare --------------------------------------------------------------------------------------
+
+
+def test_two_bundles_are_compared_answer_by_answer(write: Write, tmp_path: Path) -> None:
+    a, b = write("a", samples.labelled(), wrong=90), write("b", samples.labelled(), wrong=120)
+    found = edgehybrid.compare(a, b, output=tmp_path / "both.csv")
+    int8 = next(contrast for contrast in found.contrasts if contrast.a.startswith("int8"))
+    assert int8.accuracy is not None
+    assert (int8.accuracy.paired, int8.accuracy.points, int8.accuracy.verdict) == (True, 3.0, "worse")
+    fp32 = next(contrast for contrast in found.contrasts if contrast.a.startswith("fp32"))
+    assert fp32.accuracy is not None
+    assert (fp32.accuracy.points, fp32.accuracy.verdict) == (0.0, "no difference shown")
+    rows = read(tmp_path / "both.csv")
+    assert {row["verdict"] for row in rows} == {"worse", "no difference shown"}
+    document = reporter.document_of(found)
+    assert document["schema"] == "edgehybrid.compare/1"
+    json.dumps(document, allow_nan=False)
+
+
+def test_strictly_a_worse_one_fails_and_still_shows_the_table(write: Write) -> None:
+    a, b = write("a", samples.labelled(), wrong=90), write("b", samples.labelled(), wrong=120)
+    with pytest.raises(GateError) as caught:
+        edgehybrid.compare(a, b, strict=True)
+    assert caught.value.exit_code == 6
+    assert isinstance(caught.value.report, Comparison)
+    assert "int8/onnxruntime-cpu is worse" in caught.value.why
+    assert edgehybrid.compare(b, a, strict=True).contrasts  # better is no failure
+
+
+def test_a_report_and_a_bundle_are_compared_without_pairs(write: Write, tmp_path: Path) -> None:
+    a = write("a", samples.labelled(), wrong=90)
+    found = edgehybrid.compare(a / "report.json", a)
+    changes = [contrast.accuracy for contrast in found.contrasts if contrast.accuracy]
+    assert changes
+    assert not any(change.paired for change in changes)
+    assert found.differences == {}
+
+
+def test_what_bench_prints_can_be_compared(tmp_path: Path) -> None:
+    report = samples.labelled()
+    measured = Measurement("model.onnx", report.device, report.rows, report.evaluation)
+    document = reporter.document_of(measured)
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(document))
+    assert delivery.read_measured(path) == (measured, None)
+    found = edgehybrid.compare(path, path)
+    assert {c.latency.verdict for c in found.contrasts if c.latency} == {"no difference shown"}
+    assert all(c.latency.ci95 for c in found.contrasts if c.latency)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema": "edgehybrid.measurement/1"}', '{"schema": 3}'])
+def test_what_is_no_measurement_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(ArtifactError) as caught:
+        edgehybrid.compare(path, path)
+    assert caught.value.exit_code == 7
+    with pytest.raises(NotFoundError):
+        edgehybrid.compare(tmp_path / "none", path)
+
+
+def test_changed_answers_are_refused(write: Write) -> None:
+    a = write("a", samples.labelled(), wrong=90)
+    text = (a / delivery.ANSWERS).read_text()
+    (a / delivery.ANSWERS).write_text(text.replace("[", "[ ", 1))
+    with pytest.raises(ArtifactError, match="damaged"):
+        edgehybrid.compare(a, a)
+
+
+def test_untrained_networks_leave_no_answers() -> None:
+    assert findings.answers({"fp32": logits(0)}, LABELS, "order", trained=False) is None
+    assert findings.answers({"fp32": logits(0)}, None, "order", trained=True) is None
+
+
+def test_the_command_line_takes_several_bundles_and_prints_a_comparison(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = write("a", samples.labelled(), wrong=90), write("b", samples.labelled(), wrong=120)
+
+    def run(*words: str) -> tuple[str, int]:
+        monkeypatch.setattr("sys.argv", ["edgehybrid", *words])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        return capsys.readouterr().out, int(done.value.code or 0)
+
+    out, code = run("report", str(a), str(b))
+    assert (code, out.count("int8")) == (0, 2)
+    out, code = run("compare", str(a), str(b), "--strict")
+    assert code == 6
+    assert "+3.00 lost" in " ".join(out.split())
+    assert "worse" in out
