@@ -93,7 +93,8 @@ def build(
     baseline = stages.rewrite(run, made.path)
     ranges = stages.calibrate(run, baseline, images, spec.preprocess, method) if precision == "int8" else None
     quantized = stages.quantize(run, baseline, precision, ranges)
-    ordered = engines.Ordered(goal, precision, baseline, quantized.deployed(goal), quantized.typed, ranges, options)
+    floats, model_file = (stages.suit_parser(run, path, goal) for path in (baseline, quantized.deployed(goal)))
+    ordered = engines.Ordered(goal, precision, floats, model_file, quantized.typed, ranges, options)
     product = engines.build_product(run, ordered)
     control = engines.build_control(run, ordered)
     engine = product.engine

@@ -139,4 +139,5 @@ def quantize(
         ranges = stages.calibrate(run, baseline, images, made.spec.preprocess, method)
     quantized = stages.quantize(run, baseline, precision, ranges)
     name = f"{made.spec.name}-{made.spec.preprocess.size}-b{made.batch}-{precision}.onnx"
-    return deliver(output or Path(name), quantized.deployed(goal), "onnx", made.spec)
+    product = stages.suit_parser(run, quantized.deployed(goal), goal)
+    return deliver(output or Path(name), product, "onnx", made.spec)

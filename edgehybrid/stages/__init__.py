@@ -18,6 +18,7 @@ from edgehybrid.stages.product import (
     quantize,
     rewrite,
     suit_builder,
+    suit_parser,
     why_not_here,
 )
 from edgehybrid.stages.run import Run, require, versions
@@ -50,6 +51,7 @@ __all__ = [
     "require",
     "rewrite",
     "suit_builder",
+    "suit_parser",
     "versions",
     "why_not_here",
 ]
