@@ -111,19 +111,20 @@ def _models(result: Models) -> RenderableType:
 def _targets(result: Targets) -> RenderableType:
     if len(result.targets) == 1:
         return target_sheet(result.targets[0])
-    table = _grid("target", "backend", "precisions", "int8 (dense)", "memory", "bandwidth", "TensorRT")
+    table = _grid("target", "JetPack", "TensorRT", "int8 TOPS", "GB/s", "memory")
     for target in result.targets:
+        figures = [target.figures.get(name) for name in ("jetpack", "tensorrt")]
+        runs = {"onnxruntime": "none", "tensorrt-rtx": f"RTX {figure_text(figures[1])}"}
         table.add_row(
             target.name,
-            target.backend,
-            " ".join(target.precisions),
-            figure_text(target.figures.get("gpu_int8_dense"), short=True) or "-",
+            figure_text(figures[0]) or "-",
+            runs.get(target.backend, figure_text(figures[1])).removesuffix(" TensorRT-RTX"),
+            figure_text(target.figures.get("gpu_int8_dense"), bare=True) or "-",
+            figure_text(target.figures.get("memory_bandwidth"), bare=True) or "-",
             figure_text(target.figures.get("memory"), short=True) or "-",
-            figure_text(target.figures.get("memory_bandwidth"), short=True) or "-",
-            figure_text(target.figures.get("tensorrt"), short=True) or "-",
         )
     said = "`edgehybrid targets NAME` shows one with its power modes, JetPacks and the source of every figure"
-    return Group(table, Text(f"-: unknown, or read from the machine; ?: not confirmed\n{said}"))
+    return Group(table, Text(f"-: unknown, or read from the machine; ?: not confirmed; TOPS are dense\n{said}"))
 
 
 def _checks(result: Diagnosis) -> RenderableType:

@@ -26,12 +26,12 @@ def target_sheet(target: Target) -> RenderableType:
     return Group(*parts, *(Text(f"note: {plain(note)}") for note in target.notes))
 
 
-def figure_text(figure: Figure | None, *, short: bool = False) -> str:
-    """Value, unit and the mark of an unconfirmed one; empty where it is unknown."""
+def figure_text(figure: Figure | None, *, short: bool = False, bare: bool = False) -> str:
+    """Value, unit (the first words of it, or none) and the mark of an unconfirmed one; empty where it is unknown."""
     if figure is None or figure.value is None:
         return ""
     value = f"{figure.value:g}" if isinstance(figure.value, float) else str(figure.value)
-    unit = figure.unit.split(",")[0] if short else figure.unit
+    unit = "" if bare else figure.unit.split(",")[0] if short else figure.unit
     return plain(f"{value} {unit}".strip() + ("" if figure.confirmed else " ?"))
 
 
