@@ -11,7 +11,7 @@ from edgehybrid import device, findings, stages
 from edgehybrid.device.power import Draw
 from edgehybrid.device.sampler import Reading, Sampler
 from edgehybrid.records import Conditions, Power
-from edgehybrid.reporter import from_json, to_json
+from edgehybrid.reporter import from_json, page, to_json
 from tests.fakes import FakeRunner
 from tests.reporter import samples
 from tests.single import SingleNet
@@ -62,6 +62,21 @@ def test_conditions_come_back_from_the_report() -> None:
     assert from_json(document) == from_json(to_json(from_json(document))) == report
     (first, *_) = document["rows"]  # type: ignore[misc]
     assert first["conditions"]["power"]["energy_mj"] == 60.0
+
+
+def test_the_page_shows_power_and_why_there_is_none() -> None:
+    report = samples.labelled()
+    fp32, int8 = report.rows
+    dark = replace(COLD, power=None, temperature_c=None, unknown={"power_w": "no sensor", "temperature_c": "no zone"})
+    assert fp32.latency is not None
+    assert int8.latency is not None
+    rows = (
+        replace(fp32, latency=replace(fp32.latency, conditions=dark)),
+        replace(int8, latency=replace(int8.latency, conditions=COLD)),
+    )
+    shown = page(replace(report, rows=rows))
+    for text in ("not told: no sensor", "not told: no zone", "energy per call, mJ", "60.0", "hottest sensor, °C"):
+        assert text in shown
 
 
 def test_a_machine_that_slowed_itself_down_is_named() -> None:

@@ -13,7 +13,7 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from edgehybrid.records import Decision, Preprocess, Report, Row
+from edgehybrid.records import Conditions, Decision, Preprocess, Report, Row
 from edgehybrid.reporter import charts, wording
 from edgehybrid.reporter.document import publishable
 
@@ -237,8 +237,30 @@ def _numbers(row: Row, trained: bool) -> Iterator[tuple[str, str]]:
         for name in ("min", "p50", "p90", "p95", "p99", "max", "mean", "std"):
             yield f"latency {name}, ms", wording.millis(float(getattr(row.latency, name)))
         yield "timed calls", f"{row.latency.n:,}"
+        if row.latency.conditions is not None:
+            yield from _circumstances(row.latency.conditions)
     if row.bytes is not None:
         yield "bytes", f"{row.bytes:,}"
+
+
+def _circumstances(seen: Conditions) -> Iterator[tuple[str, str]]:
+    """What the machine did while a row was timed; why it did not tell, where it did not."""
+    power = seen.power
+    yield (
+        "power of the whole board, W",
+        _told(seen, "power_w", None if power is None else wording.fixed(power.mean_w, 2)),
+    )
+    if power is not None:
+        yield "energy per call, mJ", wording.fixed(power.energy_mj, 1)
+        yield "power at rest before, W", "–" if power.idle_w is None else wording.fixed(power.idle_w, 2)
+    hottest = None if seen.temperature_c is None else wording.fixed(seen.temperature_c, 1)
+    yield "hottest sensor, °C", _told(seen, "temperature_c", hottest)
+    events = None if seen.throttle is None else f"{sum(seen.throttle.values()):,}"
+    yield "throttle events", _told(seen, "throttle", events)
+
+
+def _told(seen: Conditions, name: str, text: str | None) -> str:
+    return text if text is not None else f"not told: {seen.unknown.get(name, 'no reason')}"
 
 
 def _tradeoff(report: Report) -> Figure:
