@@ -162,6 +162,10 @@ def _latency_change(a: Side, b: Side, x: Row, y: Row) -> LatencyChange | None:
         few = "fewer than 30 samples are known of one run: no interval"
         return LatencyChange(x.latency.p50, y.latency.p50, ratio, None, "no difference shown", few)
     low, high = interval
+    shaken = [f"{side.path}: {why}" for side in (a, b) for why in _disturbances(side)]
+    if shaken and (low > 1 or high < 1):
+        why = f"what differs may be the machine's state ({shaken[0]}): measure both again at rest"
+        return LatencyChange(x.latency.p50, y.latency.p50, ratio, interval, "no difference shown", why)
     if low > 1 + MARGIN or high < 1 - MARGIN:
         verdict: Literal["slower", "faster"] = "slower" if low > 1 else "faster"
         return LatencyChange(x.latency.p50, y.latency.p50, ratio, interval, verdict)
@@ -247,6 +251,17 @@ def _machine(device: DeviceState) -> dict[str, str]:
     }
 
 
+def _disturbances(side: Side) -> list[str]:
+    """What makes a latency say more about the machine's state than about the network."""
+    found, load, cores = [], side.device.load, side.device.cores
+    if load is not None and load > _BUSY * cores:
+        found.append(f"the machine was busy (load {load:.1f} on {cores} cores)")
+    seen = [row.latency.conditions for row in side.rows if row.latency is not None and row.latency.conditions]
+    if any(c.cooling or any((c.throttle or {}).values()) for c in seen):
+        found.append("the machine throttled while it was measured")
+    return found
+
+
 def _notes(a: Side, b: Side, contrasts: tuple[Contrast, ...]) -> tuple[str, ...]:
     """What a reader must know before believing a difference."""
     notes = []
@@ -256,16 +271,10 @@ def _notes(a: Side, b: Side, contrasts: tuple[Contrast, ...]) -> tuple[str, ...]
             "`edgehybrid bench` of one bundle times its graphs side by side"
         )
     for side in (a, b):
-        if side.device.load is not None and side.device.load > _BUSY * side.device.cores:
-            notes.append(
-                f"{side.path}: the machine was busy (load {side.device.load:.1f} on {side.device.cores} cores)"
-            )
+        notes += [f"{side.path}: {why}" for why in _disturbances(side)]
         steady = [benchmark.unsteady_note(row.latency) for row in side.rows if row.latency is not None]
         if any(note is not None for note in steady):
             notes.append(f"{side.path}: samples scatter by more than {benchmark.UNSTEADY} % of their mean")
-        seen = [row.latency.conditions for row in side.rows if row.latency is not None and row.latency.conditions]
-        if any(c.cooling or any((c.throttle or {}).values()) for c in seen):
-            notes.append(f"{side.path}: the machine throttled while it was measured")
     clocks = (a.device.clocks_mhz, b.device.clocks_mhz)
     for name in ("cpu_max", "gpu_max", "emc"):
         mine, theirs = clocks[0].get(name), clocks[1].get(name)

@@ -124,6 +124,14 @@ def test_a_busy_or_throttled_machine_and_other_clocks_are_named() -> None:
     assert any("clocks differ: cpu_max 3000 and 2000" in note for note in notes)
 
 
+def test_a_difference_seen_on_a_busy_machine_is_not_called_one() -> None:
+    busy = replace(DEVICE, load=9.0)
+    verdict, ratio, reason = latency_of(compare(side("a"), side("b", 20.0, 1, device=busy)))
+    assert (verdict, ratio) == ("no difference shown", pytest.approx(2.0, rel=0.05))
+    assert reason is not None
+    assert "b: the machine was busy" in reason
+
+
 def test_what_each_side_was_built_for_is_compared_even_under_another_precision() -> None:
     fp16 = (Row("fp16", "onnxruntime-cpu", "measured", latency=drifting(20.0, 5)),)
     found = compare(side("a"), side("b", rows=fp16))

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
@@ -21,16 +22,29 @@ COLUMNS = ("model", "precision", "backend", "top-1 %", "drop", "p50 / p99 ms", "
 
 
 def overview_table(reports: Sequence[Report]) -> RenderableType:
-    """One block per machine: latencies of different machines never share a table."""
+    """One block per machine, as latencies of different machines share no table; intervals stand below their values."""
     parts: list[RenderableType] = []
     for machine, rows in _by_machine(reports).items():
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for column in COLUMNS:
-            table.add_column(column, overflow="fold", no_wrap=column in ("precision", "p50 / p99 ms"))
-        for cells in rows:
-            table.add_row(*map(Text, cells))
-        parts += [Text(machine, style="bold"), table, Text()]
+        parts.append(Text(machine, style="bold"))
+        for name, group in itertools.groupby(rows, key=lambda row: row[0]):
+            table = _grid()
+            for _, precision, backend, top1, drop, times, energy, size, status in group:
+                cells = (f"{precision}\n{backend}", _below(top1), _below(drop), times.replace(" / ", "\n"))
+                table.add_row(*map(Text, (*cells, energy, size, status)))
+            parts += [Text(name), table, Text()]
     return Group(*parts[:-1])
+
+
+def _grid() -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    for column in ("precision\nbackend", "top-1 %\n(95 %)", "drop\n(paired)", "p50 ms\np99", "mJ", "size", "status"):
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _below(cell: str) -> str:
+    """An interval on a line of its own."""
+    return cell.replace(" [", "\n[", 1)
 
 
 def overview_page(reports: Sequence[Report]) -> str:
