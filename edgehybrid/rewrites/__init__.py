@@ -26,12 +26,14 @@ from edgehybrid.rewrites.layer_scale import fold_layer_scale
 from edgehybrid.rewrites.layout import remove_no_ops
 from edgehybrid.rewrites.pattern import known_shape
 from edgehybrid.rewrites.pooling import pool_first
+from edgehybrid.rewrites.relative_shift import index_relative_positions
 from edgehybrid.rewrites.residual import fold_identity
 
 REWRITES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
     ("constants", fold_constants),
     ("no-ops", remove_no_ops),
     ("layer-norm", fuse_layer_norm),
+    ("relative-shift", index_relative_positions),
     ("added-vector", fold_added_vector),
     ("layer-scale", fold_layer_scale),
     ("bn-into-previous", fold_into_previous),
