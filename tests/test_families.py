@@ -1,7 +1,6 @@
 """The smallest variant of each family goes the whole road, from the export to NVIDIA's compiler."""
 
 import functools
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from edgehybrid.graph.structure import branch_factors, residual_makers
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16
 from edgehybrid.records import Dialect, Figure, Target
-from edgehybrid.zoo import conv2former
+from tests import official
 from tests.golden import fill
 from tests.single import draw, observe, run
 
@@ -104,23 +103,26 @@ def test_conformer_pools_before_it_projects_and_has_one_head() -> None:
     assert count_macs(after) < count_macs(graph)
 
 
-def test_conv2former_as_the_authors_write_it_becomes_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layer norm over channels by hand, and no simplifier that folds layer scale."""
-    ours = rewrites.apply(trace("conv2former_n")[0])[0]
+WRITTEN = {
+    "conformer_ti": ({"pool-first: 7 sites", "heads: 1 site"}, {"AveragePool": 7, "Resize": 7}),
+    "conv2former_n": ({"layer-norm: 32 sites"}, {"LayerNormalization": 32, "Sqrt": 0}),
+    "botnet26t": ({"relative-shift: 6 sites", "bn-into-value: 3 sites"}, {"Pad": 0, "Slice": 0}),
+}
+"""Model -> what rewrites find in it as the authors write it, and the operators that are then left."""
 
-    def by_hand(self: conv2former.ChannelNorm, x: torch.Tensor) -> torch.Tensor:
-        mean = x.mean(1, keepdim=True)
-        variance = (x - mean).pow(2).mean(1, keepdim=True)
-        x = (x - mean) / torch.sqrt(variance + self.eps)
-        return self.weight[:, None, None] * x + self.bias[:, None, None]
 
-    monkeypatch.setattr(conv2former.ChannelNorm, "forward", by_hand)
-    graph = trace_anew("conv2former_n")[0]
-    assert not list(graph.nodes("LayerNormalization"))
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_the_authors_write_is_rewritten_exactly(name: str) -> None:
+    with official.write(name):
+        graph = trace_anew(name)[0]
     after, lines = rewrites.apply(graph)
-    assert "layer-norm: 32 sites" in lines
+    found, left = WRITTEN[name]
+    assert found <= set(lines)
+    assert {op: sum(1 for _ in after.nodes(op)) for op in left} == left
+    assert {op: sum(1 for _ in graph.nodes(op)) for op in left} != left
     assert error(graph, after) < 1e-5
-    assert Counter(node.op_type for node in after.nodes()) == Counter(node.op_type for node in ours.nodes())
+    ours = rewrites.apply(trace(name)[0])[0]
+    assert error(ours, after) < 1e-5
 
 
 def test_rewriting_keeps_the_logits_and_is_done_after_once(traced: tuple[Graph, int], rewritten: Graph) -> None:

@@ -276,7 +276,7 @@ def test_value_that_depends_on_the_position_keeps_its_bias(net):
 
 
 @pytest.mark.parametrize("linear", [Net.linear, gemm])
-def test_key_and_value_are_computed_in_one_product(net, linear):
+def test_query_key_and_value_are_computed_in_one_product(net, linear):
     if linear is gemm:
         flat = net.reshape("input", TOKENS, DIM)
         q, k, v = (net.op("Gemm", flat, net.weight(DIM, DIM), net.weight(DIM)) for _ in range(3))
@@ -289,7 +289,8 @@ def test_key_and_value_are_computed_in_one_product(net, linear):
     after, n = rewrite(graph, KEY_VALUE)
     assert n == 1
     products = {"MatMul", "Gemm"}
-    assert sum(o in products for o in ops(after)) == sum(o in products for o in ops(graph)) - 1
+    assert sum(o in products for o in ops(after)) == sum(o in products for o in ops(graph)) - 2
+    assert [len(node.outputs) for node in after.nodes("Split")] == [3]
 
 
 @pytest.mark.parametrize(
@@ -312,10 +313,23 @@ def test_key_and_value_of_different_tensors_stay_apart(net):
     assert sites(net.graph(project(net, attend(net, q, k, v))), KEY_VALUE) == 0
 
 
-def test_key_and_value_of_which_one_has_a_bias_stay_apart(net):
-    q, k = (heads(net, net.linear("input", DIM, DIM), *p) for p in ((0, 2, 1, 3), (0, 2, 3, 1)))
-    v = heads(net, net.linear("input", DIM, DIM, bias=False), 0, 2, 1, 3)
-    assert sites(net.graph(project(net, attend(net, q, k, v))), KEY_VALUE) == 0
+@pytest.mark.parametrize("biases", [(True, True, False), (True, False, False), (False, False, True), (False,) * 3])
+def test_a_missing_bias_becomes_zeros(net, biases):
+    q, k, v = (
+        heads(net, net.linear("input", DIM, DIM, bias=bias), *perm)
+        for bias, perm in zip(biases, ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)), strict=True)
+    )
+    after, n = rewrite(net.graph(project(net, attend(net, q, k, v))), KEY_VALUE)
+    assert n == 1
+    assert ops(after)[: 2 + any(biases)] == ["MatMul", *["Add"] * any(biases), "Split"]
+
+
+def test_queries_of_another_tensor_stay_apart(net):
+    q = heads(net, net.linear(net.op("Relu", "input"), DIM, DIM), 0, 2, 1, 3)
+    k, v = (heads(net, net.linear("input", DIM, DIM), *p) for p in ((0, 2, 3, 1), (0, 2, 1, 3)))
+    after, n = rewrite(net.graph(project(net, attend(net, q, k, v))), KEY_VALUE)
+    assert n == 1
+    assert [len(node.outputs) for node in after.nodes("Split")] == [2]
 
 
 def test_key_and_value_of_one_layer_are_left_alone(net):
