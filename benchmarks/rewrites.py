@@ -1,20 +1,25 @@
-"""What each rewrite is worth on CMT-Ti@160 in ONNX Runtime, float32, CPU: ratios measured side by side.
+"""What each rewrite is worth in ONNX Runtime, float32, CPU: ratios measured side by side.
 
-    python benchmarks/rewrites.py [--seconds 8] [--threads 1 2] [--leave-one-out] [--cpu-time]
+    python benchmarks/rewrites.py [--models NAME ...] [--as-written] [--seconds 8] [--threads 1 2] [--leave-one-out]
+                                  [--cpu-time]
 
-Baseline is the file that plain `torch.onnx.export` writes, not simplified. All variants are open at once and
-take turns (`benchmark.measure_interleaved`); a ratio is the median over rounds of the ratio within a round,
-with a 95 % interval (`benchmark.compare`). Single rewrites start from the simplified export, as `build` does,
-and are also given relative to it. Writes `benchmarks/results/rewrites.json`. `--cpu-time` counts the processor
-time of this process instead of wall-clock time: the better choice where other programs run, and only with 1 thread.
+For the smallest variant of each family: the baseline is the file that plain `torch.onnx.export` writes, not simplified.
+All graphs are open at once and take turns (`benchmark.measure_interleaved`); a ratio is the median over rounds of the
+ratio within a round, with a 95 % interval (`benchmark.compare`). Single rewrites start from the simplified export, as
+`build` does, and are also given relative to it; a rewrite that finds nothing in a model is not timed there. Writes
+`benchmarks/results/rewrites.json` after each model. `--as-written` exports the layers as the authors' and timm's code
+write them (`tests/official.py`), which is what a user's ONNX file holds. `--cpu-time` counts the processor time of this
+process instead of wall-clock time: the better choice where other programs run, and only with 1 thread.
 
 "all" and "all on plain" are the same network but for names and order: how far their ratio is from 1 says how little
 a third digit means, interval or not (it was 1.012 on a busy machine).
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import sys
 import tempfile
 import time
 import warnings
@@ -25,18 +30,22 @@ import numpy as np
 import torch
 
 from edgehybrid import benchmark, device, exporter, rewrites, zoo
-from edgehybrid.graph import Graph, load
+from edgehybrid.graph import Graph, load, shape_of
 from edgehybrid.records import Latency, Ratio
 from edgehybrid.runtime import open_runner
 
-MODEL = "cmt_ti"
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests.official
+
+SMALLEST = ("cmt_ti", "conformer_ti", "conv2former_n", "botnet26t")
 RESULT = Path(__file__).parent / "results" / "rewrites.json"
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, write, model after model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=8.0, help="timed per variant and thread count")
+    parser.add_argument("--models", nargs="+", default=SMALLEST, metavar="NAME")
+    parser.add_argument("--as-written", action="store_true", help="export the layers as the authors write them")
+    parser.add_argument("--seconds", type=float, default=8.0, help="timed per graph and thread count")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--leave-one-out", action="store_true", help="also measure all rewrites but one")
     parser.add_argument("--cpu-time", action="store_true", help="processor time, 1 thread")
@@ -46,28 +55,40 @@ def main() -> None:
         parser.error("--cpu-time needs --threads 1: two threads would be counted twice")
     clock = time.process_time if options.cpu_time else time.perf_counter
 
-    variants, lines = make_variants(leave_one_out=options.leave_one_out)
-    document: dict[str, object] = {"model": MODEL, "input": 160, "batch": 1, "clock": clock.__name__, "rewrites": lines}
-    runs = []
-    for threads in options.threads:
-        state = device.state(threads)
-        latencies = measure(variants, threads, options.seconds, clock)
-        rows = compare(latencies)
-        runs.append({"threads": threads, "device": dataclasses.asdict(state), "rows": rows})
-        print_rows(threads, rows, state.load)
-    document["runs"] = runs
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = options.output.with_suffix(".part")
-    temporary.write_text(json.dumps(document, indent=1) + "\n")
-    temporary.replace(options.output)
+    document: dict[str, object] = {}
+    for model in options.models:
+        variants, lines = make_variants(model, as_written=options.as_written, leave_one_out=options.leave_one_out)
+        side = shape_of(variants["plain"].input)[-1]
+        runs = []
+        for threads in options.threads:
+            state = device.state(threads)
+            latencies = measure(variants, threads, options.seconds, clock)
+            rows = compare(latencies)
+            runs.append({"threads": threads, "device": dataclasses.asdict(state), "rows": rows})
+            print_rows(f"{model}@{side}, {threads} thread(s), load average {state.load}", rows)
+        document[model] = {
+            "input": side,
+            "batch": 1,
+            "as_written": options.as_written,
+            "clock": clock.__name__,
+            "rewrites": lines,
+            "runs": runs,
+        }
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = options.output.with_suffix(".part")
+        temporary.write_text(json.dumps(document, indent=1) + "\n")
+        temporary.replace(options.output)
 
 
-def make_variants(*, leave_one_out: bool) -> tuple[dict[str, Graph], tuple[str, ...]]:
+def make_variants(model: str, *, as_written: bool, leave_one_out: bool) -> tuple[dict[str, Graph], tuple[str, ...]]:
     """The graphs to compare by name, "plain" first, and what the rewrites found in the simplified export."""
-    module, spec = zoo.load(MODEL)
+    from tests import official
+
+    module, spec = zoo.load(model)
     fill(module)
-    plain = export_plainly(module, spec.preprocess.size)
-    simplified = exporter.trace(module, spec)
+    with official.write(model) if as_written else contextlib.nullcontext():
+        plain = export_plainly(module, spec.preprocess.size)
+        simplified = exporter.trace(module, spec)
     variants = {"plain": plain, "simplified": simplified}
     everything, lines = rewrites.apply(simplified)
     names = [line.split(":")[0] for line in lines if ": 0 sites" not in line]
@@ -110,7 +131,7 @@ def export_plainly(module: torch.nn.Module, size: int) -> Graph:
 
 def measure(variants: dict[str, Graph], threads: int, seconds: float, clock: benchmark.Clock) -> dict[str, Latency]:
     """Open every variant and time them in turn."""
-    shape = (1, 3, 160, 160)
+    shape = shape_of(variants["plain"].input)
     feeds = {"input": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         runners = []
@@ -148,9 +169,9 @@ def speedup(ratio: Ratio) -> dict[str, object]:
     return {"value": 1 / ratio.value, "ci95": interval, "rounds": ratio.rounds}
 
 
-def print_rows(threads: int, rows: list[dict[str, object]], load: float | None) -> None:
+def print_rows(title: str, rows: list[dict[str, object]]) -> None:
     """One line per variant."""
-    print(f"\n{MODEL}@160, {threads} thread(s), load average {load}")
+    print(f"\n{title}")
     columns = {key: key.removeprefix("speedup_").replace("_", " ") for key in rows[0] if key.startswith("speedup")}
     print(f"{'variant':28} {'p50 ms':>8}", *(f"{title:>22}" for title in columns.values()))
     for row in rows:
