@@ -27,14 +27,6 @@ from edgehybrid.zoo.cards import CARDS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests.golden: how the official recordings were filled
 
-RECORDED = {
-    "conformer_ti": "conformer_tiny_patch16",
-    "conformer_s": "conformer_small_patch16",
-    "botnet50": "botnet50_gist_224",
-    "botnet26t": "botnet26t_256",
-}
-"""Our name -> the recording's, where they differ."""
-
 CALIBRATED = 8
 """Photographs behind the int8 ranges; neither compile time nor latency depends on them."""
 
@@ -122,10 +114,9 @@ def judge_golden(card: ModelCard) -> float | None:
     from edgehybrid import zoo
     from tests import golden
 
-    variant = RECORDED.get(card.name, card.name)
-    if not (golden.HERE / f"{variant}.npz").exists():
+    if card.name not in golden.recorded():
         return None
-    recorded = golden.read(variant)
+    recorded = golden.read(card.name)
     module, _ = zoo.load(card.name, input_size=recorded.input_size)
     logits = golden.run_double(module, recorded)[0]
     return float(np.abs(logits - recorded.logits).max() / np.abs(recorded.logits).max())
