@@ -1,16 +1,19 @@
 """One part of the benchmark of one zoo variant, in a process of its own, so that its peak memory is its own.
 
-    python benchmarks/variant.py export|exactness|compile|latency NAME FOLDER [--threads 1] [--seconds 3] [--images 4]
+    python benchmarks/variant.py export|exactness|compile|latency|build NAME FOLDER [--threads 1] [--seconds 3]
 
-`export` leaves `exported.onnx` and `rewritten.onnx` in the folder, `compile` and `latency` add `int8.onnx`; what was
-found is printed as one JSON document. Weights are those of the golden recordings (no bias, gain or statistic at its
-initial value), so a rewrite that forgets one changes the logits. `benchmarks/zoo.py` calls this.
+`export` leaves `exported.onnx` and `rewritten.onnx` in the folder, `compile` and `latency` add `int8.onnx`; `build`
+needs none of them: it is the whole command, from nothing. What was found is printed as one JSON document. Weights are
+those of the golden recordings (no bias, gain or statistic at its initial value), so a rewrite that forgets one changes
+the logits. `benchmarks/zoo.py` calls this.
 """
 
 import argparse
 import dataclasses
 import json
+import os
 import resource
+import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -37,7 +40,7 @@ GRAPHS = ("exported", "rewritten", "int8")
 def main() -> None:
     """Do one part, print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("export", "exactness", "compile", "latency"))
+    parser.add_argument("part", choices=("export", "exactness", "compile", "latency", "build"))
     parser.add_argument("name")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
@@ -52,8 +55,10 @@ def main() -> None:
         found = judge_exactness(card, options.folder, options.images)
     elif options.part == "compile":
         found = compile_both(card, options.folder)
-    else:
+    elif options.part == "latency":
         found = time_graphs(card, options.folder, options.threads, options.seconds)
+    else:
+        found = {precision: build(card, options.folder, precision) for precision in ("int8", "fp16")}
     sys.stdout.write(json.dumps({**found, "device": dataclasses.asdict(state)}) + "\n")
 
 
@@ -198,6 +203,35 @@ def time_graphs(card: ModelCard, folder: Path, threads: list[int], seconds: floa
             }
         )
     return {"runs": runs}
+
+
+# --- the whole command ----------------------------------------------------------------------------------
+
+
+def build(card: ModelCard, folder: Path, precision: str) -> dict[str, object]:
+    """`edgehybrid build` for a Jetson, in a folder and with a cache of its own."""
+    words = ["build", "--model", card.name, "--weights", "random", "--precision", precision, "--target", TARGET]
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "edgehybrid", *words, "--num-calib", str(CALIBRATED), "--json", "--quiet"],
+        cwd=folder,
+        env={**os.environ, "EDGEHYBRID_CACHE_DIR": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found: dict[str, object] = {"command": ["edgehybrid", *words], "exit_code": done.returncode}
+    found["seconds"] = round(time.perf_counter() - begin, 1)
+    if done.returncode == 0:
+        report = json.loads(done.stdout)
+        found["rows"] = {row["precision"]: row["status"] for row in report["rows"]}
+        found["engine"] = report["engine"]["status"]
+    else:
+        found["error"] = done.stderr.strip().splitlines()[-3:]
+    return found
+
+
+# --- shared ---------------------------------------------------------------------------------------------
 
 
 def numbers(latency: Latency) -> dict[str, float]:

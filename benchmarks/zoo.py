@@ -1,13 +1,13 @@
 """Every variant of the zoo: exactness, memory and time of the export, NVIDIA's verdict, latency in ONNX Runtime.
 
-    python benchmarks/zoo.py [--only NAME ...] [--parts exactness compile latency] [--threads 1] [--seconds 3]
+    python benchmarks/zoo.py [--only NAME ...] [--parts exactness compile latency build] [--threads 1] [--seconds 3]
     python benchmarks/zoo.py --table
 
-Each part of each variant runs in a process of its own (`variant.py`). The export is always made, as the other parts
-need its files, and its numbers are kept whenever it is. Writes `benchmarks/results/zoo.json` after every variant; what
-was not asked for stays as it was, so that compile times may come from a busy machine and latency from a quiet one: each
-part keeps the load it ran under. A part that fails is written down with its last words, and the exit code is 1.
-`--table` prints the README's table from that file.
+Each part of each variant runs in a process of its own (`variant.py`). The export is made for every part but `build`,
+the whole command in int8 and in fp16, which runs only where it is asked for. Writes `benchmarks/results/zoo.json` after
+every part; what was not asked for stays as it was: compile times may come from a busy machine and latency from a quiet
+one, and each part keeps the load it ran under. A part that fails is written down with its last words, and the exit
+code is 1. `--table` prints the README's table from that file.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from edgehybrid.zoo.cards import CARDS
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "zoo.json"
-PARTS = ("exactness", "compile", "latency")
+PARTS = ("exactness", "compile", "latency", "build")
 NAMES = tuple(card.name for card in CARDS)
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     """Run what was asked for, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--threads", nargs="+", default=["1"], help="of latency")
     parser.add_argument("--seconds", default="3", help="timed per graph and thread count")
     parser.add_argument("--output", type=Path, default=RESULT)
@@ -44,7 +44,8 @@ def main() -> None:
     failed = False
     for name in sorted(options.only, key=lambda name: find(name).params):
         with tempfile.TemporaryDirectory(prefix="edgehybrid-zoo-") as folder:
-            for part in ("export", *options.parts):
+            needed = ("export",) if set(options.parts) - {"build"} else ()
+            for part in (*needed, *options.parts):
                 extra = ["--threads", *options.threads, "--seconds", options.seconds] if part == "latency" else []
                 found = run(part, name, folder, extra)
                 document = read(options.output)
@@ -52,7 +53,7 @@ def main() -> None:
                 write(options.output, document)
                 sys.stdout.write(f"{name:18} {part:10} {summarise(part, found)}\n")
                 sys.stdout.flush()
-                failed |= "failed" in found
+                failed |= "failed" in found or any(found.get(p, {}).get("exit_code") for p in ("int8", "fp16"))
                 if "failed" in found and part == "export":
                     break
     sys.exit(int(failed))
@@ -90,6 +91,8 @@ def summarise(part: str, found: dict[str, Any]) -> str:
         return f"rewritten {found['relative_error']:.1e}, golden {show_error(found['golden_error'])}"
     if part == "compile":
         return ", ".join(f"{p} {found[p]['verdict']} {found[p]['seconds']} s" for p in ("int8", "fp16"))
+    if part == "build":
+        return ", ".join(f"{p} exit code {found[p]['exit_code']} {found[p]['seconds']} s" for p in ("int8", "fp16"))
     return "; ".join(
         f"{r['threads']} threads: {show_latency(r, 'exported')}, rewritten {show_latency(r, 'rewritten')} "
         f"{show_speedup(r['speedup_rewritten'])}, int8 {show_latency(r, 'int8')} {show_speedup(r['speedup_int8'])}"
