@@ -123,7 +123,7 @@ def write(path: Path, document: dict[str, Any]) -> None:
 def make_table(document: dict[str, Any]) -> str:
     """Markdown: what is published, what is counted, what was measured; "-" where nothing was."""
     lines = [
-        "| variant | px | published top-1, params, MACs | counted params, MACs | golden | rewritten "
+        "| variant, px | published top-1, params, MACs | counted params, MACs | ImageNet weights | golden | rewritten "
         "| compiled int8, fp16 | fp32 p50 ms | int8 p50 ms |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -142,8 +142,16 @@ def make_row(card: ModelCard, found: dict[str, Any]) -> str:
     rewritten = show_error(exact["relative_error"]) if "relative_error" in exact else "-"
     compiled = ", ".join(show_verdict(verdicts.get(precision)) for precision in ("int8", "fp16"))
     times = [show_single(found.get("latency", {}), name) for name in ("rewritten", "int8")]
-    cells = (f"`{card.name}`", str(card.input_size), published, counted, golden, rewritten, compiled, *times)
+    title = f"`{card.name}` {card.input_size}"
+    cells = (title, published, counted, show_weights(card), golden, rewritten, compiled, *times)
     return f"| {' | '.join(cells)} |"
+
+
+def show_weights(card: ModelCard) -> str:
+    """How one comes by the authors' weights."""
+    if card.weights_url is not None:
+        return "download"
+    return "by hand" if "--weights FILE" in card.weights_note else "none exist"
 
 
 def show_error(error: float | None) -> str:
@@ -155,7 +163,7 @@ def show_verdict(found: dict[str, Any] | None) -> str:
     """Accepted with its seconds, or not."""
     if found is None:
         return "-"
-    return f"{found['seconds']:.0f} s" if found["verdict"] == "checked" else str(found["verdict"])
+    return f"yes, {found['seconds']:.0f} s" if found["verdict"] == "checked" else str(found["verdict"])
 
 
 def show_single(latency: dict[str, Any], name: str) -> str:
