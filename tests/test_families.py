@@ -146,7 +146,7 @@ def test_the_linter_finds_nothing_in_what_the_quantizer_writes(rewritten: Graph,
 
 DECIDED = {
     "cmt_ti": {
-        ("MatMul", "attention-unfused"), ("Conv", "depthwise"), ("Conv", "large-depthwise"), ("Add", "residual-int8"),
+        ("MatMul", "attention-fp16"), ("Conv", "depthwise"), ("Conv", "large-depthwise"), ("Add", "residual-int8"),
         ("Add", "residual-float-sum"), ("ReduceMean", "pooling"), ("Gemm", "gemv"),
     },
     "conformer_ti": {

@@ -18,6 +18,7 @@ from edgehybrid.rewrites.attention_scale import fold_scale
 from edgehybrid.rewrites.batch_norm import fold_into_next, fold_into_previous
 from edgehybrid.rewrites.bias import fold_added_vector
 from edgehybrid.rewrites.constants import fold_constants
+from edgehybrid.rewrites.head_size import pad_head_size
 from edgehybrid.rewrites.heads import merge_heads
 from edgehybrid.rewrites.hidden_width import pad_hidden_width
 from edgehybrid.rewrites.key_value import merge_key_value
@@ -44,6 +45,7 @@ REWRITES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
     ("attention-scale", fold_scale),
     ("key-bias", drop_key_bias),
     ("value-bias", move_value_bias),
+    ("head-size", pad_head_size),
     ("key-value", merge_key_value),
     ("heads", merge_heads),
     ("hidden-width", pad_hidden_width),

@@ -16,6 +16,9 @@ def drop_key_bias(graph: Graph) -> int:
     change when a constant is added to a row, whatever else is added to the logits. Not where softmax runs over
     channels (cross-covariance attention), nor where k is read elsewhere.
 
+    Where neither keys nor values have a bias, TensorRT-RTX 1.7 computes both in one kernel: CMT-Ti@160 in float16 has
+    279 kernels, and 307 if either bias stays (benchmarks/engines.py). In ONNX Runtime on a CPU it brings under 1 %.
+
     Source: the shift invariance of softmax.
     """
     sites = 0
@@ -32,7 +35,7 @@ def move_value_bias(graph: Graph) -> int:
     """The bias of the layer that computes v moves into the projection that follows attention.
 
     A (v + 1 b^T) = A v + 1 b^T, because each row of A = softmax(.) sums to 1; the projection turns b into
-    P b, so its bias becomes c + P b.
+    P b, so its bias becomes c + P b. What it brings is said at `drop_key_bias`.
 
     Source: rows of softmax sum to 1.
     """

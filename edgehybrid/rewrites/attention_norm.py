@@ -18,7 +18,8 @@ def fold_into_value(graph: Graph) -> int:
     s (A v) + t = A (s v + t). The same holds through an average pool without padding, whose weights sum to 1 as well.
     Only where every channel of v arrives at one channel of the normalisation, and nothing else reads v or the output.
     On botnet26t in ONNX Runtime (CPU, 1 thread) it neither gains nor loses more than the measurement's own error of
-    3 %; what it saves an engine was not measured.
+    3 %, and a float16 engine has as many kernels with it as without: it spares a graph in int8 or for other compilers
+    an operator that keeps attention and projection apart.
 
     Source: rows of softmax sum to 1; BoTNet (Srinivas et al. 2021, arXiv:2101.11605) normalises after attention.
     """

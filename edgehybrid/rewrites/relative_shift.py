@@ -23,7 +23,9 @@ def index_relative_positions(graph: Graph) -> int:
     of pad, reshape and slice (lucidrains: concatenations with zeros). Element (w, j) of the result is x_w times column
     c(w, j) of T, so it is the batched product x_w T_w with T_w = T[:, c(w, :)], which is constant: half the products,
     and two transposes in place of the chain. Found by following the number of every element through the chain, so any
-    chain that picks the same columns in the same rows is recognised.
+    chain that picks the same columns in the same rows is recognised. On timm's botnet26t_256 in float16, a TensorRT-RTX
+    engine has 59 kernels instead of 65, none of which waits for another stream, and 13.3 MiB of activations instead of
+    18.1 (benchmarks/engines.py). In ONNX Runtime (CPU) nothing changes beyond the error of 2 %.
 
     Source: the definition of a product; the shift is that of Huang et al. 2018, arXiv:1809.04281, section 3.4.
     """
