@@ -113,13 +113,10 @@ def latency_ratio(a: Latency, b: Latency, *, seed: int = 0) -> tuple[float, tupl
         each run, not what changed between them.
     """
     ratio = b.p50 / a.p50
-    batches = [_batch_medians(a), _batch_medians(b)]
+    batches = [_medians(np.asarray(latency.samples, np.float64), _BATCH_CALLS) for latency in (a, b)]
     if any(len(medians) < _FEWEST_BATCHES for medians in batches):
         return ratio, None
-    draw = np.random.default_rng(seed)
-    centres = [
-        np.median(medians[draw.integers(0, len(medians), (RESAMPLES, len(medians)))], axis=1) for medians in batches
-    ]
+    centres = _resampled(batches, seed)
     low, high = np.percentile(centres[1] / centres[0], (2.5, 97.5))
     return ratio, (min(float(low), ratio), max(float(high), ratio))
 
@@ -157,6 +154,9 @@ def _latency_change(a: Side, b: Side, x: Row, y: Row) -> LatencyChange | None:
     reason = _incomparable(a, b, x, y)
     if reason is not None:
         return LatencyChange(x.latency.p50, y.latency.p50, None, None, "not compared", reason)
+    against = _relative_change(a, b, x, y)
+    if against is not None:
+        return against
     ratio, interval = latency_ratio(x.latency, y.latency)
     if interval is None:
         few = "fewer than 30 samples are known of one run: no interval"
@@ -175,6 +175,40 @@ def _latency_change(a: Side, b: Side, x: Row, y: Row) -> LatencyChange | None:
     return LatencyChange(x.latency.p50, y.latency.p50, ratio, interval, "no difference shown", reason)
 
 
+def _relative_change(a: Side, b: Side, x: Row, y: Row) -> LatencyChange | None:
+    """The change judged against float32, which was timed in turns with each: what the machine did cancels.
+
+    None unless both sides timed the same float32 network on the same backend.
+    """
+    mine, theirs = a.settings or {}, b.settings or {}
+    same = all(key in mine and mine[key] == theirs.get(key) for key in ("model", "weights", "input", "batch"))
+    rounds = [_rounds_against_fp32(side, row) for side, row in ((a, x), (b, y))]
+    if not same or x.latency is None or y.latency is None or any(len(each) < 2 * _FEWEST_BATCHES for each in rounds):
+        return None
+    centres = _resampled([_medians(each, 2) for each in rounds], seed=0)
+    relative = float(np.median(rounds[1]) / np.median(rounds[0]))
+    low, high = (float(end) for end in np.percentile(centres[1] / centres[0], (2.5, 97.5)))
+    low, high = min(low, relative), max(high, relative)
+    verdict: Literal["faster", "slower", "no difference shown"] = "no difference shown"
+    if low > 1 + MARGIN or high < 1 - MARGIN:
+        verdict = "slower" if low > 1 else "faster"
+    ratio, interval = latency_ratio(x.latency, y.latency)
+    why = "judged against fp32, timed in turns with it on both sides"
+    return LatencyChange(x.latency.p50, y.latency.p50, ratio, interval, verdict, why, relative, (low, high))
+
+
+def _rounds_against_fp32(side: Side, row: Row) -> NDArray[np.float64]:
+    """How many times as long as float32 each round of an interleaved measurement took; empty where there was none."""
+    other = [each for each in side.rows if each.precision == "fp32" and each.backend == row.backend]
+    if row.precision == "fp32" or not other or row.latency is None or other[0].latency is None:
+        return np.empty(0)
+    samples = [np.asarray(latency.samples) for latency in (other[0].latency, row.latency)]
+    if len(samples[0]) != len(samples[1]) or len(samples[0]) % benchmark.BLOCK:
+        return np.empty(0)
+    blocks = [np.median(np.reshape(each, (-1, benchmark.BLOCK)), axis=1) for each in samples]
+    return np.asarray(blocks[1] / blocks[0])
+
+
 def _incomparable(a: Side, b: Side, x: Row, y: Row) -> str | None:
     """Why two latencies must not be set against each other."""
     if x.status != "measured" or y.status != "measured":
@@ -182,12 +216,18 @@ def _incomparable(a: Side, b: Side, x: Row, y: Row) -> str | None:
     for what, mine, theirs in (
         ("machines", a.device.name, b.device.name),
         ("power modes", a.device.power_mode or "unknown", b.device.power_mode or "unknown"),
+        ("numbers of cores", str(a.device.cores), str(b.device.cores)),
+        ("memory sizes", _memory(a.device), _memory(b.device)),
         ("numbers of threads", str(a.device.threads), str(b.device.threads)),
         ("batch sizes", _batch(a), _batch(b)),
     ):
         if mine != theirs and "untold" not in (mine, theirs):
             return f"different {what}: {mine} and {theirs}"
     return None
+
+
+def _memory(device: DeviceState) -> str:
+    return "untold" if device.memory_gib is None else f"{device.memory_gib:.0f} GiB"
 
 
 def _batch(side: Side) -> str:
@@ -234,11 +274,17 @@ def _verdict(low: float, high: float) -> Literal["better", "worse", "no differen
     return "worse" if low > 0 else "better" if high < 0 else "no difference shown"
 
 
-def _batch_medians(latency: Latency) -> NDArray[np.float64]:
-    """Medians of consecutive calls, at most 40 batches of at least 5."""
-    samples = np.asarray(latency.samples, np.float64)
-    count = min(BATCHES, len(samples) // _BATCH_CALLS)
-    return np.asarray([np.median(part) for part in np.array_split(samples, count)]) if count else np.empty(0)
+def _medians(values: NDArray[np.float64], least: int) -> NDArray[np.float64]:
+    """Medians of consecutive values, at most 40 batches of at least so many."""
+    count = min(BATCHES, len(values) // least)
+    return np.asarray([np.median(part) for part in np.array_split(values, count)]) if count else np.empty(0)
+
+
+def _resampled(batches: list[NDArray[np.float64]], seed: int) -> list[NDArray[np.float64]]:
+    """Medians of batches drawn with replacement, 4,000 times each."""
+    draw = np.random.default_rng(seed)
+    picks = [draw.integers(0, len(each), (RESAMPLES, len(each))) for each in batches]
+    return [np.median(each[pick], axis=1) for each, pick in zip(batches, picks, strict=True)]
 
 
 def _machine(device: DeviceState) -> dict[str, str]:

@@ -605,6 +605,8 @@ class LatencyChange:
     ci95: tuple[float, float] | None
     verdict: Literal["faster", "slower", "no difference shown", "not compared"]  # of b
     reason: str | None = None
+    relative: float | None = None  # the same ratio, each side divided by fp32 of the same rounds
+    relative_ci95: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,8 @@ def test_the_interval_is_the_same_every_time_and_absent_for_few_samples() -> Non
     [
         ({"device": replace(DEVICE, name="Jetson Orin Nano")}, "different machines"),
         ({"device": replace(DEVICE, power_mode="7W (nvpmodel 1)")}, "different power modes"),
+        ({"device": replace(DEVICE, cores=64)}, "different numbers of cores"),
+        ({"device": replace(DEVICE, memory_gib=61.0)}, "different memory sizes"),
         ({"device": replace(DEVICE, threads=1 + DEVICE.threads)}, "different numbers of threads"),
         ({"batch": 8}, "different batch sizes"),
     ],
@@ -130,6 +132,33 @@ def test_a_difference_seen_on_a_busy_machine_is_not_called_one() -> None:
     assert (verdict, ratio) == ("no difference shown", pytest.approx(2.0, rel=0.05))
     assert reason is not None
     assert "b: the machine was busy" in reason
+
+
+def test_against_fp32_of_the_same_rounds_the_machines_state_cancels() -> None:
+    """One run on a machine half as fast: int8 is as much faster than fp32 as before, or is not."""
+
+    def both(slow: float, gain: float, seed: int) -> tuple[Row, ...]:
+        pace = slow * (1 + 0.3 * np.sin(np.arange(80) / 7 + seed))  # drifts over the run, for both alike
+        noise = np.random.default_rng(seed)
+        rows = []
+        for precision, factor in (("fp32", 1.0), ("int8", gain)):
+            times = np.repeat(pace, 5) * 10 * factor * (1 + noise.gamma(1.0, 0.01, 400))
+            latency = summarise([float(t) for t in times])
+            rows.append(Row(precision, "onnxruntime-cpu", "measured", latency=latency))  # type: ignore[arg-type]
+        return tuple(rows)
+
+    settings = {"model": "m", "weights": "w", "input": "64 px", "batch": "1"}
+    busy = replace(DEVICE, load=9.0)
+    before = side("a", rows=both(1.0, 0.5, 1), settings=settings)
+    same = compare(before, side("b", rows=both(2.0, 0.5, 2), device=busy, settings=settings)).contrasts[1].latency
+    assert same is not None
+    assert (same.verdict, same.relative) == ("no difference shown", pytest.approx(1.0, abs=0.02))
+    worse = compare(before, side("b", rows=both(2.0, 0.7, 3), device=busy, settings=settings)).contrasts[1].latency
+    assert worse is not None
+    assert (worse.verdict, worse.relative) == ("slower", pytest.approx(1.4, abs=0.03))
+    other = compare(before, side("b", rows=both(2.0, 0.7, 3), settings=settings | {"model": "n"})).contrasts[1].latency
+    assert other is not None
+    assert other.relative is None  # another fp32 is no common measure
 
 
 def test_what_each_side_was_built_for_is_compared_even_under_another_precision() -> None:

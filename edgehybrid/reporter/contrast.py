@@ -22,6 +22,10 @@ def contrast_table(result: Comparison) -> RenderableType:
     for contrast in result.contrasts:
         if contrast.latency is not None:
             table.add_row(Text(_rows(contrast)), "p50 ms", *_latency(contrast.latency))
+        if contrast.latency is not None and contrast.latency.relative is not None:
+            table.add_row(
+                "", "to fp32", "", "", Text(_times(contrast.latency.relative, contrast.latency.relative_ci95)), ""
+            )
         if contrast.accuracy is not None:
             table.add_row(Text(_rows(contrast)), "top-1 %", *_accuracy(contrast.accuracy))
     parts: list[RenderableType] = [Text(f"a  {wording.plain(result.a)}\nb  {wording.plain(result.b)}\n"), table]
@@ -94,9 +98,13 @@ def _rows(contrast: Contrast) -> str:
 
 
 def _latency(change: LatencyChange) -> tuple[str, str, Text, Text]:
-    ends = "" if change.ci95 is None else f" [{change.ci95[0]:.2f}, {change.ci95[1]:.2f}]"
-    told = "-" if change.ratio is None else f"{change.ratio:.2f}x as long{ends}"
+    told = _times(change.ratio, change.ci95)
     return wording.millis(change.a), wording.millis(change.b), Text(told), _styled(change.verdict)
+
+
+def _times(ratio: float | None, bounds: tuple[float, float] | None) -> str:
+    ends = "" if bounds is None else f" [{bounds[0]:.2f}, {bounds[1]:.2f}]"
+    return "-" if ratio is None else f"{ratio:.2f}x as long{ends}"
 
 
 def _accuracy(change: AccuracyChange) -> tuple[str, str, Text, Text]:
