@@ -17,7 +17,7 @@ test: .venv/.test
 
 .venv/.run: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[host,rtx]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[host,rtx,stream]'
 	touch $@
 
 .venv/.test: pyproject.toml

@@ -23,7 +23,7 @@ EXTRAS = {
     },
     "timm": {"timm": "1.0.20"},
     "rtx": {"tensorrt-rtx-cu13-libs": "1.7", "tensorrt-rtx-cu13-bindings": "1.7"},
-    "stream": {"av": "14", "aiohttp": "3.10"},
+    "stream": {"av": "15", "aiohttp": "3.10"},
 }
 """Extra -> distribution -> lowest version, as in pyproject.toml (a test compares them)."""
 PURPOSE = {

@@ -16,11 +16,16 @@ def stream(
     source: str,
     *,
     engine: Path,
+    variant: str | None = None,
     duration: float | None = None,
     max_fps: float | None = None,
     max_age: float = 1.0,
     realtime: bool = False,
     loop: bool = False,
+    web: bool = True,
+    address: str = "127.0.0.1",
+    port: int = 8080,
+    record: Path | None = None,
     json_lines: Path | None = None,
 ) -> Stream:
     """Run a network on a camera or a clip.
@@ -30,11 +35,16 @@ def stream(
     Args:
         source: test://, csi://0, v4l2:///dev/video0 or 0, rtsp://, http:// (MJPEG), file://clip.mp4, or a folder.
         engine: A bundle folder, an engine.plan of a bundle, or an ONNX file.
+        variant: Which network of a bundle runs first, by precision; the one it was built for by default.
         duration: Seconds after which to end; without end by default.
         max_fps: Infer at most so many frames per second.
         max_age: Seconds after which a camera's frame is stale and is not inferred.
         realtime: Play a clip at its own pace and drop what comes too late, as with a camera.
         loop: Begin a clip or a folder anew when it ends.
+        web: Show the stream on a page; its address is printed.
+        address: Where the page is served; one that others can reach needs the token that is printed.
+        port: Of the page; 0 takes a free one.
+        record: Film the frames with their answers in this new .mp4 file.
         json_lines: Append a line per frame and per loss of the connection to this file.
 
     Returns:
@@ -45,21 +55,32 @@ def stream(
     """
     from edgehybrid import stages
 
-    stages.require("av", "stream", "read cameras and clips")
+    for module in ("av", "aiohttp"):
+        stages.require(module, "stream", "run a stream")
     from edgehybrid import streamer
 
-    subject = _subject(engine)
-    wish = streamer.Play(duration, max_fps, max_age, realtime, loop, json_lines)
+    subject = subject_of(engine, variant)
+    wish = streamer.Play(duration, max_fps, max_age, realtime, loop, web, address, port, record, json_lines)
     return streamer.play(streamer.parse(source), subject, wish)
 
 
-def _subject(path: Path) -> "Subject":
+def subject_of(path: Path, first: str | None = None) -> "Subject":
     """What can be run of a bundle, an engine of a bundle, or an ONNX file.
+
+    Args:
+        path: Of it.
+        first: Name of the variant to begin with.
 
     Raises:
         NotFoundError: Nothing is there.
+        UsageError: There is no such variant, or the file is of another kind.
         ArtifactError: A bundle that is damaged, or an engine that no manifest vouches for.
     """
+    whole = _subject(path)
+    return whole if first is None else replace(whole, first=whole.variant(first).name)
+
+
+def _subject(path: Path) -> "Subject":
     from edgehybrid import delivery
     from edgehybrid.streamer import Subject, Variant
 

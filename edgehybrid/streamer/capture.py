@@ -192,8 +192,10 @@ class Capture:
         with self._lock:  # an abandoned reader that comes back late must not number frames, or pass any on
             if not wanted():
                 return None
-            number, self._ids = self._ids, self._ids + 1
-            self._tally.count("captured")
+            number = self._ids + shot.skipped
+            self._ids = number + 1
+            self._tally.count("captured", 1 + shot.skipped)
+            self._tally.count("dropped", shot.skipped)
             if shot.pixels is None or shot.damaged:
                 self._tally.count("damaged")
                 return None

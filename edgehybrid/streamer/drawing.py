@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-VIEW_WIDTH = 960
+VIEW_WIDTH = 800
 """Px; a page shows no more of a frame, and a wider JPEG costs inference time."""
 _QUALITY = 80
 _PANEL, _INK, _TRACK, _BAR = (16, 19, 22), (231, 234, 237), (45, 52, 59), (86, 180, 233)

@@ -1,28 +1,33 @@
-"""Read a Jetson's CSI camera, or RTSP through its hardware decoder, with GStreamer from the system's PyGObject.
+"""Read a Jetson's CSI camera, or RTSP through its hardware decoder, from GStreamer in a process of its own."""
 
-Loaded only where it is needed: PyGObject comes with the system, not from PyPI.
-"""
-
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
 
-import gi
 import numpy as np
-from numpy.typing import NDArray
 
+from edgehybrid.errors import NotReadyError
 from edgehybrid.streamer.address import Address
+from edgehybrid.streamer.gstreamer_child import HEADER
+from edgehybrid.streamer.newest import Newest
 from edgehybrid.streamer.source import LostError, Shot
-from edgehybrid.streamer.video import PATIENCE_S
-
-gi.require_version("Gst", "1.0")
-gi.require_version("GstApp", "1.0")
-from gi.repository import Gst, GstApp  # noqa: E402 - the versions must be chosen first
-
-Gst.init(None)
 
 NVIDIA_DECODER = ("nvv4l2decoder", "nvvidconv")
-_CSI_ELEMENTS = ("nvarguscamerasrc", "nvvidconv")
+NVIDIA_CAMERA = ("nvarguscamerasrc", "nvvidconv")
+PATIENCE_S = 5.0
+"""So long may the first frame take."""
+SYSTEM_PYTHON = "/usr/bin/python3"
+"""JetPack's and Debian's PyGObject is made for this one."""
+_CHILD = Path(__file__).with_name("gstreamer_child.py")
 _TO_RGB = "videoconvert ! video/x-raw,format=RGB ! appsink name=sink drop=true max-buffers=1 sync=false"
+_FIX = "sudo apt install python3-gi gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-good"
 
 
 def csi_pipeline(sensor: str) -> str:
@@ -46,9 +51,16 @@ def rtsp_pipeline() -> str:
     )
 
 
+@functools.cache
 def has(*elements: str) -> bool:
-    """Whether GStreamer elements are installed."""
-    return all(Gst.ElementFactory.find(name) is not None for name in elements)
+    """Whether GStreamer is here and has these elements; asks once."""
+    try:
+        done = subprocess.run(
+            [_python(), "-I", str(_CHILD), "--has", *elements], capture_output=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 class GstReader:
@@ -59,84 +71,89 @@ class GstReader:
         pipeline: What to run instead; a test passes one without NVIDIA's elements.
 
     Raises:
-        LostError: It does not start.
+        NotReadyError: There is no PyGObject with GStreamer.
+        LostError: It does not start, or gives no frame.
     """
 
     def __init__(self, address: Address, pipeline: str | None = None) -> None:
         self._address = address
-        if pipeline is None and address.kind == "csi" and not has(*_CSI_ELEMENTS):
-            raise LostError(
-                "GStreamer has no nvarguscamerasrc: this is no Jetson, or its multimedia package is missing",
-                lasting=True,
-                fix="on a Jetson: sudo apt install nvidia-l4t-gstreamer; elsewhere use v4l2:///dev/video0",
-            )
-        text = pipeline or (csi_pipeline(address.target) if address.kind == "csi" else rtsp_pipeline())
-        self._pipeline = Gst.parse_launch(text)
-        if camera := self._pipeline.get_by_name("camera"):
-            camera.set_property("location", address.target)
-        self._sink: GstApp.AppSink = self._pipeline.get_by_name("sink")
-        self._pipeline.set_state(Gst.State.PLAYING)
-        self._first = self._pull(PATIENCE_S)
-        if self._first is None:
+        own = csi_pipeline(address.target) if address.kind == "csi" else rtsp_pipeline()
+        needed = NVIDIA_CAMERA if address.kind == "csi" else NVIDIA_DECODER
+        order = {"pipeline": pipeline or own, "location": address.target, "elements": [] if pipeline else needed}
+        self._child, self._pipe = _start(json.dumps(order).encode())  # not in its arguments, which everybody can read
+        self._newest = Newest(self._frames())
+        end = time.monotonic() + PATIENCE_S
+        try:
+            first = next(self._newest.take(lambda: time.monotonic() < end), None)
+        except BaseException:
+            self.close()
+            raise
+        if first is None or first[0].pixels is None:
             self.close()
             raise LostError(f"no frame within {PATIENCE_S:g} s", fix="sudo systemctl restart nvargus-daemon")
-        pixels = self._first.pixels
-        size = "" if pixels is None else f" {pixels.shape[1]}x{pixels.shape[0]}"
-        self.title = f"GStreamer {address.kind}{size}"
+        self._first = first[0]
+        height, width = first[0].pixels.shape[:2]
+        self.title = f"GStreamer {address.kind} {width}x{height}"
 
     def shots(self, wanted: Callable[[], bool]) -> Iterator[Shot]:
         """Pictures as they come; see `source.Reader`."""
-        silent_since = time.monotonic()
-        while wanted():
-            shot = self._pull(0.1)
-            if shot is not None:
-                silent_since = time.monotonic()
-                yield shot
-            elif self._sink.get_property("eos"):
-                return
-            elif time.monotonic() - silent_since > PATIENCE_S:
-                raise LostError(f"no data for {PATIENCE_S:g} s")
+        yield self._first
+        for shot, _, skipped in self._newest.take(wanted):
+            yield Shot(shot.pixels, shot.captured, skipped=skipped)
 
     def close(self) -> None:
-        """Stop the pipeline."""
-        self._pipeline.set_state(Gst.State.NULL)
+        """End the process; one that hangs in a driver is left to the system."""
+        self._child.kill()
+        self._newest.stop()
+        self._pipe.close()
+        self._child.wait()
 
-    def _pull(self, timeout: float) -> Shot | None:
-        """The newest picture, or None after `timeout` seconds.
+    def _frames(self) -> Iterator[Shot]:
+        """What the child says, until it ends.
 
         Raises:
-            LostError: The pipeline reported an error.
+            NotReadyError: It has no GStreamer.
+            LostError: Its pipeline failed, or it crashed.
         """
-        sample = self._sink.emit("try-pull-sample", int(timeout * Gst.SECOND))
-        message = self._pipeline.get_bus().pop_filtered(Gst.MessageType.ERROR)
-        if message is not None:
-            self.close()
-            raise LostError(self._address.clean(message.parse_error()[0].message))
-        if sample is None:
-            return None
-        shape = sample.get_caps().get_structure(0)
-        width, height = shape.get_value("width"), shape.get_value("height")
-        buffer = sample.get_buffer()
-        mapped, view = buffer.map(Gst.MapFlags.READ)
-        if not mapped:
-            return Shot(None, time.monotonic(), "cannot be read")
-        try:
-            pixels = _unpadded(view.data, width, height)
-        finally:
-            buffer.unmap(view)
-        return Shot(pixels, time.monotonic() - self._waited(buffer.pts))
-
-    def _waited(self, stamp: int) -> float:
-        """Seconds since the buffer was taken, by the pipeline's clock; 0 where it has no stamp."""
-        clock = self._pipeline.get_clock()
-        if clock is None or stamp == Gst.CLOCK_TIME_NONE:
-            return 0.0
-        waited = (clock.get_time() - self._pipeline.get_base_time() - stamp) / Gst.SECOND
-        return waited if 0 <= waited < PATIENCE_S else 0.0
+        while len(head := self._pipe.read(HEADER.size)) == HEADER.size:
+            kind, first, second, at = HEADER.unpack(head)
+            data = self._pipe.read(3 * first * second if kind == b"F" else first)
+            if kind == b"F":
+                yield Shot(np.frombuffer(data, np.uint8).reshape(second, first, 3), at)
+                continue
+            text = self._address.clean(data.decode(errors="replace"))
+            if kind == b"X":
+                return
+            if kind == b"M":
+                raise NotReadyError(f"{self._address.shown} needs GStreamer", why=f"{_python()}: {text}", fix=_FIX)
+            lasting = text.startswith("GStreamer has no ")
+            raise LostError(text, lasting=lasting, fix="on a Jetson: sudo apt install nvidia-l4t-gstreamer")
+        raise LostError("the GStreamer process ended")
 
 
-def _unpadded(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """(H, W, 3) from rows that GStreamer pads to 4 bytes."""
-    stride = (3 * width + 3) // 4 * 4
-    rows = np.frombuffer(data, np.uint8, stride * height).reshape(height, stride)
-    return rows[:, : 3 * width].reshape(height, width, 3).copy()
+def _start(order: bytes) -> tuple["subprocess.Popen[bytes]", BinaryIO]:
+    """Start the child with a pipe of its own: NVIDIA's elements print on stdout."""
+    out, into = os.pipe()
+    try:
+        child = subprocess.Popen(
+            [_python(), "-I", str(_CHILD), str(into)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(into,),
+            start_new_session=True,  # Ctrl-C is for the parent, which ends it
+        )
+    except OSError as error:
+        os.close(out)
+        raise NotReadyError("GStreamer cannot be started", why=f"{_python()}: {error.strerror}", fix=_FIX) from error
+    finally:
+        os.close(into)
+    assert child.stdin is not None
+    with child.stdin as order_to:
+        order_to.write(order)
+    return child, os.fdopen(out, "rb")
+
+
+def _python() -> str:
+    """An interpreter that has PyGObject: this one, or else the system's."""
+    return sys.executable if importlib.util.find_spec("gi") is not None else SYSTEM_PYTHON

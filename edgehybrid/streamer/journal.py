@@ -1,10 +1,13 @@
-"""Write what happened to every frame and to the connection as JSON lines, each on disk before the next begins."""
+"""Write what happened to every frame and to the connection as JSON lines, each written out before the next."""
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 
+from edgehybrid.errors import EdgeHybridError, ResourceError
 from edgehybrid.store import guarding
 from edgehybrid.streamer.capture import Health
 from edgehybrid.streamer.network import Answer, Subject
@@ -18,17 +21,19 @@ class Journal:
     Args:
         path: The file; lines of earlier runs stay.
         subject: For the names of classes.
-        facts: Of the `start` line.
+        source: What is shown of the address.
+        max_age: Seconds.
 
     Raises:
         ResourceError: It cannot be written.
     """
 
-    def __init__(self, path: Path, subject: Subject, facts: Mapping[str, object]) -> None:
+    def __init__(self, path: Path, subject: Subject, source: str, max_age: float) -> None:
         self._path, self._subject = path, subject
         with guarding(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8", buffering=1)
+        facts = {"source": source, "engine": subject.title, "variant": subject.first, "max_age_s": max_age}
         self._write("start", {"schema": SCHEMA, **facts})
 
     def answered(self, answer: Answer, *, late: bool) -> None:
@@ -53,10 +58,22 @@ class Journal:
         """A change of the connection."""
         self._write("connection", {"phase": health.phase, "reason": health.reason, "retry_s": health.retry_s})
 
-    def close(self, summary: Mapping[str, object]) -> None:
+    def finish(self, summary: Mapping[str, object]) -> None:
         """The last line."""
         self._write("end", summary)
-        self._file.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file; a run that broke leaves its reason as the last line, where the disk takes one."""
+        if isinstance(error, EdgeHybridError):
+            with contextlib.suppress(ResourceError):
+                self._write("end", {"error": error.what, "why": error.why})
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _write(self, event: str, facts: Mapping[str, object]) -> None:
         with guarding(self._path):

@@ -6,17 +6,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgehybrid import device
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import StageError, UsageError
 from edgehybrid.progress import Listener, listener
-from edgehybrid.records import DeviceState, Stream
+from edgehybrid.records import Stream
+from edgehybrid.streamer.access import Door
 from edgehybrid.streamer.address import Address
 from edgehybrid.streamer.capture import Health
+from edgehybrid.streamer.gallery import Gallery
+from edgehybrid.streamer.gauge import Gauge
 from edgehybrid.streamer.journal import Journal
 from edgehybrid.streamer.network import Answer, Network, Subject
 from edgehybrid.streamer.readers import open_reader
+from edgehybrid.streamer.recorder import Recorder
+from edgehybrid.streamer.server import Server
 from edgehybrid.streamer.session import Ending, Limits, Session, Watcher
+from edgehybrid.streamer.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,18 @@ class Play:
     max_age: float = 1.0  # seconds
     realtime: bool = False
     loop: bool = False
+    web: bool = False
+    address: str = "127.0.0.1"
+    port: int = 8080
+    record: Path | None = None
     json_lines: Path | None = None
 
 
-def play(address: Address, subject: Subject, wish: Play) -> Stream:
+def play(source: Address, subject: Subject, wish: Play) -> Stream:
     """Stream until the time is over, the source ends or a signal arrives.
 
     Args:
-        address: Where frames come from.
+        source: Where frames come from.
         subject: What is asked about them.
         wish: How.
 
@@ -44,69 +53,101 @@ def play(address: Address, subject: Subject, wish: Play) -> Stream:
         InputError: The source or the network cannot be opened.
         StageError: No frame was inferred, or something broke on the way.
         NotReadyError: A library is missing.
-        ResourceError: A file cannot be written.
+        ResourceError: A file cannot be written, or the page's port is taken.
     """
     _check(wish)
-    live = address.is_live or wish.realtime
+    live = source.is_live or wish.realtime
     threads = max(1, available_cores() - 1)  # one core for decoding and the page, else they delay every answer
-    state = device.state(threads)
+    tally = Tally()
     with ExitStack() as stack:
         network = stack.enter_context(Network(subject, threads))
-        watchers: list[Watcher] = [_Announcer(listener(), address.shown)]
-        journal = None
-        if wish.json_lines is not None:
-            facts = {
-                "source": address.shown,
-                "engine": subject.title,
-                "variant": subject.first,
-                "max_age_s": wish.max_age,
-            }
-            journal = Journal(wish.json_lines, subject, facts)
-            watchers.append(journal)
+        gauge = stack.enter_context(Gauge(threads))
+        gallery = Gallery(
+            subject, network, source.shown, live=live, synthetic=source.kind == "test", max_age=wish.max_age
+        )
+        journal = None if wish.json_lines is None else Journal(wish.json_lines, subject, source.shown, wish.max_age)
+        watchers: list[Watcher] = [_Announcer(listener(), source.shown), gallery]
+        if journal is not None:
+            watchers.append(stack.enter_context(journal))
+        if wish.record is not None:
+            watchers.append(stack.enter_context(Recorder(wish.record, subject, tally, live=live)))
         session = Session(
-            functools.partial(open_reader, address, realtime=wish.realtime),
+            functools.partial(open_reader, source, realtime=wish.realtime),
             network,
             Limits(wish.duration, wish.max_fps, wish.max_age),
+            tally=tally,
             live=live,
             loop=wish.loop,
             watchers=watchers,
         )
-        ending = session.run(functools.partial(_tick, session, listener()))
-        found = _summary(session, network, address, subject, state=state, ending=ending)
+        if wish.web:
+            gallery.figures, gallery.device = functools.partial(_figures, session, live), gauge.rows
+            _serve(stack, gallery, wish)
+        ending = session.run(functools.partial(_tick, session, listener(), live))
+        found = _summary(session, network, source, subject, gauge=gauge, ending=ending, film=wish.record)
         if journal is not None:
-            journal.close({"frames": found.frames, "ended": ending})
-    if found.frames == 0:
+            journal.finish({"frames": found.frames, "ended": ending})
+    if found.frames == 0 and ending not in ("interrupted", "terminated"):
         raise StageError(
-            f"no frame of {address.shown} was inferred",
+            f"no frame of {source.shown} was inferred",
             why=_why_nothing(session),
             fix="check the source; --max-age and --duration may be too short for it",
         )
     return found
 
 
+def _serve(stack: ExitStack, gallery: Gallery, wish: Play) -> None:
+    """Start the page, and say where it is."""
+    door = Door(wish.address)
+    server = stack.enter_context(Server(gallery, door, wish.address, wish.port))
+    listener().note(f"page: {server.url}")
+    if door.token is not None:
+        listener().note(
+            f"everybody who reaches {wish.address} and has this token sees the camera; nothing is encrypted"
+        )
+
+
+def _figures(session: Session, live: bool) -> dict[str, object]:
+    """What the page shows of rates and counters."""
+    counts = session.counts()
+    reconnects = max(0, counts["connects"] - 1) if live else 0
+    return {**counts, **session.tally.quantiles(), "fps": session.recent_fps(), "reconnects": reconnects}
+
+
 def _check(wish: Play) -> None:
     for name, value in (("duration", wish.duration), ("max-fps", wish.max_fps), ("max-age", wish.max_age)):
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--{name} {value:g} makes no sense", why="it must be above 0", fix=f"--{name} 1")
+    if not 0 <= wish.port <= 65535:
+        raise UsageError(f"--port {wish.port} makes no sense", why="needed 0 to 65535", fix="--port 0 takes a free one")
 
 
 def _summary(
-    session: Session, network: Network, address: Address, subject: Subject, *, state: DeviceState, ending: Ending
+    session: Session,
+    network: Network,
+    source: Address,
+    subject: Subject,
+    *,
+    gauge: Gauge,
+    ending: Ending,
+    film: Path | None,
 ) -> Stream:
     counts, times = session.counts(), session.tally.quantiles()
     age = {name: times[f"age_{name}"] for name in ("p50", "p99", "max")}
     inference = {name: times[f"inference_{name}"] for name in ("p50", "p99")}
     notes = []
-    if address.kind == "test":
+    if source.kind == "test":
         notes.append("the source is a synthetic scene: its frames are computed, no camera saw them")
     if not subject.trained:
         notes.append("the weights are untrained: the answers mean nothing")
+    if counts["unrecorded"]:
+        notes.append(f"{counts['unrecorded']} answers are not on the film: it could not be written in time")
     return Stream(
-        source=address.shown,
+        source=source.shown,
         engine=subject.title,
         variant=network.current.name,
         backend=network.current.backend,
-        device=state,
+        device=gauge.first,
         seconds=time.monotonic() - session.began,
         captured=counts["captured"],
         frames=counts["inferred"],
@@ -118,9 +159,11 @@ def _summary(
         blank=counts["blank"],
         damaged=counts["damaged"],
         late=counts["late"],
-        reconnects=max(0, counts["connects"] - 1) if address.is_live else 0,
+        reconnects=max(0, counts["connects"] - 1) if source.is_live else 0,
         longest_gap_s=session.longest_gap,
         ended=ending,
+        power_w=gauge.mean_watts(),
+        recorded=None if film is None else str(film),
         notes=tuple(notes),
     )
 
@@ -133,16 +176,17 @@ def _why_nothing(session: Session) -> str:
     return f"of {counts['captured']} captured: {', '.join(refused) or 'none was ready in time'}"
 
 
-def _tick(session: Session, to: Listener) -> None:
+def _tick(session: Session, to: Listener, live: bool) -> None:
     counts, times = session.counts(), session.tally.quantiles()
+    reconnects = max(0, counts["connects"] - 1) if live else 0
     age = (
         f"age p50 {times['age_p50']:.0f} p99 {times['age_p99']:.0f} ms"
         if times["age_p50"] is not None
         else "no answer yet"
     )
     to.status(
-        f"{session.health.phase} | {session.fps():.1f} fps | {age} | {counts['dropped']} dropped | "
-        f"{max(0, counts['connects'] - 1)} reconnects"
+        f"{session.health.phase} | {session.recent_fps():.1f} fps | {age} | {counts['dropped']} dropped | "
+        f"{reconnects} reconnects"
     )
 
 
@@ -152,6 +196,7 @@ class _Announcer:
     def __init__(self, to: Listener, source: str) -> None:
         self._to, self._source = to, source
         self._lost_at: float | None = None
+        self._met = False
 
     def answered(self, answer: Answer, *, late: bool) -> None:
         """Nothing to tell."""
@@ -163,10 +208,10 @@ class _Announcer:
             self._lost_at = time.monotonic() if self._lost_at is None else self._lost_at
             self._to.note(f"{now} {self._source} lost: {health.reason}; next attempt in {health.retry_s or 0:.1f} s")
         elif health.phase == "live":
-            if self._lost_at is None:
-                self._to.note(f"{now} {self._source} live: {health.title}")
-            else:
+            if self._lost_at is not None:
                 self._to.note(f"{now} {self._source} live again after {time.monotonic() - self._lost_at:.1f} s")
-            self._lost_at = None
+            elif not self._met:  # a clip in a loop comes here again and again
+                self._to.note(f"{now} {self._source} live: {health.title}")
+            self._lost_at, self._met = None, True
         elif health.phase == "blank":
             self._to.note(f"{now} {self._source}: frames without a picture (black, or one colour) are not inferred")

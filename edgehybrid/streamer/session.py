@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -17,6 +18,9 @@ Ending = Literal["duration", "source", "interrupted", "terminated"]
 
 FAREWELL_S = 1.2
 """So long, in all, may threads take to end; one that hangs in a driver or a network is left behind."""
+
+
+RECENT_S = 2.0
 
 
 class Watcher(Protocol):
@@ -45,6 +49,7 @@ class Session:
         connect: Opens a connection to the source.
         network: Loaded.
         limits: When to end and what to leave out.
+        tally: Where frames are counted.
         live: Frames age; else every frame is inferred.
         loop: Begin a source that ended anew.
         watchers: Told of everything.
@@ -56,11 +61,12 @@ class Session:
         network: Network,
         limits: Limits,
         *,
+        tally: Tally | None = None,
         live: bool,
         loop: bool = False,
         watchers: Sequence[Watcher] = (),
     ) -> None:
-        self.tally, self._mailbox = Tally(), Mailbox()
+        self.tally, self._mailbox = tally or Tally(), Mailbox()
         self._network, self._limits, self._watchers = network, limits, watchers
         self._capture = Capture(
             connect,
@@ -77,6 +83,7 @@ class Session:
         self.first_answer: float | None = None
         self.last_answer: float | None = None
         self.longest_gap = 0.0
+        self._recent: deque[float] = deque(maxlen=1000)
 
     @property
     def health(self) -> Health:
@@ -137,6 +144,12 @@ class Session:
             return 0.0
         return (inferred - 1) / (self.last_answer - self.first_answer)
 
+    def recent_fps(self) -> float:
+        """Inferred frames per second over about the last two seconds."""
+        now = time.monotonic()
+        times = [at for at in tuple(self._recent) if now - at < RECENT_S]
+        return len(times) / RECENT_S if now - self.began > RECENT_S else len(times) / max(0.1, now - self.began)
+
     def _wait(self, tick: Callable[[], None]) -> Ending:
         end = None if self._limits.duration is None else self.began + self._limits.duration
         while not self._stop.is_set():
@@ -190,6 +203,7 @@ class Session:
         before = self.began if self.last_answer is None else self.last_answer
         self.longest_gap = max(self.longest_gap, answer.finished - before)
         self.last_answer = answer.finished
+        self._recent.append(answer.finished)
         if self.first_answer is None:
             self.first_answer = answer.finished
 

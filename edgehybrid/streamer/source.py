@@ -16,11 +16,13 @@ class Shot:
         pixels: (H, W, 3) RGB, not changed afterwards; None where nothing could be decoded.
         captured: When, in seconds of the monotonic clock.
         damaged: Why the decoder does not vouch for it; None where it does.
+        skipped: How many pictures were left out before it, undecoded, because this one was there already.
     """
 
     pixels: NDArray[np.uint8] | None
     captured: float
     damaged: str | None = None
+    skipped: int = 0
 
 
 class Reader(Protocol):

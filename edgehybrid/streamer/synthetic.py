@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgehybrid.errors import UsageError
 from edgehybrid.streamer.source import Shot
 
-DEFAULT_FPS, DEFAULT_SIZE = 30.0, (640, 480)
+DEFAULT_FPS, DEFAULT_SIZE = 30.0, (960, 540)
 _BODIES = 5
 _TEXTURE_SEED = 0
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import av
 import av.error
@@ -13,12 +13,13 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from edgehybrid.streamer.address import Address
+from edgehybrid.streamer.newest import Newest
 from edgehybrid.streamer.source import LostError, Shot
 
 PATIENCE_S = 5.0
 """So long may a connection be opened, or be silent, before it counts as lost."""
 
-_LIVE = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "1000000"}
+_LIVE = {"flags": "low_delay", "analyzeduration": "1000000"}
 _OPTIONS = {
     # TCP: a lost UDP packet is a damaged picture. RTP's own clock says how long a frame has waited.
     "rtsp": {**_LIVE, "rtsp_transport": "tcp"},
@@ -39,8 +40,10 @@ _LASTING = (
     av.error.DecoderNotFoundError,
     av.error.IsADirectoryError,
 )
+_WHOLE_PICTURES = ("mjpeg", "rawvideo", "png")
 _SKEW = 2e-4
 """By how much a camera's clock may run slow, in seconds per second; a backlog grows faster than that."""
+_WAITED_S, _LONGEST_BACKLOG_S = 0.003, 2.0
 _END_OF_JPEG = b"\xff\xd9"
 
 av.logging.set_level(None)  # FFmpeg would print addresses, credentials included
@@ -70,6 +73,7 @@ class VideoReader:
             self._stream.thread_type = "AUTO" if address.kind == "clip" else "SLICE"
         except av.error.FFmpegError as error:
             raise _lost(address, error) from error
+        self._newest: Newest[av.Packet[VideoStream]] | None = None
         codec = self._stream.codec_context
         rate = self._stream.average_rate or self._stream.guessed_rate
         fps = f", {float(rate):.3g} fps" if rate and address.kind != "http" else ""
@@ -79,11 +83,13 @@ class VideoReader:
         """Decoded pictures in order; see `source.Reader`."""
         clock, pace = ArrivalClock(), _Pace()
         arrivals: dict[int, float] = {}
+        backlog = _Backlog() if self._address.kind == "rtsp" else None
         try:
-            for packet in self._container.demux(self._stream):
+            for packet, arrived, skipped in self._packets(wanted):
                 if not wanted():
                     return
-                arrived = time.monotonic()
+                if backlog is not None and backlog.is_through(arrived):
+                    backlog = None
                 if packet.pts is not None and packet.time_base is not None:
                     arrivals[packet.pts] = self._taken(clock, arrived, float(packet.pts * packet.time_base))
                 damage = self._damage(packet)
@@ -92,14 +98,18 @@ class VideoReader:
                 except av.error.InvalidDataError as error:
                     if not self._address.is_live:
                         raise
-                    yield Shot(None, arrived, f"cannot be decoded ({error.strerror})")
+                    yield Shot(None, arrived, f"cannot be decoded ({error.strerror})", skipped)
+                    continue
+                if backlog is not None:
+                    backlog.asked = time.monotonic()
                     continue
                 for frame in frames:
                     if self._paced and frame.time is not None and not pace.wait(frame.time, wanted):
                         return
                     taken = arrivals.pop(frame.pts, arrived) if frame.pts is not None else arrived
                     when = taken if self._address.is_live else time.monotonic()
-                    yield Shot(_pixels(frame), when, damage or ("corrupt" if frame.is_corrupt else None))
+                    yield Shot(_pixels(frame), when, damage or ("corrupt" if frame.is_corrupt else None), skipped)
+                    skipped = 0
                 if len(arrivals) > 64:  # packets that gave no frame
                     arrivals.pop(min(arrivals))
         except av.error.EOFError:
@@ -108,8 +118,20 @@ class VideoReader:
             raise _lost(self._address, error) from error
 
     def close(self) -> None:
-        """Free the container."""
+        """Free the container, once nothing reads it any more."""
+        if self._newest is not None:
+            self._newest.stop()
         self._container.close()
+
+    def _packets(self, wanted: Callable[[], bool]) -> "Iterator[tuple[av.Packet[VideoStream], float, int]]":
+        """Packets, when each arrived, and how many were left out before it."""
+        packets = self._container.demux(self._stream)
+        if self._address.kind in ("http", "v4l2") and self._stream.codec_context.name in _WHOLE_PICTURES:
+            self._newest = Newest(packets)
+            yield from self._newest.take(wanted)
+        else:
+            for packet in packets:
+                yield packet, time.monotonic(), 0
 
     def _taken(self, clock: "ArrivalClock", arrived: float, stamp: float) -> float:
         """When a packet was taken, by the clock that this kind of source stamps with."""
@@ -125,7 +147,7 @@ class VideoReader:
             return "incomplete packet"
         if self._address.kind == "http" and self._stream.codec_context.name == "mjpeg" and packet.size:
             # A decoder fills the missing half of a cut JPEG with grey and says nothing.
-            return None if _END_OF_JPEG in bytes(packet)[-64:] else "cut JPEG"
+            return None if bytes(packet).rstrip(b"\0\r\n").endswith(_END_OF_JPEG) else "cut JPEG"
         return None
 
 
@@ -151,6 +173,22 @@ class ArrivalClock:
             self.offset = min(offset, self.offset + _SKEW * (arrived - self.arrived))
         self.stamp, self.arrived = stamp, arrived
         return stamp + self.offset
+
+
+@dataclass
+class _Backlog:
+    """What an RTSP source gave at once when it was opened: read ahead to probe it, or kept by the server.
+
+    How long these frames had waited, no clock tells yet. They are decoded, as later ones build on them, and passed over
+    until reading had to wait for the first time.
+    """
+
+    opened: float = field(default_factory=time.monotonic)
+    asked: float = field(default_factory=time.monotonic)
+
+    def is_through(self, arrived: float) -> bool:
+        """Whether the packet that arrived then was a fresh one."""
+        return arrived - self.asked > _WAITED_S or arrived - self.opened > _LONGEST_BACKLOG_S
 
 
 class _Pace:

@@ -23,9 +23,30 @@ def network(tmp_path: Path) -> Network:
     return Network(subject(tmp_path), threads=1)
 
 
-def run(connect: Callable[[], Reader], network: Network, limits: Limits, *, live: bool = True) -> tuple[Session, Diary]:
-    diary = Diary()
-    session = Session(connect, network, limits, live=live, watchers=[diary])
+class Enough:
+    """A watcher that ends a run after some answers."""
+
+    def __init__(self, answers: int) -> None:
+        self._left, self.session = answers, None
+
+    def answered(self, answer: object, *, late: bool) -> None:
+        self._left -= 1
+        if self._left == 0 and self.session is not None:
+            self.session.stop()
+
+    def changed(self, health: object) -> None:
+        pass
+
+    session: Session | None
+
+
+def run(
+    connect: Callable[[], Reader], network: Network, limits: Limits, *, live: bool = True, answers: int = 10**9
+) -> tuple[Session, Diary]:
+    """Run to the end of the limits, or until there are so many answers."""
+    diary, enough = Diary(), Enough(answers)
+    session = Session(connect, network, limits, live=live, watchers=[diary, enough])
+    enough.session = session
     session.run()
     counts = session.counts()
     assert counts["captured"] == sum(counts[fate] for fate in ("inferred", "dropped", "stale", "blank", "damaged"))
@@ -35,8 +56,8 @@ def run(connect: Callable[[], Reader], network: Network, limits: Limits, *, live
 
 
 def test_a_test_scene_is_inferred_until_the_time_is_over(network: Network) -> None:
-    session, diary = run(lambda: SyntheticReader({"fps": "100"}), network, Limits(duration=0.6))
-    assert len(diary.answers) > 5
+    session, diary = run(lambda: SyntheticReader({"fps": "100"}), network, Limits(duration=20), answers=10)
+    assert len(diary.answers) >= 10
     assert all(answer.age_ms >= answer.inference_ms for answer in diary.answers)
     assert session.health.phase == "live"
 
@@ -49,7 +70,7 @@ def test_every_picture_of_a_finite_source_is_inferred_once(network: Network) -> 
 
 
 def test_a_slow_network_gets_the_newest_frame_and_the_rest_is_dropped(network: Network) -> None:
-    session, diary = run(lambda: SyntheticReader({"fps": "200"}), network, Limits(duration=0.8, max_fps=10))
+    session, diary = run(lambda: SyntheticReader({"fps": "200"}), network, Limits(duration=20, max_fps=10), answers=6)
     assert session.counts()["dropped"] > len(diary.answers)
     gaps = np.diff([answer.finished for answer in diary.answers])
     assert gaps.mean() >= 0.09
@@ -92,7 +113,7 @@ def test_a_broken_connection_is_made_again_and_ids_go_on(network: Network, monke
         opened.append(ListReader([picture(n) for n in range(3)], then="break", pause=0.02))
         return opened[-1]
 
-    session, diary = run(connect, network, Limits(duration=1.0))
+    session, diary = run(connect, network, Limits(duration=20), answers=8)
     assert len(opened) >= 3
     assert all(reader.closed for reader in opened[:-1])
     assert [health.phase for health in diary.healths][:5] == ["live", "waiting", "connecting", "live", "waiting"]
@@ -103,7 +124,7 @@ def test_a_broken_connection_is_made_again_and_ids_go_on(network: Network, monke
 def test_a_silent_connection_is_seen_and_left(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "FIRST_RETRY_S", 0.05)
     monkeypatch.setattr(capture, "STALL_S", 0.3)
-    session, diary = run(lambda: ListReader([picture()], then="hang"), network, Limits(duration=1.5))
+    session, diary = run(lambda: ListReader([picture()], then="hang"), network, Limits(duration=20), answers=3)
     assert session.counts()["stalls"] >= 2
     assert any("no sound frame" in health.reason for health in diary.healths)
 
@@ -146,7 +167,7 @@ def test_a_refusal_after_frames_is_tried_again(network: Network, monkeypatch: py
             raise turn
         return turn
 
-    session, _ = run(connect, network, Limits(duration=1.0))
+    session, _ = run(connect, network, Limits(duration=20), answers=2)
     assert session.counts()["connects"] == 2
 
 
