@@ -70,6 +70,7 @@ def write(tmp_path: Path) -> Write:
 def test_one_bundle_is_its_report_and_several_are_a_summary(write: Write) -> None:
     first, second = write("first", samples.labelled()), write("second", samples.untrained())
     assert edgehybrid.report([first]) == replace(samples.labelled(), bundle="first")
+    assert edgehybrid.report(first) == edgehybrid.report([first])  # type: ignore[arg-type]
     found = edgehybrid.report([first, second])
     assert isinstance(found, Summary)
     assert [report.bundle for report in found.reports] == ["first", "second"]

@@ -58,7 +58,8 @@ def report(bundles: list[Path], *, output: Path | None = None) -> Report | Summa
     """
     from edgehybrid import delivery, reporter, store
 
-    found = tuple(delivery.read_report(bundle) for bundle in bundles)
+    paths = [bundles] if isinstance(bundles, Path) else bundles  # from Python a single one may stand alone
+    found = tuple(delivery.read_report(bundle) for bundle in paths)
     result = found[0] if len(found) == 1 else Summary(found)
     if output is not None:
         if output.suffix == ".csv":

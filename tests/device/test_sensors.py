@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgehybrid import device
 from edgehybrid.device.machine import power_mode
@@ -264,3 +266,20 @@ def test_an_error_inside_ends_the_thread_too() -> None:
 
 def test_a_reading_of_the_bare_root_is_empty(tmp_path: Path) -> None:
     assert take_reading(tmp_path) == Reading()
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 10), st.floats(0.1, 100)), min_size=2, max_size=20), st.integers(1, 1000))
+def test_mean_power_lies_between_the_extremes_and_energy_is_shared_by_the_calls(
+    steps: list[tuple[float, float]], calls: int
+) -> None:
+    clock, source = FakeClock(), iter([Reading(draw=Draw({"VIN": 1e3 * w}, "ina238")) for _, w in steps])
+    with Sampler(None, sense=lambda: next(source), clock=clock) as window:
+        for seconds, _ in steps[1:-1]:
+            clock.advance(seconds)
+            window.take()
+        clock.advance(steps[-1][0])
+    found = window.power(calls)
+    assert found is not None
+    watts = [w for _, w in steps]
+    assert min(watts) * (1 - 1e-9) <= found.mean_w <= max(watts) * (1 + 1e-9)
+    assert found.energy_mj * calls == pytest.approx(1e3 * found.mean_w * found.seconds)
