@@ -526,6 +526,8 @@ class Diagnosis:
     """What this machine can do."""
 
     checks: tuple[Check, ...]
+    can: tuple[str, ...] = ()
+    cannot: tuple[str, ...] = ()  # yet; the checks say what is missing
 
 
 @dataclass(frozen=True)

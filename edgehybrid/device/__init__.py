@@ -13,7 +13,7 @@ not tell stays None, with the reason.
 """
 
 from edgehybrid.device.board import Cuda, Gpu, capability, detect_jetpack, detect_mode, detect_target, probe_cuda
-from edgehybrid.device.doctor import checks
+from edgehybrid.device.doctor import abilities, checks
 from edgehybrid.device.sampler import Sampler, tells_power
 from edgehybrid.device.snapshot import state
 
@@ -21,6 +21,7 @@ __all__ = [
     "Cuda",
     "Gpu",
     "Sampler",
+    "abilities",
     "capability",
     "checks",
     "detect_jetpack",

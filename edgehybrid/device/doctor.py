@@ -76,6 +76,28 @@ def checks(
     )
 
 
+def abilities(found: tuple[Check, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What this machine can do and what it cannot yet, by the checks that each needs to be in order.
+
+    Args:
+        found: What `checks` returned.
+    """
+    sound = {check.name for check in found if check.status != "fail"}
+    there = {check.name for check in found if check.status == "ok"}
+    base = set(BASE) | {"python", "cache"} <= sound
+    host, rtx, stream = (base and set(EXTRAS[extra]) <= there for extra in ("host", "rtx", "stream"))
+    text = {check.name: check.found for check in found}
+    own = base and "tensorrt" in there and text["cuda driver"].startswith("CUDA") and text["tensorrt"][:1].isdigit()
+    deeds = {
+        "measure and score ONNX files": base,
+        "export and quantize": host,
+        "have graphs checked by NVIDIA's compiler": rtx,
+        "build and run engines": own,
+        "stream": stream,
+    }
+    return tuple(deed for deed, able in deeds.items() if able), tuple(deed for deed, able in deeds.items() if not able)
+
+
 def _known(name: str, jetpack: str | None) -> tuple[Target | None, str | None]:
     """The target under its JetPack, as far as the profile knows both."""
     try:

@@ -43,7 +43,8 @@ def doctor() -> Diagnosis:
     """
     from edgehybrid import device
 
-    return Diagnosis(device.checks())
+    found = device.checks()
+    return Diagnosis(found, *device.abilities(found))
 
 
 def report(bundles: list[Path], *, output: Path | None = None) -> Report | Summary:

@@ -133,7 +133,8 @@ def _checks(result: Diagnosis) -> RenderableType:
     for check in result.checks:
         found = check.found if check.fix is None else f"{check.found}\nfix: {check.fix}"
         table.add_row(Text(check.status.upper(), style=colours[check.status]), check.name, Text(found))
-    return table
+    told = [(name, deeds) for name, deeds in (("can", result.can), ("cannot yet", result.cannot)) if deeds]
+    return Group(table, *(Text(f"{name}: {', '.join(deeds)}") for name, deeds in told))
 
 
 def _measurement(result: Measurement) -> RenderableType:

@@ -188,6 +188,20 @@ def test_little_disk_is_found_by_its_own_check(tmp_path: Path) -> None:
     assert health.disk(0.1, tmp_path).status == "fail"
 
 
+def test_what_can_be_done_follows_from_what_is_there(jetson: Path, tmp_path: Path) -> None:
+    board = tuple(look(jetson).values())
+    can, cannot = device.abilities(board)
+    assert "build and run engines" in can
+    assert cannot == ()
+    hidden = tuple(look(jetson, "it crashed with signal 11").values())
+    assert device.abilities(hidden)[1] == ("build and run engines",)
+    root = write_tree(tmp_path / "pc", laptop_files())
+    bare = device.checks(root=root, find=lambda name: BASE.get(name), probe=lambda: NO_CUDA)
+    assert device.abilities(bare)[0] == ("measure and score ONNX files",)
+    nothing = device.checks(root=root, find=lambda name: None, probe=lambda: NO_CUDA)
+    assert device.abilities(nothing)[0] == ()
+
+
 # --- telling --------------------------------------------------------------------------------------
 
 
