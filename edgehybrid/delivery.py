@@ -11,9 +11,11 @@ from edgehybrid.errors import ArtifactError, NotFoundError
 from edgehybrid.records import (
     Answers,
     Measurement,
+    ModelSpec,
     Precision,
     Preprocess,
     Product,
+    Provenance,
     Ranges,
     Recipe,
     Report,
@@ -73,6 +75,7 @@ def write(
         "trained": report.model.weights.trained,
         "weights": report.model.weights,
         "preprocess": report.model.preprocess,
+        "labels": report.model.labels,
         "images": {
             role: {"name": images.name, "images": images.images, "sha256": images.sha256}
             for role, images in (("calibration", report.calibration), ("evaluation", report.evaluation))
@@ -190,15 +193,19 @@ def runnable_files(path: Path) -> dict[Precision, Path]:
     return {graph.precision(graph.load(path)): path}
 
 
-def preprocess_of(path: Path, crop_pct: float | None) -> tuple[Preprocess, bool]:
-    """How images become input of a bundle or an ONNX file, and whether its weights are trained."""
+def spec_of(path: Path) -> ModelSpec:
+    """What is known about the model of a bundle; of an ONNX file, what its shapes tell.
+
+    Raises:
+        ArtifactError: A bundle that is damaged.
+    """
     if path.is_dir():
-        manifest = store.open_bundle(path).manifest
-        preprocess = store.decode(Preprocess, manifest["preprocess"])
-        return preprocess, bool(manifest["trained"])
+        return read_report(path).model
     with open_runner(path) as runner:
         side = next(iter(runner.inputs.values())).shape[-1]
-    return (Preprocess(side) if crop_pct is None else Preprocess(side, crop_pct)), True
+        classes = next((info.shape[-1] for info in runner.outputs.values() if len(info.shape) == 2), 0)
+    provenance = Provenance(str(path), store.sha256_of(path), trained=True)
+    return ModelSpec(path.stem, Preprocess(side), classes, provenance)
 
 
 def verify(folder: Path) -> Verification:

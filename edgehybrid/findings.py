@@ -160,8 +160,8 @@ def image_notes(calib: str, calibration: ImageSet | None, evaluation: ImageSet |
 
 
 def weight_notes(spec: ModelSpec) -> tuple[str, ...]:
-    """What to know about the weights."""
-    notes = [spec.weights.note] if spec.weights.note else []
+    """What to know about the weights, and about a preprocessing that is not the model's own."""
+    notes = [*([spec.weights.note] if spec.weights.note else []), *spec.notes]
     if not spec.weights.trained:
         notes.append("UNTRAINED WEIGHTS: latency is real, accuracy is not measured")
     return tuple(notes)
@@ -222,8 +222,14 @@ def command(recipe: Recipe) -> str:
     options = {
         "model": recipe.model,
         "weights": recipe.weights,
+        "num-classes": recipe.num_classes,
         "input-size": recipe.input_size,
         "crop-pct": recipe.crop_pct,
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "interpolation": recipe.interpolation,
+        "preprocess": recipe.preprocess,
+        "labels": recipe.labels,
         "batch": recipe.batch,
         "precision": recipe.precision,
         "target": recipe.target,
@@ -248,7 +254,10 @@ def next_command(recipe: Recipe, target: Target, folder: Path) -> str:
     """What to run next to get closer to a number on the board."""
     if target.backend == "tensorrt":
         return shlex.join(["edgehybrid", "verify", str(folder)])
-    options = ["--model", recipe.model, "--weights", recipe.weights, "--precision", recipe.precision]
+    options = ["--model", recipe.model, "--weights", recipe.weights, "--input-size", str(recipe.input_size)]
+    options += ["--precision", recipe.precision]
+    kept = ("mean", "std", "interpolation", "preprocess", "labels")
+    options += [word for name in kept if (value := getattr(recipe, name)) for word in (f"--{name}", value)]
     options += ["--calib", recipe.calib] if recipe.calib != "photos" else []
     options += ["--eval", recipe.eval] if recipe.eval else []
     return shlex.join(["edgehybrid", "build", *options, "--target", "orin-nano-8gb"])

@@ -11,6 +11,7 @@ Method = Literal["mse", "minmax", "percentile", "entropy"]
 Dialect = Literal["fp32", "typed"]
 """`fp32`: float32-typed Q/DQ, opset 17 (ONNX Runtime, TensorRT 8.5 and 8.6). `typed`: strongly typed float16
 with Q/DQ, opset 19 (TensorRT 10, 11 and RTX)."""
+Interpolation = Literal["bicubic", "bilinear"]
 Status = Literal["measured", "estimated", "deferred", "failed"]
 
 
@@ -29,7 +30,20 @@ class Preprocess:
     crop_pct: float = 0.875
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What the user says of a model's input and classes; None or empty where the model is to tell."""
+
+    size: int | None = None  # px
+    crop_pct: float | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: Interpolation | None = None
+    labels: tuple[str, ...] = ()  # class names
+    labels_from: str = ""  # the file that names the classes
 
 
 @dataclass(frozen=True)
@@ -67,10 +81,11 @@ class ModelSpec:
 
     name: str
     preprocess: Preprocess
-    classes: int
+    classes: int  # 0: a user's backbone without a classifier
     weights: Provenance
     card: ModelCard | None = None  # None for a user's ONNX file
     labels: tuple[str, ...] = ()  # class names, may be empty
+    notes: tuple[str, ...] = ()  # what is not as the model has it, or had to be assumed
 
 
 @dataclass(frozen=True)
@@ -201,6 +216,11 @@ class Recipe:
     num_eval: int
     seed: int
     max_drop: float | None = None  # points of top-1; shapes the graph only of `mixed`
+    mean: str | None = None  # this and the following as options, None: the model's own
+    std: str | None = None
+    interpolation: Interpolation | None = None
+    preprocess: str | None = None  # TOML file
+    labels: str | None = None  # file of class names
 
 
 # --- quantization ---------------------------------------------------------------------------------

@@ -193,5 +193,5 @@ def test_nvidia_compiles_it(rewritten: Graph, precision: str, tmp_path: Path) ->
         typed = to_fp16(rewritten)
     path = tmp_path / "model.onnx"
     path.write_bytes(typed.to_bytes())
-    made = build(path, ORIN, None)
+    made, _ = build(path, ORIN, None)
     assert (made.status, made.flavor) == ("checked", "tensorrt-rtx")

@@ -14,10 +14,11 @@ from edgehybrid import resources
 from edgehybrid.dataset import archive, folder, picture
 from edgehybrid.dataset.folder import shown
 from edgehybrid.dataset.preprocessing import check, crop, normalise, preprocess_image, preprocess_pixels
+from edgehybrid.dataset.stated import apply_stated, read_stated
 from edgehybrid.errors import ArtifactError, ImagesError, NotFoundError, UsageError
 from edgehybrid.records import ImageSet, Preprocess, SetPart
 
-__all__ = ["Images", "load", "overlap", "preprocess_image", "preprocess_pixels"]
+__all__ = ["Images", "apply_stated", "load", "overlap", "preprocess_image", "preprocess_pixels", "read_stated"]
 
 FULL_CHECK = 2000
 """Up to so many images are decoded once before the work begins; of more, only headers are looked at."""

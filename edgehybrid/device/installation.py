@@ -13,21 +13,16 @@ from edgehybrid.records import Check
 
 BASE = {"numpy": "1.26", "pillow": "10.3", "typer": "0.20", "rich": "13", "onnxruntime": "1.18", "jinja2": "3.1"}
 EXTRAS = {
-    "host": {
-        "torch": "2.10",
-        "onnx": "1.21",
-        "onnx-ir": "1.1",
-        "onnxscript": "0.6",
-        "onnxsim": "0.4.36",
-        "safetensors": "0.5",
-    },
+    "onnx": {"onnx": "1.21", "onnx-ir": "1.1"},
+    "host": {"torch": "2.10", "onnxscript": "0.6", "onnxsim": "0.4.36", "safetensors": "0.5"},
     "timm": {"timm": "1.0.20"},
     "rtx": {"tensorrt-rtx-cu13-libs": "1.7", "tensorrt-rtx-cu13-bindings": "1.7"},
     "stream": {"av": "15", "aiohttp": "3.10"},
 }
 """Extra -> distribution -> lowest version, as in pyproject.toml (a test compares them)."""
 PURPOSE = {
-    "host": "to load zoo models, export and quantize",
+    "onnx": "to rewrite, calibrate and quantize ONNX files",
+    "host": "to load zoo models and export them",
     "timm": "to load models of timm",
     "rtx": "to build engines for RTX cards, on any PC",
     "stream": "to run on cameras, clips and network streams",

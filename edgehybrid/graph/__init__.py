@@ -17,6 +17,7 @@ from edgehybrid.records import Precision
 
 MIN_OPSET = 13
 MAX_OPSET = 23
+LARGEST_FILE = 2**31 - 1  # bytes; what a protobuf message can have
 
 
 class Graph:
@@ -85,9 +86,26 @@ def read_proto(path: Path) -> onnx.ModelProto:
     """Parse a file and the weights beside it.
 
     Raises:
-        GraphError: Weights outside the folder of the file, missing, or cut off.
+        GraphError: Larger than a protobuf can be; weights outside the folder of the file, missing, cut off, or of
+            another length than their shape.
     """
+    if not path.is_file():  # a pipe would be waited for, for ever
+        found = "nothing" if not path.exists() else "a folder" if path.is_dir() else "a pipe or device"
+        raise GraphError(f"{path} is not a usable ONNX file", why=f"found {found}, needed a file", fix="check the path")
+    if path.stat().st_size > LARGEST_FILE:
+        raise GraphError(
+            f"{path} has {path.stat().st_size / 2**30:.1f} GiB",
+            why="an ONNX file ends at 2 GiB; a larger one is damaged, or no ONNX file",
+            fix="check the path; weights of large models go into a file beside it (save_as_external_data)",
+        )
     proto = onnx.load(path, load_external_data=False)
+    total = sum(_bound(tensor, path) for tensor in external_tensors(proto))
+    if total > LARGEST_FILE:
+        raise GraphError(
+            f"{path} has {total / 2**30:.1f} GiB of weights",
+            why="graphs are handled whole here, and a whole one ends at 2 GiB",
+            fix="export a smaller model: an image network for an embedded board is far below that",
+        )
     try:
         onnx.load_external_data_for_model(proto, str(path.parent))  # refuses what lies outside (onnx >= 1.21)
     except Exception as error:  # onnx raises its own types, ValueError and OSError
@@ -97,6 +115,34 @@ def read_proto(path: Path) -> onnx.ModelProto:
             fix="put its data files into the same folder, whole, or save the model as one file",
         ) from error
     return proto
+
+
+def external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Every weight and constant whose data lie in another file, those inside functions and branches too."""
+    tensors = [*proto.graph.initializer]
+    nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    while nodes:
+        for attribute in nodes.pop().attribute:
+            tensors += [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
+            for branch in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                tensors += branch.initializer
+                nodes += branch.node
+    return [tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]
+
+
+def _bound(tensor: onnx.TensorProto, path: Path) -> int:
+    """Bytes of a tensor in another file, which are what its shape needs: a length left open would read to the end."""
+    size: int = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    if min(tensor.dims, default=0) < 0 or said.get("length", str(size)) != str(size):
+        raise GraphError(
+            f"cannot read the weights that {path} keeps in another file",
+            why=f"'{tensor.name}' has shape {tuple(tensor.dims)}, {size} bytes, and a length of {said.get('length')}",
+            fix="put its data files into the same folder, whole, or save the model as one file",
+        )
+    if "length" not in said:
+        tensor.external_data.add(key="length", value=str(size))
+    return size
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Take in an ONNX file that somebody else exported: fix what it leaves open, refuse by name what cannot be built."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -10,9 +10,8 @@ import onnx_ir as ir
 from edgehybrid.errors import GraphError, UsageError
 from edgehybrid.graph import (
     Graph,
-    check_domain,
     check_opset,
-    describe,
+    external_tensors,
     from_proto,
     name_of,
     opset_of,
@@ -21,8 +20,13 @@ from edgehybrid.graph import (
     reading,
     shape_of,
 )
+from edgehybrid.graph.soundness import check_operators, check_structure
 
-CONTROL_FLOW = ("If", "Loop", "Scan")
+REWRITABLE = (onnx.TensorProto.FLOAT,)
+"""Element types of the image that a model to be rewritten and quantized may have."""
+RUNNABLE = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+"""The same of a model that is run as it is."""
+LARGEST_SIDE = 8192  # px
 
 
 def ignore(message: str) -> None:
@@ -54,9 +58,9 @@ def adopt(
         proto = read_proto(path)
         check_opset(proto)
         _normalise(proto)
-        for node in proto.graph.node:
-            _check_node(node, opset_of(proto))
+        check_operators(proto)
         image = _find_image(proto)
+        check_structure(proto)
         fixed = _fix_dimensions(image, batch, input_size)
         if fixed:
             notify(f"input '{image.name}' fixed to {_dims(image)}")
@@ -73,6 +77,47 @@ def adopt(
     if len(graph.outputs) > 1:
         notify(f"of {len(graph.outputs)} outputs, '{name_of(scores_of(graph))}' is taken for the class scores")
     return graph
+
+
+def settle(
+    path: Path,
+    *,
+    batch: int = 1,
+    input_size: int | None = None,
+    must_be_image: bool = True,
+    notify: Callable[[str], None] = ignore,
+) -> Graph | None:
+    """Give a file that is to be run as it is the fixed shapes that a runner needs; it may be int8 or fp16.
+
+    Args:
+        path: The `.onnx` file.
+        batch: As in `adopt`.
+        input_size: As in `adopt`.
+        must_be_image: Refuse a file of fixed shapes, too, where its input is no image of three channels.
+        notify: Told what was fixed.
+
+    Returns:
+        The graph with its open dimensions fixed; None where none was open, and the file can be run itself.
+
+    Raises:
+        GraphError: As `load`; inputs other than one image; a size that stays open.
+        UsageError: `batch` or `input_size` contradicts what the file fixes.
+    """
+    with reading(path):
+        proto = read_proto(path)
+        check_opset(proto)
+        _normalise(proto)
+        dims = [dim for value in proto.graph.input for dim in value.type.tensor_type.shape.dim]
+        if not must_be_image and batch == 1 and input_size is None and all(dim.dim_value for dim in dims):
+            return None
+        image = _find_image(proto, RUNNABLE)
+        check_structure(proto)
+        fixed = _fix_dimensions(image, batch, input_size)
+        if not fixed:
+            return None
+        notify(f"input '{image.name}' fixed to {_dims(image)}")
+        _substitute(proto, fixed)
+        return from_proto(proto)
 
 
 def open_unchecked(path: Path) -> Graph:
@@ -115,13 +160,8 @@ def companions(path: Path) -> tuple[Path, ...]:
     """
     with reading(path):
         proto = onnx.load(path, load_external_data=False)
-    constants = [a.t for node in proto.graph.node for a in node.attribute if a.HasField("t")]
-    names = {
-        entry.value
-        for tensor in (*proto.graph.initializer, *constants)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
+    tensors = external_tensors(proto)
+    names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
     return tuple(path.parent / name for name in sorted(names) if Path(name).name == name)
 
 
@@ -135,40 +175,22 @@ def _normalise(proto: onnx.ModelProto) -> None:
     del proto.opset_import[:]
     proto.opset_import.append(onnx.helper.make_opsetid("", opset))
     proto.ir_version = max(proto.ir_version, 4)  # before, every weight had to be an input as well
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value < 1:
+                dim.ClearField("dim_value")  # some exporters write -1 or 0 where they leave a size open
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in weights]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
 
 
-def _check_node(node: onnx.NodeProto, opset: int) -> None:
-    check_domain(node)
-    if node.op_type in CONTROL_FLOW:
-        raise GraphError(
-            f"{describe(node)} is control flow ({node.op_type})",
-            why="an engine here is one fixed sequence of operators",
-            fix="export without branches and loops that depend on data; onnxsim removes those that do not",
-        )
-    if not onnx.defs.has(node.op_type, opset, ""):
-        raise GraphError(
-            f"{describe(node)} is an unknown operator, {node.op_type}",
-            why=f"the ONNX standard has none of that name in opset {opset}",
-            fix="export again with a newer opset_version, or without custom operators",
-        )
-    if any(a.name == "training_mode" and a.i for a in node.attribute):
-        raise GraphError(
-            f"{describe(node)} ({node.op_type}) is in training mode",
-            why="its result depends on the other images of a batch",
-            fix="call model.eval() and export again",
-        )
-
-
-def _find_image(proto: onnx.ModelProto) -> onnx.ValueInfoProto:
+def _find_image(proto: onnx.ModelProto, kinds_taken: Sequence[int] = REWRITABLE) -> onnx.ValueInfoProto:
     """The one input, an image of three channels."""
     inputs: list[onnx.ValueInfoProto] = list(proto.graph.input)
     kinds = [(value.type.tensor_type.elem_type, len(value.type.tensor_type.shape.dim)) for value in inputs]
     found = ", ".join(f"'{v.name}' {_dims(v)}" for v in inputs) or "none"
-    if kinds != [(onnx.TensorProto.FLOAT, 4)]:
+    if len(kinds) != 1 or kinds[0][0] not in kinds_taken or kinds[0][1] != 4:
         types = ", ".join(onnx.TensorProto.DataType.Name(kind).lower() for kind, _ in kinds)
         raise GraphError(
             "the network does not take one image",
@@ -176,8 +198,10 @@ def _find_image(proto: onnx.ModelProto) -> onnx.ValueInfoProto:
             fix="export the image network alone, in float32, without its preprocessing",
         )
     _, channels, height, width = (d.dim_value for d in inputs[0].type.tensor_type.shape.dim)
+    channels = channels or _count_channels(proto, inputs[0].name)
     if channels not in (0, 3):
-        grey = "grayscale: begin the network with x.mean(1, keepdim=True) and export again"
+        thrice = "give --mean and --std the grey value three times"
+        grey = f"grayscale: begin the network with x.mean(1, keepdim=True), export again, {thrice}"
         last = "channels last: begin the network with x.permute(0, 3, 1, 2) and export again"
         raise GraphError(
             f"input {found} is no image of three channels",
@@ -190,7 +214,23 @@ def _find_image(proto: onnx.ModelProto) -> onnx.ValueInfoProto:
             why="images are cut to a square here",
             fix="export with height and width equal",
         )
+    if height > LARGEST_SIDE:
+        raise GraphError(
+            f"input {found} is larger than any camera's",
+            why=f"its side is over {LARGEST_SIDE} px",
+            fix="export for the size that the network will see",
+        )
     return inputs[0]
+
+
+def _count_channels(proto: onnx.ModelProto, name: str) -> int:
+    """How many channels the first convolution takes of an image that leaves them open; 0 where it does not tell."""
+    kernels = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Conv" and node.input[0] == name and len(kernels.get(node.input[1], ())) == 4:
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            return int(kernels[node.input[1]][1]) * groups
+    return 0
 
 
 def _fix_dimensions(image: onnx.ValueInfoProto, batch: int, size: int | None) -> dict[str, int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edgehybrid.pipeline import engines
 from edgehybrid.pipeline.options import calibration_images, check_counts, engine_options, load_target
-from edgehybrid.records import Engine, Method, Precision, Recipe, Report
+from edgehybrid.records import Engine, Interpolation, Method, Precision, Recipe, Report
 from edgehybrid.version import __version__
 
 
@@ -17,6 +17,11 @@ def build(
     num_classes: int | None = None,
     input_size: int | None = None,
     crop_pct: float | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    interpolation: Interpolation | None = None,
+    preprocess: Path | None = None,
+    labels: Path | None = None,
     batch: int = 1,
     precision: Precision = "int8",
     target: str = "auto",
@@ -45,6 +50,11 @@ def build(
         num_classes: Classes of the model; inferred from a checkpoint.
         input_size: Side of the square input in px; the published size or the checkpoint's by default.
         crop_pct: Fraction of the resized image that the crop keeps; the model's own by default.
+        mean: R,G,B subtracted from pixels between 0 and 1; the model's own by default, as for the next three.
+        std: R,G,B by which they are then divided.
+        interpolation: How images are resized: bicubic or bilinear.
+        preprocess: TOML file with any of size, crop_pct, mean, std, interpolation, labels; options win over it.
+        labels: File of class names: one per line, or JSON as timm and Hugging Face write it.
         batch: Images per call of the built model.
         precision: fp32, fp16 or int8.
         target: A name from `edgehybrid targets`, which may go on with a power mode and a JetPack
@@ -76,7 +86,16 @@ def build(
         return engines.build_engines(bundle, model, options)
     check_counts(batch, num_calib, num_eval, max_drop, eval)
     goal = stages.suit_builder(load_target(target, precision))
-    source = stages.Source(model, weights, num_classes, input_size, crop_pct, batch, seed)
+    stated = dataset.read_stated(
+        preprocess=preprocess,
+        labels=labels,
+        size=input_size,
+        crop_pct=crop_pct,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+    )
+    source = stages.Source(model, weights, num_classes, stated, batch, seed)
     if output is not None:
         store.check_output(output, source.name)
     images = calibration_images(calib, num_calib, seed)
@@ -89,7 +108,7 @@ def build(
     place = goal.name.replace("@", "-")
     folder = output or Path("builds") / f"{spec.name}-{spec.preprocess.size}-b{made.batch}-{precision}-{place}"
     store.check_output(folder, spec.name)
-    labels = None if eval is None else stages.labels_for(scored, spec)
+    truth = None if eval is None else stages.labels_for(scored, spec)
     baseline = stages.rewrite(run, made.path)
     ranges = stages.calibrate(run, baseline, images, spec.preprocess, method) if precision == "int8" else None
     quantized = stages.quantize(run, baseline, precision, ranges)
@@ -105,7 +124,7 @@ def build(
     stages.check_collapse(logits, spec)
     layers = stages.layer_noise(run, baseline, quantized, images, spec.preprocess)
 
-    rows = findings.accuracy_rows(files, logits, labels, spec.weights.trained)
+    rows = findings.accuracy_rows(files, logits, truth, spec.weights.trained)
     made_engines: dict[Precision, Engine] = {precision: engine}
     if control is not None:
         made_engines["fp16"] = control.engine
@@ -125,6 +144,11 @@ def build(
         eval=eval,
         num_eval=0 if eval is None else len(scored),
         seed=seed,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        preprocess=None if preprocess is None else str(preprocess),
+        labels=None if labels is None else str(labels),
     )
     calibration = images.spec if precision == "int8" else None
     evaluation = None if eval is None else scored.spec
@@ -152,8 +176,8 @@ def build(
             *findings.image_notes(calib, calibration, evaluation, shared),
             *findings.sample_notes(rows),
         ),
-        command=findings.command(recipe),
-        next_command=findings.next_command(recipe, goal, folder),
+        command=findings.command(replace(recipe, model=model)),
+        next_command=findings.next_command(replace(recipe, model=model), goal, folder),
     )
     delivery.write(
         folder,
@@ -165,7 +189,7 @@ def build(
         product=product,
         control=control,
         versions=stages.versions(),
-        answers=findings.answers(logits, labels, scored.order, spec.weights.trained),
+        answers=findings.answers(logits, truth, scored.order, spec.weights.trained),
     )
     findings.gate(found, max_drop)
     return found

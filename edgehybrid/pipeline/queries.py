@@ -158,7 +158,7 @@ def lint(model: Path, *, strict: bool = False) -> Lint:
     """
     from edgehybrid import stages
 
-    stages.require("onnx_ir", "host", "handle ONNX graphs")
+    stages.require("onnx_ir", "onnx", "handle ONNX graphs")
     from edgehybrid import linter
 
     found = linter.lint(model)

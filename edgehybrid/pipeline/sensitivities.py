@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgehybrid.pipeline.options import calibration_images, check_ranking_options
-from edgehybrid.records import Method, Sensitivity
+from edgehybrid.records import Interpolation, Method, Sensitivity
 
 
 def sensitivity(
@@ -14,6 +14,10 @@ def sensitivity(
     num_classes: int | None = None,
     input_size: int | None = None,
     crop_pct: float | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    interpolation: Interpolation | None = None,
+    preprocess: Path | None = None,
     calib: str = "photos",
     num_calib: int | None = None,
     method: Method = "mse",
@@ -34,6 +38,10 @@ def sensitivity(
         num_classes: Classes of the model; inferred from a checkpoint.
         input_size: Side of the square input in px.
         crop_pct: Fraction of the resized image that the crop keeps.
+        mean: R,G,B subtracted from pixels between 0 and 1; the model's own by default, as for the next three.
+        std: R,G,B by which they are then divided.
+        interpolation: How images are resized: bicubic or bilinear.
+        preprocess: TOML file with any of size, crop_pct, mean, std, interpolation, labels; options win over it.
         calib: Images to calibrate and to rank on: a named set, a folder, or an .npz file.
         num_calib: How many of them; 128 or all there are by default.
         method: How ranges are chosen: mse, minmax, percentile or entropy.
@@ -46,25 +54,28 @@ def sensitivity(
     Returns:
         Groups, the costliest first, and Spearman's correlation with leave-one-out.
     """
-    from edgehybrid import findings, reporter, stages, store
+    from edgehybrid import dataset, findings, reporter, stages, store
 
     run = stages.Run()
     images = calibration_images(calib, num_calib, seed)
     check_ranking_options(check, len(images), output)
-    source = stages.Source(model, weights, num_classes, input_size, crop_pct, 1, seed)
+    stated = dataset.read_stated(
+        preprocess=preprocess, size=input_size, crop_pct=crop_pct, mean=mean, std=std, interpolation=interpolation
+    )
+    source = stages.Source(model, weights, num_classes, stated, 1, seed)
     made = stages.export(run, source, images)
-    preprocess = made.spec.preprocess
+    prepared = made.spec.preprocess
     baseline = stages.rewrite(run, made.path)
-    ranges = stages.calibrate(run, baseline, images, preprocess, method)
+    ranges = stages.calibrate(run, baseline, images, prepared, method)
     quantized = stages.quantize(run, baseline, "int8", ranges)
     disjoint = 0 < check <= len(images) // 2
     ranking = stages.rank_groups(
-        run, baseline, quantized, images, preprocess, how=how, unit=unit, seed=seed, skip=check if disjoint else 0
+        run, baseline, quantized, images, prepared, how=how, unit=unit, seed=seed, skip=check if disjoint else 0
     )
     checked, groups = None, ranking.groups
     if check:
         checked, groups = stages.check_ranking(
-            run, baseline, quantized, images, preprocess, ranking, unit=unit, count=check, disjoint=disjoint
+            run, baseline, quantized, images, prepared, ranking, unit=unit, count=check, disjoint=disjoint
         )
     found = Sensitivity(
         model=made.spec.name,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgehybrid.pipeline.options import calibration_images, deliver, load_target
-from edgehybrid.records import Artifact, Method
+from edgehybrid.records import Artifact, Interpolation, Method
 
 
 def export(
@@ -14,6 +14,11 @@ def export(
     num_classes: int | None = None,
     input_size: int | None = None,
     crop_pct: float | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    interpolation: Interpolation | None = None,
+    preprocess: Path | None = None,
+    labels: Path | None = None,
     batch: int = 1,
     rewrite: bool = True,
     output: Path | None = None,
@@ -29,6 +34,11 @@ def export(
         num_classes: Classes of the model; inferred from a checkpoint.
         input_size: Side of the square input in px.
         crop_pct: Fraction of the resized image that the crop keeps.
+        mean: R,G,B subtracted from pixels between 0 and 1; the model's own by default, as for the next three.
+        std: R,G,B by which they are then divided.
+        interpolation: How images are resized: bicubic or bilinear.
+        preprocess: TOML file with any of size, crop_pct, mean, std, interpolation, labels; options win over it.
+        labels: File of class names: one per line, or JSON as timm and Hugging Face write it.
         batch: Images per call.
         rewrite: Apply the exact rewrites; off gives the graph as torch exported it, simplified.
         output: The file; <model>-<size>-b<batch>-fp32.onnx by default.
@@ -37,10 +47,19 @@ def export(
     Returns:
         The file.
     """
-    from edgehybrid import stages
+    from edgehybrid import dataset, stages
 
     run = stages.Run()
-    source = stages.Source(model, weights, num_classes, input_size, crop_pct, batch, seed)
+    stated = dataset.read_stated(
+        preprocess=preprocess,
+        labels=labels,
+        size=input_size,
+        crop_pct=crop_pct,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+    )
+    source = stages.Source(model, weights, num_classes, stated, batch, seed)
     made = stages.export(run, source, calibration_images("photos", None, seed))
     path = stages.rewrite(run, made.path) if rewrite else made.path
     name = f"{made.spec.name}-{made.spec.preprocess.size}-b{made.batch}-fp32.onnx"
@@ -54,6 +73,11 @@ def calibrate(
     num_classes: int | None = None,
     input_size: int | None = None,
     crop_pct: float | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    interpolation: Interpolation | None = None,
+    preprocess: Path | None = None,
+    labels: Path | None = None,
     calib: str = "photos",
     num_calib: int | None = None,
     method: Method = "mse",
@@ -68,6 +92,11 @@ def calibrate(
         num_classes: Classes of the model; inferred from a checkpoint.
         input_size: Side of the square input in px.
         crop_pct: Fraction of the resized image that the crop keeps.
+        mean: R,G,B subtracted from pixels between 0 and 1; the model's own by default, as for the next three.
+        std: R,G,B by which they are then divided.
+        interpolation: How images are resized: bicubic or bilinear.
+        preprocess: TOML file with any of size, crop_pct, mean, std, interpolation, labels; options win over it.
+        labels: File of class names: one per line, or JSON as timm and Hugging Face write it.
         calib: Calibration images: a named set, a folder, or an .npz file.
         num_calib: How many of them; 128 or all there are by default.
         method: mse, minmax, percentile or entropy.
@@ -77,11 +106,20 @@ def calibrate(
     Returns:
         The file.
     """
-    from edgehybrid import delivery, stages
+    from edgehybrid import dataset, delivery, stages
 
     run = stages.Run()
     images = calibration_images(calib, num_calib, seed)
-    source = stages.Source(model, weights, num_classes, input_size, crop_pct, 1, seed)
+    stated = dataset.read_stated(
+        preprocess=preprocess,
+        labels=labels,
+        size=input_size,
+        crop_pct=crop_pct,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+    )
+    source = stages.Source(model, weights, num_classes, stated, 1, seed)
     made = stages.export(run, source, images)
     ranges = stages.calibrate(run, stages.rewrite(run, made.path), images, made.spec.preprocess, method)
     name = f"{made.spec.name}-{made.spec.preprocess.size}-calibration.json"
@@ -95,6 +133,11 @@ def quantize(
     num_classes: int | None = None,
     input_size: int | None = None,
     crop_pct: float | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    interpolation: Interpolation | None = None,
+    preprocess: Path | None = None,
+    labels: Path | None = None,
     batch: int = 1,
     precision: Literal["int8", "fp16"] = "int8",
     target: str = "auto",
@@ -114,6 +157,11 @@ def quantize(
         num_classes: Classes of the model; inferred from a checkpoint.
         input_size: Side of the square input in px.
         crop_pct: Fraction of the resized image that the crop keeps.
+        mean: R,G,B subtracted from pixels between 0 and 1; the model's own by default, as for the next three.
+        std: R,G,B by which they are then divided.
+        interpolation: How images are resized: bicubic or bilinear.
+        preprocess: TOML file with any of size, crop_pct, mean, std, interpolation, labels; options win over it.
+        labels: File of class names: one per line, or JSON as timm and Hugging Face write it.
         batch: Images per call.
         precision: int8 (explicit Q/DQ) or fp16.
         target: A name from `edgehybrid targets`, a TOML file, or auto; decides the dialect.
@@ -126,12 +174,21 @@ def quantize(
     Returns:
         The file.
     """
-    from edgehybrid import stages
+    from edgehybrid import dataset, stages
 
     goal = load_target(target, precision)
     run = stages.Run()
     images = calibration_images(calib, num_calib, seed)
-    source = stages.Source(model, weights, num_classes, input_size, crop_pct, batch, seed)
+    stated = dataset.read_stated(
+        preprocess=preprocess,
+        labels=labels,
+        size=input_size,
+        crop_pct=crop_pct,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+    )
+    source = stages.Source(model, weights, num_classes, stated, batch, seed)
     made = stages.export(run, source, images)
     baseline = stages.rewrite(run, made.path)
     ranges = None

@@ -81,7 +81,7 @@ def subject_of(path: Path, first: str | None = None) -> "Subject":
 
 
 def _subject(path: Path) -> "Subject":
-    from edgehybrid import delivery
+    from edgehybrid import delivery, stages
     from edgehybrid.streamer import Subject, Variant
 
     if path.is_dir():
@@ -89,8 +89,9 @@ def _subject(path: Path) -> "Subject":
     if not path.is_file():
         raise NotFoundError(f"no bundle or file {path}", why="nothing is there", fix="edgehybrid quickstart")
     if path.suffix == ".onnx":
-        preprocess, trained = delivery.preprocess_of(path, None)
-        return Subject(path.name, (Variant("model", path, "onnxruntime"),), "model", preprocess, trained=trained)
+        fixed = stages.settle(stages.Run(), path, batch=1, input_size=None, must_be_image=True)
+        spec = delivery.spec_of(fixed)
+        return Subject(path.name, (Variant("model", fixed, "onnxruntime"),), "model", spec.preprocess, trained=True)
     if path.suffix in (".plan", ".engine"):
         return _engine(path)
     raise UsageError(
@@ -104,7 +105,7 @@ def _bundled(folder: Path) -> "Subject":
 
     files = delivery.runnable_files(folder)
     report = delivery.read_report(folder)
-    preprocess, trained = delivery.preprocess_of(folder, None)
+    preprocess, trained = report.model.preprocess, report.model.weights.trained
     rows = {row.precision: row for row in report.rows if row.accuracy or row.fidelity or row.latency}
     variants = []
     for precision, path in files.items():

@@ -23,7 +23,7 @@ from edgehybrid.stages.product import (
 )
 from edgehybrid.stages.run import Run, require, versions
 from edgehybrid.stages.sensitivity import How, Ranking, Unit, check_ranking, rank_groups
-from edgehybrid.stages.source import Exported, Source, export
+from edgehybrid.stages.source import Exported, Source, export, settle
 
 __all__ = [
     "Exported",
@@ -50,6 +50,7 @@ __all__ = [
     "rank_groups",
     "require",
     "rewrite",
+    "settle",
     "suit_builder",
     "suit_parser",
     "versions",

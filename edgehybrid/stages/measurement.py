@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid.dataset import Images
-from edgehybrid.errors import ImagesError, StageError
+from edgehybrid.errors import GraphError, ImagesError, StageError
 from edgehybrid.progress import listener
 from edgehybrid.records import DeviceState, Latency, LayerError, ModelSpec, Power, Precision, Preprocess
 from edgehybrid.stages.product import Quantized
@@ -154,15 +154,43 @@ def labels_for(images: Images, spec: ModelSpec) -> NDArray[np.int64]:
             why="accuracy needs one folder per class, or an array y in the .npz file",
             fix="leave --eval out to measure agreement with float32 only",
         )
-    highest = int(images.labels.max())
+    if spec.classes == 0:
+        raise GraphError(
+            f"{spec.name} is no classifier",
+            why="none of its outputs is (N, classes)",
+            fix="export it with its classification head, or leave --eval out",
+        )
+    labels = _renumbered(images.labels, images.spec.classes, spec)
+    highest = int(labels.max())
     if highest >= spec.classes:
         raise ImagesError(
             f"{images.spec.name} has labels up to {highest}",
             why=f"the model has {spec.classes} classes, numbered from 0",
             fix="give images of the classes that the model was trained on, or its own --weights",
         )
-    labels: NDArray[np.int64] = images.labels
     return labels
+
+
+def _renumbered(labels: NDArray[np.int64], folders: tuple[str, ...], spec: ModelSpec) -> NDArray[np.int64]:
+    """Numbers of the model's classes: by name where the images' classes are named as the model's are.
+
+    Sorted folders number themselves from 0, which is right only where all classes are there and in that order.
+
+    Raises:
+        ImagesError: Some of the names are the model's, and some are not.
+    """
+    if not set(folders) & set(spec.labels):
+        return labels
+    strange = [name for name in folders if spec.labels.count(name) != 1]
+    if strange:
+        raise ImagesError(
+            f"'{strange[0]}' is not one class of {spec.name}",
+            why=f"{len(folders) - len(strange)} of {len(folders)} image classes have the name of one of its classes",
+            fix="name each folder as its class is named in the file of --labels",
+        )
+    numbers = np.array([spec.labels.index(name) for name in folders], np.int64)
+    renumbered: NDArray[np.int64] = numbers[labels]
+    return renumbered
 
 
 def layer_noise(

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgehybrid import zoo
-from edgehybrid.dataset import Images
+from edgehybrid.dataset import Images, apply_stated
 from edgehybrid.errors import NotFoundError, UsageError
 from edgehybrid.progress import listener
-from edgehybrid.records import ModelSpec, Preprocess, Provenance
+from edgehybrid.records import ModelSpec, Preprocess, Provenance, Stated
 from edgehybrid.stages.run import Run, require
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 
@@ -26,8 +26,7 @@ class Source:
     model: str  # a zoo name, timm/NAME, or an ONNX file
     weights: str
     num_classes: int | None
-    input_size: int | None
-    crop_pct: float | None
+    stated: Stated  # what the user says of its input and classes
     batch: int
     seed: int
 
@@ -75,7 +74,7 @@ def export(run: Run, source: Source, images: Images) -> Exported:
     identity = _identity(Path(source.model)) if found is None else found.sha256
 
     def produce(folder: Path) -> None:
-        require("onnx_ir", "host", "handle ONNX graphs")
+        require("onnx_ir", "onnx", "handle ONNX graphs")
         from edgehybrid import graph
 
         opened = _opened(source, identity) if found is None else _traced(source, found, images)
@@ -88,15 +87,48 @@ def export(run: Run, source: Source, images: Images) -> Exported:
         }
         write_atomic(folder / "spec.json", to_json({"spec": spec, **facts}))
 
-    folder = run.do("export", {"source": source, "identity": identity}, produce)
+    asked = replace(source, stated=Stated(size=source.stated.size))  # the rest changes no graph
+    folder = run.do("export", {"source": asked, "identity": identity}, produce)
     facts = json.loads((folder / "spec.json").read_bytes())
-    spec = decode(ModelSpec, facts["spec"])
+    own = decode(ModelSpec, facts["spec"])
+    spec = apply_stated(own, source.stated, assumed=source.is_file)
+    for note in spec.notes:
+        listener().note(note)
     return Exported(folder / "model.onnx", spec, facts["params"], facts["macs"], facts["batch"])
+
+
+def settle(run: Run, path: Path, *, batch: int, input_size: int | None, must_be_image: bool) -> Path:
+    """A bundle or ONNX file that can be run as it is; of a file that leaves shapes open, one that fixes them.
+
+    Raises:
+        UsageError: A batch or size for a bundle, which has its own.
+    """
+    if path.is_dir() and (batch != 1 or input_size is not None):
+        raise UsageError(
+            f"--batch and --input-size do not fit {path}",
+            why="a bundle is built for one batch and size",
+            fix="leave them out, or build again with them",
+        )
+    if path.suffix != ".onnx" or not path.is_file():
+        return path
+    require("onnx_ir", "onnx", "handle ONNX graphs")
+    from edgehybrid.graph import adoption
+
+    opened = adoption.settle(
+        path, batch=batch, input_size=input_size, must_be_image=must_be_image, notify=listener().note
+    )
+    if opened is None:
+        return path
+
+    def produce(folder: Path) -> None:
+        write_atomic(folder / path.name, opened.to_bytes())
+
+    return run.do("fix shapes", {"batch": batch, "size": input_size, "identity": _identity(path)}, produce) / path.name
 
 
 def _identity(path: Path) -> str:
     """SHA-256 of an ONNX file; of it and of the files beside it where those hold its weights."""
-    require("onnx_ir", "host", "handle ONNX graphs")
+    require("onnx_ir", "onnx", "handle ONNX graphs")
     from edgehybrid.graph.adoption import companions
 
     digest = sha256_of(path)
@@ -113,8 +145,7 @@ def _traced(source: Source, found: "Weights", images: Images) -> "tuple[Graph, M
         source.model,
         found,
         source.num_classes,
-        source.input_size,
-        crop_pct=source.crop_pct,
+        source.stated.size,
         seed=source.seed,
         notify=listener().note,
     )
@@ -128,10 +159,11 @@ def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
     from edgehybrid import graph
     from edgehybrid.graph.adoption import adopt, scores_of
 
-    path, size = Path(source.model), source.input_size
+    path, size = Path(source.model), source.stated.size
     opened = adopt(path, batch=source.batch, input_size=size, notify=listener().note)
     side = graph.shape_of(opened.input)[-1]
-    classes = graph.shape_of(scores_of(opened))[-1]
+    scores = graph.shape_of(scores_of(opened))
+    classes = scores[-1] if len(scores) == 2 else 0  # 0: a backbone, to export and quantize
     if source.num_classes not in (None, classes):
         raise UsageError(
             f"--num-classes {source.num_classes} does not fit {path}",
@@ -139,6 +171,5 @@ def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
             fix="leave --num-classes out",
         )
     provenance = Provenance(source.model, sha256, trained=True, note="weights are those in the ONNX file")
-    crop = Preprocess(side) if source.crop_pct is None else Preprocess(side, source.crop_pct)
-    spec = ModelSpec(source.name, crop, classes, provenance)
+    spec = ModelSpec(source.name, Preprocess(side), classes, provenance)
     return opened, spec, graph.count_params(opened)

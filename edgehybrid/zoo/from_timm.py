@@ -262,6 +262,7 @@ def _misfit(
 ) -> WeightsError:
     with torch.device("meta"):
         expected = _create(name, classes, size).state_dict()
+    weights.refuse_grey(expected, state, path)
     differences = weights.compare(expected, state)
     if differences and all("of other shape" in text for text in differences) and size is not None:
         return WeightsError(

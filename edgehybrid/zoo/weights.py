@@ -191,6 +191,7 @@ def _fill(
     for key, value in expected.items():  # counts training steps, not used here; some tools drop or cast it
         if key.endswith("num_batches_tracked"):
             complete[key] = torch.zeros(value.shape, dtype=value.dtype)
+    refuse_grey(expected, complete, path)
     differences = compare(expected, complete)
     if differences:
         fitting = _guess(complete, classes)
@@ -210,6 +211,28 @@ def _fill(
         )
     module.load_state_dict(complete, strict=True, assign=True)
     return module
+
+
+def refuse_grey(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a checkpoint whose first convolution takes one channel, with what makes it equal for three (WeightsError).
+
+    Pictures are read as RGB here, a grey one as three equal channels.
+    """
+    for key, value in expected.items():
+        found = state.get(key)
+        if (
+            found is None
+            or value.ndim != 4
+            or value.shape[1] != 3
+            or found.shape != (value.shape[0], 1, *value.shape[2:])
+        ):
+            continue
+        raise WeightsError(
+            f"{path} is for grayscale images",
+            why=f"{key} takes 1 channel; images here have 3, equal ones where the picture is grey",
+            fix=f"state['{key}'] = state['{key}'].repeat(1, 3, 1, 1) / 3 computes the same of them; save that, and "
+            "give --mean and --std the grey values three times",
+        )
 
 
 def compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

@@ -1,8 +1,10 @@
 """Somebody's ONNX file becomes a graph that every stage takes, or is refused in words that name the culprit."""
 
+import os
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +13,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgehybrid import rewrites, zoo
 from edgehybrid.errors import EdgeHybridError, GraphError, UsageError
 from edgehybrid.graph import Graph, constant, load, name_of, shape_of, values
-from edgehybrid.graph.adoption import adopt, companions, scores_of
+from edgehybrid.graph.adoption import adopt, companions, scores_of, settle
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16
 from edgehybrid.records import Ranges
@@ -72,6 +76,7 @@ def save(tmp_path: Path) -> Callable[[onnx.ModelProto], Path]:
     return write
 
 
+WHOLE = make(("n", 3, "h", "w")).SerializeToString()
 Save = Callable[[onnx.ModelProto], Path]
 
 
@@ -209,6 +214,23 @@ def test_local_functions_are_inlined(save: Save) -> None:
     assert [n.op_type for n in graph.nodes()][:4] == ["Conv", "Relu", "Neg", "Conv"]
 
 
+def test_a_half_precision_file_is_settled_as_it_is(save: Save, tmp_path: Path) -> None:
+    half = to_fp16(adopt(save(make())))
+    model = onnx.load_model_from_string(half.to_bytes())
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    path = save(model)
+    graph = settle(path, batch=2)
+    assert graph is not None
+    assert [shape_of(v)[0] for v in (graph.input, *graph.body.outputs)] == [2, 2, 2]
+    assert Counter(n.op_type for n in graph.nodes()) == Counter(n.op_type for n in half.nodes())
+    assert settle(save(make((1, 3, 8, 8)))) is None
+    grey = save(make((1, 1, 8, 8)))
+    assert settle(grey, must_be_image=False) is None  # to be timed, it needs no image
+    with pytest.raises(GraphError, match="no image of three channels"):
+        settle(grey)
+
+
 # --- weights in another file ------------------------------------------------------------------------------
 
 
@@ -238,6 +260,7 @@ def test_companions_are_weights_in_constants_too_and_lie_beside_the_file(save: S
     assert companions(save(model)) == ()
     move_out(model, "../w.bin")
     constant_node = helper.make_node("Constant", [], ["more"], value=weight("more", 3))
+    constant_node.attribute[0].t.data_location = TensorProto.EXTERNAL
     for key, value in ("location", "b.bin"), ("offset", "0"):
         constant_node.attribute[0].t.external_data.add(key=key, value=value)
     model.graph.node.append(constant_node)
@@ -314,6 +337,51 @@ def training(model: onnx.ModelProto) -> None:
     )
 
 
+def dropout(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "on"))
+    model.graph.node[1].CopyFrom(helper.make_node("Dropout", ["map", "", "on"], ["active"], name="second"))
+
+
+def random(model: onnx.ModelProto) -> None:
+    model.graph.node[1].CopyFrom(helper.make_node("RandomNormalLike", ["map"], ["active"], name="second"))
+
+
+def cycle(model: onnx.ModelProto) -> None:
+    model.graph.node[1].input[0] = "class scores"
+
+
+def double(model: onnx.ModelProto) -> None:
+    model.graph.node[1].output[0] = "map"
+
+
+def wrong_attribute(model: onnx.ModelProto) -> None:
+    model.graph.node[1].attribute.append(helper.make_attribute("slope", 0.1))
+
+
+def short_weight(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].dims[0] = 17
+
+
+def sparse_weight(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.append(onnx.SparseTensorProto(values=weight("thin", 3)))
+
+
+def no_output(model: onnx.ModelProto) -> None:
+    del model.graph.output[:]
+
+
+def unknown_output(model: onnx.ModelProto) -> None:
+    model.graph.output[0].name = "nowhere"
+
+
+def recursion(model: onnx.ModelProto) -> None:
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+    node = helper.make_node("Act", ["x"], ["y"], domain="mine")
+    model.functions.append(helper.make_function("mine", "Act", ["x"], ["y"], [node], opsets))
+    model.opset_import.append(opsets[1])
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Act", "mine"
+
+
 def second_input(model: onnx.ModelProto) -> None:
     model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.BOOL, [1]))
 
@@ -330,6 +398,16 @@ def no_input(model: onnx.ModelProto) -> None:
         (custom, ["'second'", "com.microsoft.Relu"]),
         (newer, ["'second'", "Gelu", "opset 17"]),
         (training, ["'second'", "training mode", "model.eval()"]),
+        (dropout, ["'second'", "training mode", "drops other values"]),
+        (random, ["'second'", "draws random numbers"]),
+        (cycle, ["'second'", "'class scores'", "nothing before it computes"]),
+        (double, ["'second'", "'map' exists already"]),
+        (wrong_attribute, ["'second'", "slope"]),
+        (short_weight, ["'kernel'", "(17,3,3,3)"]),
+        (sparse_weight, ["'thin' is sparse"]),
+        (no_output, ["no output"]),
+        (unknown_output, ["'nowhere'"]),
+        (recursion, ["mine::Act", "recursive"]),
         (second_input, ["does not take one image", "'mask' (1)", "bool"]),
         (no_input, ["does not take one image", "none"]),
     ],
@@ -356,6 +434,7 @@ def test_other_opsets_are_refused(save: Save, opset: int) -> None:
         ((1, 8, 8, 3), TensorProto.FLOAT, ["channels last", "permute"]),
         ((1, 4, 8, 8), TensorProto.FLOAT, ["4 channels", "RGB"]),
         ((1, 3, 8, 12), TensorProto.FLOAT, ["not square"]),
+        ((1, 3, 10**5, 10**5), TensorProto.FLOAT, ["over 8192 px"]),
         ((1, 3, 64), TensorProto.FLOAT, ["does not take one image", "(1, 3, 64)"]),
         ((1, 3, 8, 8), TensorProto.FLOAT16, ["does not take one image", "float16"]),
         ((1, 3, 8, 8), TensorProto.UINT8, ["uint8", "without its preprocessing"]),
@@ -386,6 +465,68 @@ def test_a_size_that_no_inference_finds_is_told_by_the_name_of_the_output(save: 
     model.graph.output.append(helper.make_tensor_value_info("places", TensorProto.INT64, None))
     with pytest.raises(GraphError, match="'places' is not static"):
         adopt(save(model))
+
+
+def test_open_channels_are_those_of_the_first_convolution(save: Save) -> None:
+    model = make((1, "c", 8, 8))
+    assert shape_of(adopt(save(model)).input) == (1, 3, 8, 8)
+    model.graph.initializer[0].CopyFrom(weight("kernel", 16, 1, 3, 3))
+    with pytest.raises(GraphError, match="no image of three channels") as caught:
+        adopt(save(model))
+    assert "grayscale" in caught.value.fix
+
+
+@pytest.mark.parametrize("number", [-1, 0])
+def test_a_size_below_one_is_an_open_one(save: Save, number: int) -> None:
+    model = make((number, 3, number, number))
+    graph = adopt(save(model), batch=2, input_size=8)
+    assert shape_of(graph.input) == (2, 3, 8, 8)
+    check_static(graph)
+
+
+def test_what_is_no_file_or_too_large_is_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(GraphError, match="not a usable ONNX file") as caught:
+        adopt(tmp_path / "pipe.onnx")  # reading it would wait for ever
+    assert "a pipe or device" in caught.value.why
+    with (tmp_path / "giant.onnx").open("wb") as file:
+        file.truncate(20 * 2**30)
+    with pytest.raises(GraphError, match=r"giant\.onnx has 20\.0 GiB"):
+        adopt(tmp_path / "giant.onnx")
+
+
+def test_of_a_giant_file_of_weights_only_what_the_shape_needs_is_read(save: Save) -> None:
+    model = make()
+    data = move_out(model, "w.bin")
+    del model.graph.initializer[0].external_data[2:]  # no length: to the end of the file, says the standard
+    path = save(model)
+    with (path.parent / "w.bin").open("wb") as file:
+        file.write(data)
+        file.truncate(50 * 2**30)
+    np.testing.assert_array_equal(run(adopt(path).to_bytes(), IMAGE)[0], run(make().SerializeToString(), IMAGE)[0])
+    del model.graph.initializer[0].dims[:]
+    model.graph.initializer[0].dims.extend([2**20, 2**20])
+    with pytest.raises(GraphError, match=r"4096\.0 GiB of weights"):
+        adopt(save(model))
+
+
+@settings(max_examples=120)
+@given(data=st.data())
+def test_a_damaged_file_is_opened_or_refused_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(WHOLE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, 1200) | st.integers(0, len(content) - 9))  # names and shapes, or anything
+        content[place : place + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=4))
+    path = tmp_path_factory.mktemp("damaged") / "net.onnx"
+    path.write_bytes(content)
+    try:
+        graph = adopt(path, input_size=8)
+    except EdgeHybridError:
+        return
+    rewritten, _ = rewrites.apply(graph)
+    plan(rewritten, "typed")
 
 
 @pytest.mark.parametrize("content", [b"", b"not ONNX", make().SerializeToString()[:-500]])

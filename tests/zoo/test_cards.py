@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgehybrid import zoo
+from edgehybrid.errors import UsageError
 from edgehybrid.records import ModelCard
 from edgehybrid.zoo.weights import open_family
 
@@ -51,6 +52,14 @@ def test_published_figures_are_what_is_counted(card: ModelCard) -> None:
 @pytest.mark.parametrize("card", zoo.cards(), ids=lambda card: card.name)
 def test_weights_can_be_downloaded_or_the_card_says_why_not(card: ModelCard) -> None:
     assert (card.weights_url is None) == bool(card.weights_note)
+
+
+@pytest.mark.parametrize("card", [c for c in zoo.cards() if "browser" in c.weights_note], ids=lambda card: card.name)
+def test_weights_behind_a_browser_are_refused_with_their_place(card: ModelCard) -> None:
+    with pytest.raises(UsageError, match="no ImageNet weights can be downloaded") as caught:
+        zoo.find_weights(card.name, "imagenet")
+    assert "https://" in caught.value.why
+    assert "--weights FILE" in caught.value.why
 
 
 def test_names_are_unique() -> None:

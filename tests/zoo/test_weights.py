@@ -96,6 +96,25 @@ def test_another_number_of_classes_than_the_checkpoint_has_is_refused(path: Path
         zoo.load("cmt_ti", str(path), 1000)
 
 
+def test_weights_for_grayscale_are_refused_with_a_fix_that_computes_the_same(
+    path: Path, state: dict[str, Tensor]
+) -> None:
+    key = "stem_conv1.weight"
+    grey = state | {key: state[key][:, :1].clone()}
+    save_file(grey, path)
+    with pytest.raises(WeightsError, match="is for grayscale images") as error:
+        zoo.load("cmt_ti", str(path))
+    assert error.value.why.startswith(f"{key} takes 1 channel")
+    fix = error.value.fix.split(" computes")[0]
+    exec(fix, {"state": grey})  # as the user would
+    save_file(grey, path)
+    module, _ = zoo.load("cmt_ti", str(path))
+    kernel, picture = module.get_submodule("stem_conv1"), torch.randn(1, 1, 8, 8)
+    ours = kernel(picture.expand(1, 3, 8, 8))
+    want = torch.nn.functional.conv2d(picture, state[key][:, :1], state["stem_conv1.bias"], stride=2, padding=1)
+    torch.testing.assert_close(ours, want)
+
+
 def test_weights_of_another_model_are_recognised(path: Path, state: dict[str, Tensor]) -> None:
     save_file(state, path)
     with pytest.raises(WeightsError, match="does not fit cmt_xs") as error:

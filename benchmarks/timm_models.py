@@ -1,0 +1,145 @@
+"""Hybrids and baselines of timm through every stage: export, rewrites, both quantizations, NVIDIA's compiler.
+
+    python benchmarks/timm_models.py [--only NAME ...] [--size PX] [--output FILE]
+    python benchmarks/timm_models.py --table
+
+At the input size that timm publishes, with seeded weights of which none is at its initial value, so no accuracy. A
+stage that fails is written down with its words. Writes `benchmarks/results/timm_models.json` after every model;
+`--table` prints the README's table from it.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(
+    0, str(Path(__file__).parents[1])
+)  # tests: seeded weights, and names of torchvision where it is missing
+
+from edgehybrid import (
+    calibrator,
+    dataset,
+    device,
+    engine,
+    exporter,
+    graph,
+    placement,
+    quantizer,
+    resources,
+    rewrites,
+    zoo,
+)
+from edgehybrid.errors import EdgeHybridError
+from edgehybrid.graph import Graph
+from edgehybrid.runtime import open_runner
+from edgehybrid.store import write_atomic
+from tests.golden import fill
+from tests.no_torchvision import stand_in
+
+RESULT = Path(__file__).parent / "results" / "timm_models.json"
+NAMES = (
+    *("resnet18", "convnext_atto", "mobilevit_xxs", "efficientformer_l1", "coatnet_nano_rw_224"),
+    *("maxvit_rmlp_pico_rw_256", "levit_128s", "edgenext_xx_small", "deit_tiny_patch16_224"),
+    "swin_tiny_patch4_window7_224",
+)
+CALIBRATED = 8
+"""Photographs behind the int8 ranges; the compiler's verdict does not depend on them."""
+TARGET = "orin-nano-8gb"
+
+
+def main() -> None:
+    """Take each model through, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=NAMES, metavar="NAME")
+    parser.add_argument("--size", type=int, help="px, of every model; as published by default")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--table", action="store_true", help="print the README's table and do nothing else")
+    options = parser.parse_args()
+    document = json.loads(options.output.read_bytes()) if options.output.is_file() else {"models": {}}
+    if options.table:
+        print(make_table(document["models"]))
+        return
+    stand_in()
+    document["device"] = dataclasses.asdict(device.state(0))
+    for name in options.only:
+        found = document["models"][name] = take(name, options.size)
+        write_atomic(options.output, json.dumps(document, indent=1).encode() + b"\n")
+        print(row(name, found), flush=True)
+    sys.exit(int(any("failed" in document["models"][name] for name in options.only)))
+
+
+def take(name: str, size: int | None) -> dict[str, object]:
+    """What each stage says of one model."""
+    found: dict[str, object] = {}
+    try:
+        module, spec = zoo.load(f"timm/{name}", input_size=size)
+        fill(module)
+        found |= {"px": spec.preprocess.size, "params": sum(p.numel() for p in module.parameters())}
+        images = dataset.load("photos", limit=CALIBRATED)
+        batches = list(images.batches(spec.preprocess, 1))
+        exported = exporter.trace(module, spec)
+        rewritten, lines = rewrites.apply(exported)
+        found |= {"macs": graph.count_macs(exported), "rewrites": [line for line in lines if ": 0 " not in line]}
+        found["rewritten_vs_exported"] = compare(exported, rewritten, batches)
+        plan = placement.plan(rewritten, "typed")
+        tensors = sorted({d.tensor for d in plan.decisions if d.kind == "activation"})
+        seen = calibrator.observe(rewritten, batches, tensors)
+        ranges = calibrator.choose(seen, "mse", images=len(images), sha256=images.spec.sha256)
+        for precision in ("int8", "fp16"):
+            typed = quantizer.quantize(rewritten, ranges, plan) if precision == "int8" else quantizer.to_fp16(rewritten)
+            found[precision] = compile_typed(typed, precision)
+    except EdgeHybridError as error:
+        found["failed"] = str(error)
+    return found
+
+
+def compare(before: Graph, after: Graph, batches: list[np.ndarray]) -> float:
+    """Largest difference of a logit over the photographs, relative to the largest logit."""
+    with tempfile.TemporaryDirectory() as folder:
+        logits = []
+        for label, model in (("before", before), ("after", after)):
+            path = Path(folder) / f"{label}.onnx"
+            path.write_bytes(model.to_bytes())
+            with open_runner(path, threads=1) as runner:
+                logits.append(np.concatenate([next(iter(runner.run({"input": x}).values())) for x in batches]))
+    want, got = logits
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+def compile_typed(typed: Graph, precision: str) -> dict[str, object]:
+    """What TensorRT-RTX's compiler says to a typed graph for the target, and how long it thinks."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(typed.to_bytes())
+        begin = time.perf_counter()
+        made, _ = engine.build(path, resources.load_target(TARGET), None, precision=precision)
+        seconds = time.perf_counter() - begin
+    return {"status": made.status, "reason": made.reason, "seconds": seconds}
+
+
+def make_table(models: dict[str, dict]) -> str:
+    """The README's table."""
+    head = "| model | px | params | GMAC | rewritten vs exported | int8 | fp16 |\n|---|---|---|---|---|---|---|"
+    return "\n".join([head, *(row(name, found) for name, found in models.items())])
+
+
+def row(name: str, found: dict) -> str:
+    """One line of the table; a failure in its own words."""
+    if "failed" in found:
+        return f"| {name} | {found['failed'].splitlines()[0]} |"
+    verdicts = [
+        "accepted" if found[p]["status"] == "checked" else f"{found[p]['status']}: {found[p]['reason']}"
+        for p in ("int8", "fp16")
+    ]
+    sizes = (str(found["px"]), f"{found['params'] / 1e6:.2f} M", f"{found['macs'] / 1e9:.2f}")
+    return f"| {' | '.join([name, *sizes, format(found['rewritten_vs_exported'], '.1e'), *verdicts])} |"
+
+
+if __name__ == "__main__":
+    main()
