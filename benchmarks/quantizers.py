@@ -1,154 +1,240 @@
-"""int8 accuracy against ONNX Runtime's `quantize_static`: same float32 graph, images, evaluation and numerics.
+"""int8 against ONNX Runtime's `quantize_static` and NVIDIA's Model Optimizer: same float32 graph, images, evaluation.
 
     python benchmarks/quantizers.py --weights cmt_ti_cifar10_64.safetensors --crop-pct 1.0 \
-        --calib cifar10_calib.npz --eval cifar10_eval.npz
+        --calib cifar10_calib.npz --eval cifar10_eval.npz --output benchmarks/results/quantizers/cmt_ti-cifar10.json
+    python benchmarks/quantizers.py --table benchmarks/results/quantizers/*.json
 
-Peers quantize Conv, MatMul and Gemm with per-channel symmetric int8 weights and symmetric int8 activations, as
-TensorRT needs them (no int32 bias, no output Q/DQ beyond what their placement asks for), by minmax, entropy and
-percentile; once everything of these kinds, once only what this project quantizes too. Every graph is scored in
-ONNX Runtime with graph optimisation disabled. Writes `benchmarks/results/quantizers.json`. Accuracy only: what
-calibration costs in time is `calibration.py`.
+Every tool gets the rewritten float32 graph and the same preprocessed images, in a process of its own (`peers.py`).
+Peers quantize what they would by themselves, and once more only what this project quantizes too ("our coverage").
+Every result is scored in canonical numerics: ONNX Runtime with graph optimisation disabled, Q/DQ as written.
+
+- drop: top-1 lost, paired, with its 95 % interval; agreement and SQNR of the logits.
+- layers: SQNR at the outputs of all convolutions and products that every result still computes under its name, up to
+  one factor per channel, as equalization moves such factors into the next layer; the mean over layers, and the worst
+  difference of one layer to ours.
+- cost: seconds over those of bare forward passes of the same images, and the peak resident set, for several numbers of
+  images. Fewer than that are repeated. Ours decodes and preprocesses its images in that time, peers read theirs ready.
+- lint: what `edgehybrid lint` finds, errors and warnings by rule.
+- order: how many activation scales are the same, bit for bit, when the images come in another order.
+
+Model Optimizer runs in a virtual environment (`--modelopt`, made on first use), which borrows torch from this one:
+from PyPI it comes with gigabytes of CUDA. Needs the network then, and only then. `--modelopt none` leaves it out.
 """
 
 import argparse
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+import sysconfig
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime.quantization as peer
 from numpy.typing import NDArray
+from PIL import Image
 
-from edgehybrid import calibrator, dataset, device, evaluator, exporter, graph, placement, quantizer, rewrites, zoo
+from edgehybrid import dataset, device, evaluator, exporter, graph, linter, placement, rewrites, zoo
+from edgehybrid.calibrator.session import open_session
 from edgehybrid.dataset import Images
-from edgehybrid.records import Method, Preprocess
+from edgehybrid.dataset.preprocessing import crop, normalise
+from edgehybrid.records import Preprocess
 from edgehybrid.runtime import open_runner
 
-RESULT = Path(__file__).parent / "results" / "quantizers.json"
-OWN: tuple[Method, ...] = ("mse", "minmax", "percentile", "entropy")
-PEERS = {
-    "minmax": peer.CalibrationMethod.MinMax,
-    "entropy": peer.CalibrationMethod.Entropy,
-    "percentile": peer.CalibrationMethod.Percentile,
-}
+HERE = Path(__file__).parent
+OURS = "edgehybrid mse"
+LAYERS = ("Conv", "MatMul", "Gemm")
+LIMIT_DB = 200.0
+
+MODELOPT = "nvidia-modelopt==0.47.0"
+MODELOPT_NEEDS = (  # its extra [onnx] without CUDA; onnxruntime as it asks for it, on a CPU
+    "onnxruntime~=1.24.2", "onnx~=1.21.0", "onnx-graphsurgeon>=0.6.1", "onnxconverter-common~=1.16.0",
+    "onnxslim>=0.1.76", "polygraphy>=0.53.4", "lief", "ml_dtypes", "numpy", "scipy", "tqdm", "PyYAML>=6",
+    "omegaconf>=2.3", "pulp<4", "pydantic>=2", "regex", "rich", "safetensors", "nvidia-ml-py>=12", "packaging",
+    "setuptools>=80",
+)  # fmt: skip
 
 
-class Reader(peer.CalibrationDataReader):  # type: ignore[misc]
-    """Calibration images one at a time, as ONNX Runtime asks for them."""
+@dataclass(frozen=True)
+class Tool:
+    """One way to quantize."""
 
-    def __init__(self, images: Images, preprocess: Preprocess) -> None:
-        self.batches = images.batches(preprocess, 1)
+    label: str
+    tool: str
+    method: str
+    exclude: tuple[str, ...] = ()
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next image, or None at the end."""
-        batch = next(self.batches, None)
-        return None if batch is None else {"input": batch}
+
+class Bench:
+    """One float32 network, its images as files that every tool can read, and processes to quantize it in."""
+
+    def __init__(self, folder: Path, model: graph.Graph, python: dict[str, Path], threads: int) -> None:
+        self.folder, self.model, self.python, self.threads = folder, model, python, threads
+        self.reference = folder / "fp32.onnx"
+        self.reference.write_bytes(model.to_bytes())
+        self.side = graph.shape_of(model.input)[-1]
+
+    def store(self, images: Images, preprocess: Preprocess, most: int) -> None:
+        """Write crops for us and finished inputs for the others, repeated up to `most`."""
+        crops = np.stack([crop(Image.fromarray(images.image(i)), preprocess) for i in range(len(images))])
+        crops = crops[np.arange(max(most, len(crops))) % len(crops)]
+        with (self.folder / "images.raw").open("wb") as file:
+            for one in crops:
+                file.write(normalise(one[None], preprocess).tobytes())
+        self.crops = crops
+
+    def run(self, tool: Tool, indexes: Sequence[int], output: Path) -> dict[str, float] | str:
+        """Quantize in a fresh process: its costs, or the last line of what it complained about."""
+        order: dict[str, object] = {
+            "tool": tool.tool, "method": tool.method, "model": str(self.reference), "side": self.side,
+            "input": self.model.input.name, "images": str(self.folder / "images.raw"), "indexes": list(indexes),
+            "exclude": list(tool.exclude), "output": str(output), "threads": self.threads,
+        }  # fmt: skip
+        if tool.tool == "edgehybrid":
+            order["crops"] = str(self.folder / f"crops-{len(indexes)}.npz")
+            np.savez(str(order["crops"]), x=self.crops[list(indexes)])
+        note = self.folder / "order.json"
+        note.write_text(json.dumps(order))
+        with tempfile.TemporaryDirectory(dir=self.folder) as cache:
+            environment = {
+                **os.environ,
+                "EDGEHYBRID_CACHE_DIR": cache,  # nothing done before may be reused
+                "PYTHONPATH": str(HERE.parent) if tool.tool == "edgehybrid" else "",
+                "OMP_NUM_THREADS": str(self.threads),
+            }
+            command = [str(self.python.get(tool.tool, Path(sys.executable))), str(HERE / "peers.py"), str(note)]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=self.folder)
+        if done.returncode:
+            return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+        return found
 
 
 def main() -> None:
-    """Quantize with each, score each, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="cmt_ti")
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--crop-pct", type=float)
-    parser.add_argument("--calib", required=True)
-    parser.add_argument("--eval", required=True)
-    parser.add_argument("--output", type=Path, default=RESULT)
-    options = parser.parse_args()
-
-    module, spec = zoo.load(options.model, options.weights, crop_pct=options.crop_pct)
-    calibration = dataset.load(options.calib, split="calib")
-    evaluation = dataset.load(options.eval, split="eval")
+    """Quantize with each, score each, print, write; or print the table of results there are."""
+    options = parse()
+    if options.table:
+        print_table([json.loads(path.read_text()) for path in options.table])
+        return
+    module, spec = zoo.load(options.model, options.weights, input_size=options.input_size, crop_pct=options.crop_pct)
+    calibration = dataset.load(options.calib, split="calib", at_most=options.num_calib)
+    evaluation = dataset.load(options.eval, split="eval", at_most=options.num_eval)
     if evaluation.labels is None:
-        parser.error("--eval needs labels")
-    exported = exporter.trace(module, spec)
-    baseline, _ = rewrites.apply(exported)
-    state = device.state(0)
+        raise SystemExit("--eval needs labels")
+    model, _ = rewrites.apply(exporter.trace(module, spec))
+    python = {} if options.modelopt == "none" else {"modelopt": find_modelopt(Path(options.modelopt))}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        reference = folder / "fp32.onnx"
-        reference.write_bytes(baseline.to_bytes())
-        logits = score(reference, evaluation, spec.preprocess)
-        truth = evaluator.accuracy(logits, evaluation.labels)
-        print(f"fp32 {truth.top1:.2f} % of {truth.n}")
-        rows = []
-        for label, quantize in {
-            **{f"edgehybrid {m}": own(baseline, calibration, spec.preprocess, m) for m in OWN},
-            **{f"onnxruntime {m}": theirs(reference, calibration, spec.preprocess, m, ()) for m in PEERS},
-            **{
-                f"onnxruntime {m}, our coverage": theirs(
-                    reference, calibration, spec.preprocess, m, left_float(baseline)
-                )
-                for m in PEERS
-            },
-        }.items():
-            path = folder / f"{label.replace(' ', '-')}.onnx"
-            quantize(path)
-            found = score(path, evaluation, spec.preprocess)
-            rows.append(
-                {
-                    "quantizer": label,
-                    "drop": dataclasses.asdict(evaluator.drop(logits, found, evaluation.labels)),
-                    "fidelity": dataclasses.asdict(evaluator.fidelity(logits, found)),
-                    "int8_layers": int8_layers(path),
-                }
-            )
-            print_row(rows[-1])
+        bench = Bench(Path(name), model, python, options.threads)
+        bench.store(calibration, spec.preprocess, max([0, *options.costs]))
+        count = len(calibration)
+        bare = {n: bench.run(Tool("", "forward", ""), range(n), bench.reference) for n in {count, *options.costs}}
+        truth = score(bench.reference, evaluation, spec.preprocess)
+        probe = next(calibration.batches(spec.preprocess, options.layer_images))
+        rows, outputs = [], {}
+        for tool in tools(model, options.methods, with_modelopt=bool(python)):
+            row, path = measure(bench, tool, bare, count, options.costs)
+            if path is not None:
+                logits = score(path, evaluation, spec.preprocess)
+                row["drop"] = dataclasses.asdict(evaluator.drop(truth, logits, evaluation.labels))
+                row["fidelity"] = dataclasses.asdict(evaluator.fidelity(truth, logits))
+                row["int8_layers"] = int8_layers(graph.load(path))
+                row["lint"] = lint(path)
+                outputs[tool.label] = path
+            rows.append(row)
+            print(line(row), flush=True)
+        add_layers(rows, model, outputs, probe)
+        state = device.state(options.threads)
     document = {
-        "model": spec.name,
-        "weights": Path(options.weights).name,
-        "fp32_top1": truth.top1,
-        "calibration": {"name": calibration.spec.name, "images": len(calibration), "sha256": calibration.spec.sha256},
+        "model": spec.name, "weights": Path(options.weights).name, "input": spec.preprocess.size,
+        "fp32": dataclasses.asdict(evaluator.accuracy(truth, evaluation.labels)),
+        "calibration": {"name": calibration.spec.name, "images": count, "sha256": calibration.spec.sha256},
         "evaluation": {"name": evaluation.spec.name, "images": len(evaluation), "sha256": evaluation.spec.sha256},
-        "device": dataclasses.asdict(state),
-        "rows": rows,
-    }
+        "device": dataclasses.asdict(state), "bare_seconds": {str(n): bare[n] for n in sorted(bare)}, "rows": rows,
+    }  # fmt: skip
+    print_table([document])
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(document, indent=1, default=dict) + "\n")
 
 
-def own(model: graph.Graph, images: Images, preprocess: Preprocess, method: Method) -> Callable[[Path], None]:
-    """This project's calibration, placement and quantizer."""
+def parse() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="cmt_ti")
+    parser.add_argument("--weights", default="fashion-mnist")
+    parser.add_argument("--input-size", type=int)
+    parser.add_argument("--crop-pct", type=float)
+    parser.add_argument("--calib", default="fashion-mnist")
+    parser.add_argument("--num-calib", type=int, default=128)
+    parser.add_argument("--eval", default="fashion-mnist")
+    parser.add_argument("--num-eval", type=int)
+    parser.add_argument("--methods", nargs="*", default=["mse"], help="of ours; mse is what `build` does by default")
+    parser.add_argument("--costs", type=int, nargs="*", default=[8, 128, 1000], help="numbers of images to time")
+    parser.add_argument("--layer-images", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--modelopt", default=str(HERE / ".modelopt"), help="its virtual environment, or none")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "quantizers.json")
+    parser.add_argument("--table", type=Path, nargs="*", help="print the table of these results, and nothing else")
+    return parser.parse_args()
 
-    def quantize(path: Path) -> None:
-        plan = placement.plan(model, "fp32")
-        tensors = sorted({d.tensor for d in plan.decisions if d.kind == "activation"})
-        seen = calibrator.observe(model, images.batches(preprocess, 16), tensors)
-        ranges = calibrator.choose(seen, method, images=len(images), sha256=images.spec.sha256)
-        path.write_bytes(quantizer.quantize(model, ranges, plan).to_bytes())
 
-    return quantize
-
-
-def theirs(
-    model: Path, images: Images, preprocess: Preprocess, method: str, exclude: Sequence[str]
-) -> Callable[[Path], None]:
-    """ONNX Runtime's static quantization, set to what TensorRT accepts."""
-
-    def quantize(path: Path) -> None:
-        peer.quantize_static(
-            model,
-            path,
-            Reader(images, preprocess),
-            quant_format=peer.QuantFormat.QDQ,
-            nodes_to_exclude=list(exclude),
-            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-            per_channel=True,
-            activation_type=peer.QuantType.QInt8,
-            weight_type=peer.QuantType.QInt8,
-            calibrate_method=PEERS[method],
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-        )
-
-    return quantize
+def tools(model: graph.Graph, methods: Sequence[str], *, with_modelopt: bool) -> list[Tool]:
+    """Ours first, then every peer as it comes and at our coverage."""
+    found = [Tool(f"edgehybrid {method}", "edgehybrid", method) for method in methods]
+    ours = left_float(model)
+    peers = [("onnxruntime", method) for method in ("minmax", "entropy", "percentile")]
+    peers += [("modelopt", method) for method in ("max", "entropy")] if with_modelopt else []
+    for tool, method in peers:
+        found += [Tool(f"{tool} {method}", tool, method), Tool(f"{tool} {method}, our coverage", tool, method, ours)]
+    return found
 
 
 def left_float(model: graph.Graph) -> tuple[str, ...]:
     """Nodes of the kinds that peers quantize and this project's placement leaves float."""
     int8 = {d.node for d in placement.plan(model, "fp32").decisions if d.kind == "weight"}
-    return tuple(node.name or "" for node in model.nodes("Conv", "MatMul", "Gemm") if node.name not in int8)
+    return tuple(node.name or "" for node in model.nodes(*LAYERS) if node.name not in int8)
+
+
+def measure(
+    bench: Bench, tool: Tool, bare: dict[int, dict[str, float] | str], count: int, costs: Sequence[int]
+) -> tuple[dict[str, object], Path | None]:
+    """Costs and order of one tool, and the graph it made of all calibration images; None where it failed."""
+    stem = tool.label.replace(" ", "-").replace(",", "")
+    path, other = bench.folder / f"{stem}.onnx", bench.folder / f"{stem}-order.onnx"
+    row: dict[str, object] = {"quantizer": tool.label}
+    first = bench.run(tool, range(count), path)
+    if isinstance(first, str):
+        return {**row, "failed": first}, None
+    shuffled = np.random.default_rng(1).permutation(count).tolist()
+    again = bench.run(tool, shuffled, other)
+    row["order"] = again if isinstance(again, str) else same_scales(graph.load(path), graph.load(other))
+    row["cost"] = {}
+    for n in costs if not tool.exclude else ():
+        spent = bench.run(tool, range(n), other)
+        forward = bare[n]
+        if not isinstance(spent, str) and not isinstance(forward, str):
+            row["cost"][str(n)] = {**spent, "over_forward": spent["seconds"] / forward["seconds"]}  # type: ignore[index]
+    return row, path
+
+
+def same_scales(first: graph.Graph, second: graph.Graph) -> dict[str, float]:
+    """Of the activation scales in both: how many are equal, and the largest ratio of two."""
+    ours, theirs = scales(first), scales(second)
+    pairs = [(ours[name], theirs[name]) for name in ours if name in theirs]
+    ratios = [max(a, b) / min(a, b) for a, b in pairs]
+    return {"scales": len(pairs), "equal": sum(a == b for a, b in pairs), "largest_ratio": max(ratios, default=1.0)}
+
+
+def scales(model: graph.Graph) -> dict[str, float]:
+    """Quantized activation -> its scale."""
+    found = {}
+    for node in model.nodes("QuantizeLinear"):
+        scale = graph.constant(node.inputs[1])
+        if scale is not None and scale.size == 1 and graph.constant(node.inputs[0]) is None:
+            found[graph.name_of(node.inputs[0])] = float(scale)  # type: ignore[arg-type]
+    return found
 
 
 def score(path: Path, images: Images, preprocess: Preprocess) -> NDArray[np.float32]:
@@ -157,26 +243,145 @@ def score(path: Path, images: Images, preprocess: Preprocess) -> NDArray[np.floa
         return evaluator.predict(runner, images.batches(preprocess, 16))
 
 
-def int8_layers(path: Path) -> dict[str, int]:
+def int8_layers(model: graph.Graph) -> dict[str, int]:
     """How many nodes of each weighted kind read a dequantized activation: equal coverage makes a fair comparison."""
     counts: dict[str, int] = {}
-    for node in graph.load(path).nodes("Conv", "MatMul", "Gemm"):
+    for node in model.nodes(*LAYERS):
         producer = None if node.inputs[0] is None else node.inputs[0].producer()
         if producer is not None and producer.op_type == "DequantizeLinear":
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
     return counts
 
 
-def print_row(row: dict[str, object]) -> None:
-    """One line of the table."""
+def lint(path: Path) -> dict[str, dict[str, int]]:
+    """How many errors and warnings TensorRT's rules give, by rule."""
+    counts: dict[str, dict[str, int]] = {"error": {}, "warning": {}}
+    for issue in linter.lint(path).issues:
+        found = counts[issue.severity]
+        found[issue.rule] = found.get(issue.rule, 0) + 1
+    return counts
+
+
+def add_layers(
+    rows: list[dict[str, object]], model: graph.Graph, outputs: dict[str, Path], images: NDArray[np.float32]
+) -> None:
+    """SQNR per layer of every result, over the layers that all of them have and that are int8 in ours."""
+    if OURS not in outputs:
+        return
+    planned = {d.node for d in placement.plan(model, "fp32").decisions if d.kind == "weight"}
+    names = [graph.name_of(node.outputs[0]) for node in model.nodes(*LAYERS) if node.name in planned]
+    graphs = {label: graph.load(path) for label, path in outputs.items()}
+    for opened in graphs.values():
+        computed = {value.name for node in opened.nodes() for value in node.outputs}
+        names = [name for name in names if name in computed]
+    found = {label: layer_sqnr(model, opened, names, images) for label, opened in graphs.items()}
+    for row in rows:
+        label = str(row["quantizer"])
+        if label in found:
+            gain = found[OURS] - found[label]
+            row["layers"] = {
+                "count": len(names), "mean_sqnr_db": float(found[label].mean()),
+                "ours_better_by_db": float(gain.mean()), "ours_worst_layer_db": float(gain.min()),
+                "ours_worst_layer": names[int(gain.argmin())],
+            }  # fmt: skip
+
+
+def layer_sqnr(
+    reference: graph.Graph, quantized: graph.Graph, names: Sequence[str], images: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Decibels per layer, the best factor per channel taken out first."""
+    sessions = [open_session(opened, names, threads=1, optimise=False) for opened in (reference, quantized)]
+    axes = {graph.name_of(n.outputs[0]): 1 if n.op_type == "Conv" else -1 for n in reference.nodes(*LAYERS)}
+    sums: list[NDArray[np.float64]] = [np.zeros((3, 1))] * len(names)
+    for image in images:
+        want, got = (
+            s.run(list(names), {g.input.name: image[None]})
+            for s, g in zip(sessions, (reference, quantized), strict=True)
+        )
+        for i, name in enumerate(names):
+            r, q = (
+                np.moveaxis(a[i].astype(np.float64), axes[name], 0).reshape(a[i].shape[axes[name]], -1)
+                for a in (want, got)
+            )
+            sums[i] = sums[i] + np.stack([(r * r).sum(1), (q * q).sum(1), (r * q).sum(1)])
+    ratios = []
+    for signal, power, product in sums:
+        noise = signal.sum() - np.sum(np.divide(product**2, power, out=np.zeros_like(power), where=power > 0))
+        ratios.append(LIMIT_DB if noise <= 0 else min(LIMIT_DB, 10 * np.log10(signal.sum() / noise)))
+    return np.array(ratios)
+
+
+# --- Model Optimizer --------------------------------------------------------------------------------
+
+
+def find_modelopt(folder: Path) -> Path:
+    """The Python of its environment, made if it is not there yet."""
+    python = folder / "bin" / "python"
+    if not (folder / "ready").is_file():
+        print(f"making {folder} for {MODELOPT}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, "--no-deps", MODELOPT], check=True)
+        subprocess.run([*pip, "--only-binary", ":all:", *MODELOPT_NEEDS], check=True)
+        code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        site = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+        (Path(site) / "zz_torch.pth").write_text(sysconfig.get_path("purelib") + "\n")  # after its own packages
+        subprocess.run([str(python), "-c", "import modelopt.onnx.quantization"], check=True, capture_output=True)
+        (folder / "ready").touch()
+    return python
+
+
+# --- what is shown ----------------------------------------------------------------------------------
+
+
+def line(row: dict[str, object]) -> str:
+    """One row while the benchmark runs."""
+    if "failed" in row:
+        return f"{row['quantizer']:<36} failed: {row['failed']}"
     drop, fidelity = row["drop"], row["fidelity"]
-    assert isinstance(drop, dict)
-    assert isinstance(fidelity, dict)
-    print(
-        f"{row['quantizer']:<24} drop {drop['points']:+.2f} [{drop['ci95'][0]:+.2f}, {drop['ci95'][1]:+.2f}]"
-        f"  agreement {fidelity['agreement']:.2f} %  SQNR {fidelity['sqnr_db']:.1f} dB"
-        f"  int8 {row['int8_layers']}"
+    return (
+        f"{row['quantizer']:<36} drop {drop['points']:+.2f} [{drop['ci95'][0]:+.2f}, {drop['ci95'][1]:+.2f}]"  # type: ignore[index]
+        f"  agreement {fidelity['agreement']:.2f} %  SQNR {fidelity['sqnr_db']:.1f} dB  int8 {row['int8_layers']}"  # type: ignore[index]
     )
+
+
+def print_table(documents: Sequence[dict[str, object]]) -> None:
+    """Markdown, a table per model."""
+    for document in documents:
+        fp32, calibration, evaluation, machine = (document[k] for k in ("fp32", "calibration", "evaluation", "device"))
+        print(
+            f"\n`{document['model']}`, {document['weights']}, {document['input']} px: float32 {fp32['top1']:.2f} % of"  # type: ignore[index]
+            f" {fp32['n']:,} images of {evaluation['name']}; {calibration['images']} calibration images."  # type: ignore[index]
+            f" {machine['name']}, {machine['threads']} thread(s), load {machine['load']}.\n"  # type: ignore[index]
+        )
+        counts = sorted({int(n) for row in document["rows"] for n in row.get("cost", {})})  # type: ignore[attr-defined]
+        cost = [f"time x forward, {n}" for n in counts] + [f"peak MiB, {n}" for n in counts]
+        heads = ["quantizer", "drop, points (95 %)", "agreement", "logit SQNR", "layer SQNR", "ours worst layer"]
+        heads += ["int8 layers", "lint errors", "warnings", "scales kept in another order", *cost]
+        print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+        for row in document["rows"]:  # type: ignore[attr-defined]
+            print("| " + " | ".join(cells(row, counts)) + " |")
+
+
+def cells(row: dict[str, object], counts: Sequence[int]) -> list[str]:
+    """One row of the table."""
+    if "failed" in row:
+        return [str(row["quantizer"]), f"failed: {row['failed']}"]
+    drop, fidelity, layers, order, cost = (row.get(k) or {} for k in ("drop", "fidelity", "layers", "order", "cost"))
+    spent = [cost.get(str(n)) for n in counts]  # type: ignore[attr-defined]
+    return [
+        str(row["quantizer"]),
+        f"{drop['points']:+.2f} ({drop['ci95'][0]:+.2f} to {drop['ci95'][1]:+.2f})",  # type: ignore[index]
+        f"{fidelity['agreement']:.2f} %",  # type: ignore[index]
+        f"{fidelity['sqnr_db']:.1f} dB",  # type: ignore[index]
+        f"{layers['mean_sqnr_db']:.1f} dB" if layers else "",  # type: ignore[index]
+        f"{layers['ours_worst_layer_db']:+.1f} dB" if layers else "",  # type: ignore[index]
+        ", ".join(f"{n} {op}" for op, n in row["int8_layers"].items()),  # type: ignore[attr-defined]
+        *(str(sum(row["lint"][kind].values())) for kind in ("error", "warning")),  # type: ignore[index]
+        order if isinstance(order, str) else f"{order['equal']} of {order['scales']}",  # type: ignore[index]
+        *(f"{s['over_forward']:.1f}" if s else "" for s in spent),
+        *(f"{s['peak_rss_mib']:.0f}" if s else "" for s in spent),
+    ]
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from edgehybrid.records import (
 from edgehybrid.runtime import open_runner
 
 ANSWERS_SCHEMA = "edgehybrid.answers/1"
-CALIBRATION_SCHEMA = "edgehybrid.calibration/1"
 BASELINE, MODEL, PLAN = "baseline.onnx", "model.onnx", "engine.plan"
 CONTROL, CONTROL_PLAN = "control.onnx", "control.plan"
 """The same network in fp16, beside int8 for a TensorRT target: what int8 must be faster than."""
@@ -63,7 +62,7 @@ def write(
     """
     files: dict[str, store.Content] = {BASELINE: baseline, MODEL: deployed}
     if ranges is not None:
-        files["calibration.json"] = calibration_document(ranges)
+        files["calibration.json"] = _calibration_document(ranges, baseline, report.model.preprocess)
         if engine.dla_cores(report.target):
             files[SCALES] = engine.calibration_cache(ranges)
     if answers is not None:
@@ -109,9 +108,12 @@ def engine_files(
     return files | {"engine.json": store.to_json(document)}
 
 
-def calibration_document(ranges: Ranges) -> bytes:
-    """`calibration.json`: tensor name -> amax, and which images it came from."""
-    return store.to_json({"schema": CALIBRATION_SCHEMA, **vars(ranges)})
+def _calibration_document(ranges: Ranges, baseline: Path, preprocess: Preprocess) -> bytes:
+    """`calibration.json`: tensor name -> amax, of which network and images; without histograms, to stay small."""
+    from edgehybrid import calibrator, graph
+
+    fingerprint = graph.load(baseline).fingerprint()
+    return calibrator.to_document(calibrator.Calibration(ranges, fingerprint, preprocess, (), None))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from edgehybrid.records import (
     ImageSet,
     Latency,
     ModelSpec,
+    Plan,
     Precision,
     RankCheck,
     Ratio,
@@ -133,11 +134,13 @@ def target_rows(target: Target, engines: Mapping[Precision, Engine]) -> tuple[Ro
     return tuple(rows)
 
 
-def image_notes(calib: str, calibration: ImageSet | None, evaluation: ImageSet | None, shared: int) -> tuple[str, ...]:
+def image_notes(
+    recipe: Recipe, calibration: ImageSet | None, evaluation: ImageSet | None, shared: int
+) -> tuple[str, ...]:
     """What to know about the images before believing a number made with them.
 
     Args:
-        calib: The option as given.
+        recipe: What was asked for.
         calibration: The images of calibration; None where nothing was calibrated.
         evaluation: The images of evaluation; None where there are none.
         shared: How many images are in both.
@@ -148,7 +151,7 @@ def image_notes(calib: str, calibration: ImageSet | None, evaluation: ImageSet |
             notes.append(f"{images.name}: skipped {len(images.skipped)} unreadable images, first {images.skipped[0]}")
         if images is not None and images.note and images.name != "photos":  # which has its own line below
             notes.append(f"{images.name}: {images.note}")
-    if calibration is not None and calib == "photos":
+    if calibration is not None and recipe.calib == "photos" and recipe.ranges is None:
         notes.append("calibrated on the bundled photographs, not your camera's: give your own with --calib DIR")
     if calibration is not None and calibration.images < FEW_CALIBRATION_IMAGES:
         notes.append(f"only {calibration.images} calibration images: {FEW_CALIBRATION_IMAGES} or more are advised")
@@ -186,6 +189,21 @@ def ranking_notes(forwards: float, check: RankCheck | None) -> tuple[str, ...]:
     if forwards > FORWARDS + 0.5:
         notes.append(f"few images for so many groups: each took {forwards:.0f} forward passes instead of {FORWARDS}")
     return tuple(notes)
+
+
+def range_notes(plan: Plan, target: Target) -> tuple[str, ...]:
+    """Which operators float16 could overflow in, going by the images, and what becomes of them on the target."""
+    seen = [d for d in plan.decisions if d.kind == "float32" and d.rule in ("fp16-range", "fp16-inner-range")]
+    if not seen:
+        return ()
+    operators = "1 operator" if len(seen) == 1 else f"{len(seen)} operators"
+    fate = "stay float32 in the float16 graph"
+    if target.backend == "tensorrt" and target.dialect == "fp32":
+        fate = (
+            "are not protected on this target, as TensorRT 8 chooses float types itself: check them there, use "
+            "--precision fp32, or a JetPack with TensorRT 10"
+        )
+    return (f"{operators} could overflow float16 and {fate}; first '{seen[0].node}': {seen[0].reason}",)
 
 
 def speed_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
@@ -236,6 +254,7 @@ def command(recipe: Recipe) -> str:
         "calib": recipe.calib,
         "num-calib": recipe.num_calib,
         "method": recipe.method,
+        "ranges": recipe.ranges,
         "eval": recipe.eval,
         "num-eval": recipe.num_eval or None,
         "seed": recipe.seed,

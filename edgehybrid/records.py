@@ -215,6 +215,7 @@ class Recipe:
     eval: str | None
     num_eval: int
     seed: int
+    ranges: str | None = None  # a calibration file that took the place of calibrating
     max_drop: float | None = None  # points of top-1; shapes the graph only of `mixed`
     mean: str | None = None  # this and the following as options, None: the model's own
     std: str | None = None
@@ -244,7 +245,8 @@ class Decision:
     op: str
     input: int  # index into the node's inputs
     tensor: str
-    kind: Literal["activation", "weight", "float"]  # float: stays in the float type of the dialect
+    kind: Literal["activation", "weight", "float", "float32"]
+    """`float`: stays in the float type of the dialect; `float32`: in float32 even where that is float16."""
     rule: str  # short name of the row in the rule table
     reason: str
     axis: int | None = None  # channel axis of a weight's scales

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from edgehybrid import rewrites
 from edgehybrid.errors import GraphError, StageError
 from edgehybrid.graph import Graph, name_of
-from edgehybrid.placement import plan
+from edgehybrid.placement import keep_float32, plan
 from edgehybrid.quantizer import MIN_SCALE, choose_weight_scales, quantize, to_fp16
 from edgehybrid.records import Decision, Plan, Ranges
 from tests.single import SingleNet, draw, initializer, observe, run
@@ -363,13 +363,14 @@ def test_infinite_masks_stay_infinite() -> None:
     np.testing.assert_allclose(run(to_fp16(graph), x)[0], run(graph, x)[0], atol=2e-3)
 
 
-def test_weights_beyond_float16_are_refused_by_name() -> None:
+def test_a_layer_whose_weights_are_beyond_float16_computes_in_float32() -> None:
     net = SingleNet(20, 32)
-    weight = net.const(np.full((32, 10), 1e5))
-    graph = net.graph(net.op("Gemm", "input", weight))
-    with pytest.raises(GraphError, match=f"'{weight}', read by node 'n_gemm_2'") as caught:
-        to_fp16(graph)
-    assert "1e+05" in caught.value.why
+    product = net.op("Gemm", "input", net.const(np.full((32, 10), 1e5)))
+    graph = net.graph(net.op("Mul", product, net.const(1e-3)))
+    x = draw(graph)
+    made = Plan("typed", keep_float32(graph, {"input": 4.0, product: 1e7}))
+    got = onnx.reference.ReferenceEvaluator(proto_of(to_fp16(graph, made))).run(None, {"input": x})[0]
+    np.testing.assert_allclose(got, run(graph, x)[0], rtol=2e-3, atol=0.5)
 
 
 def test_an_output_that_is_also_read_inside_keeps_its_name_and_type() -> None:

@@ -1,12 +1,27 @@
 """Calibrate: watch a network's activations on real images in one streaming pass, choose int8 ranges, compare layers.
 
 `observe` counts activations into histograms (histogram.py, observer.py), `choose` turns histograms into ranges
-(ranges.py), `compare` says how much noise quantization left at each layer (fidelity.py).
+(ranges.py), `find_peaks` finds the largest value of every tensor (peaks.py), `compare` says how much noise quantization
+left at each layer (fidelity.py).
 """
 
+from edgehybrid.calibrator.document import Calibration, merge, read_document, to_document
 from edgehybrid.calibrator.fidelity import compare
 from edgehybrid.calibrator.histogram import Histogram, Observations
 from edgehybrid.calibrator.observer import observe
+from edgehybrid.calibrator.peaks import find_peaks
 from edgehybrid.calibrator.ranges import choose, expected_error
 
-__all__ = ["Histogram", "Observations", "choose", "compare", "expected_error", "observe"]
+__all__ = [
+    "Calibration",
+    "Histogram",
+    "Observations",
+    "choose",
+    "compare",
+    "expected_error",
+    "find_peaks",
+    "merge",
+    "observe",
+    "read_document",
+    "to_document",
+]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,11 +78,15 @@ class Observations:
         return Observations(merged, self.images + other.images)
 
     def save(self, path: Path) -> None:
-        """Write an .npz of the bins that are not empty; equal observations give equal bytes.
+        """Write what `to_bytes` makes.
 
         Raises:
             ResourceError: The disk is full or the place cannot be written.
         """
+        write_atomic(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """An .npz of the bins that are not empty; equal observations give equal bytes."""
         names = sorted(self.tensors)
         occupied = [np.flatnonzero(self.tensors[name].counts) for name in names]
         counts = [self.tensors[name].counts[bins] for name, bins in zip(names, occupied, strict=True)]
@@ -96,7 +101,16 @@ class Observations:
             bins=np.concatenate([*occupied, np.empty(0, np.intp)]).astype(np.uint16),
             counts=np.concatenate([*counts, np.empty(0, np.int64)]),
         )
-        write_atomic(path, buffer.getvalue())
+        return buffer.getvalue()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> "Observations":
+        """Read what `to_bytes` made.
+
+        Raises:
+            Exception: It is damaged; which type depends on where.
+        """
+        return _decode(_read(io.BytesIO(data)))
 
     @staticmethod
     def load(path: Path) -> "Observations":
@@ -106,7 +120,8 @@ class Observations:
             ArtifactError: The file is missing, damaged, or something else.
         """
         try:
-            return _decode(_read(path))
+            with path.open("rb") as handle:
+                return _decode(_read(handle))
         except Exception as error:  # zipfile, zlib and numpy raise a dozen unrelated types on damaged files
             reason = " ".join(str(error).split()) or "no details"
             raise ArtifactError(
@@ -178,9 +193,9 @@ class Tally:
         self._staged = 0
 
 
-def _read(path: Path) -> dict[str, NDArray[np.generic]]:
+def _read(handle: BinaryIO) -> dict[str, NDArray[np.generic]]:
     """The fields of the file, each of the right kind and rank."""
-    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+    with np.load(handle, allow_pickle=False) as file:
         fields: dict[str, NDArray[np.generic]] = {name: file[name] for name in _FIELDS}
     for name, (kind, dimensions) in _FIELDS.items():
         if fields[name].dtype.kind != kind or fields[name].ndim != dimensions:

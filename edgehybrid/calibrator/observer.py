@@ -118,11 +118,11 @@ def _find_sources(graph: Graph, tensors: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"the graph has no tensor '{name}'")
         if constant(found[name]) is not None or found[name].dtype != ir.DataType.FLOAT:
             raise ValueError(f"'{name}' is not a float32 activation")
-        sources[name] = name_of(_source(found[name]))
+        sources[name] = name_of(source_of(found[name]))
     return sources
 
 
-def _source(value: ir.Value) -> ir.Value:
+def source_of(value: ir.Value) -> ir.Value:
     """The tensor that first held these values."""
     node = value.producer()
     while node is not None and node.op_type in _REARRANGING and node.inputs[0] is not None:

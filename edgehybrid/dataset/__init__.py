@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -87,6 +87,14 @@ class Images:
             ImagesError: It cannot be read any more.
         """
         return np.array(next(iter(self._pictures.open((self._chosen[index],)))))
+
+    def take(self, indexes: Sequence[int]) -> "Images":
+        """Some of these images, in the order of the set; their description counts and hashes only them."""
+        kept = sorted(set(indexes))
+        digests = tuple(self.digests[index] for index in kept)
+        spec = replace(self.spec, images=len(kept), sha256=hashlib.sha256(b"".join(sorted(digests))).hexdigest())
+        labels = None if self.labels is None else self.labels[kept]
+        return Images(spec, labels, digests, self._pictures, [self._chosen[index] for index in kept])
 
     def batches(self, preprocess: Preprocess, batch_size: int) -> Iterator[NDArray[np.float32]]:
         """Network input, (B, 3, size, size) contiguous, in order; the last batch may be shorter.

@@ -18,6 +18,8 @@ from edgehybrid.records import Precision
 MIN_OPSET = 13
 MAX_OPSET = 23
 LARGEST_FILE = 2**31 - 1  # bytes; what a protobuf message can have
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "BatchNormalization")
+"""Operators whose constants are trained weights."""
 
 
 class Graph:
@@ -58,6 +60,20 @@ class Graph:
     def digest(self) -> str:
         """SHA-256 of the protobuf."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of operators, tensor names and weights of layers: the same for every batch size of a network.
+
+        Other constants are left out: a class token, for one, is repeated for each image of the batch.
+        """
+        found = hashlib.sha256()
+        for node in self.body:
+            found.update(repr((node.op_type, [value.name for value in node.outputs])).encode())
+            for value in node.inputs if node.op_type in WEIGHTED else ():
+                array = constant(value)
+                if array is not None:
+                    found.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
 
     def nodes(self, *ops: str) -> Iterator[ir.Node]:
         """Nodes of the main graph in order, all or only those of the operators named."""

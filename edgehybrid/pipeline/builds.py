@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgehybrid.pipeline import engines
-from edgehybrid.pipeline.options import calibration_images, check_counts, engine_options, load_target
+from edgehybrid.pipeline.options import calibration_images, check_counts, check_ranges, engine_options, load_target
 from edgehybrid.records import Engine, Interpolation, Method, Precision, Recipe, Report
 from edgehybrid.version import __version__
 
@@ -28,6 +28,7 @@ def build(
     calib: str = "photos",
     num_calib: int | None = None,
     method: Method = "mse",
+    ranges: Path | None = None,
     eval: str | None = None,
     num_eval: int | None = None,
     max_drop: float | None = None,
@@ -62,6 +63,7 @@ def build(
         calib: Calibration images: a named set, a folder, or an .npz file.
         num_calib: How many of them; 128 or all there are by default.
         method: How ranges are chosen: mse, minmax, percentile or entropy.
+        ranges: A calibration file, of `edgehybrid calibrate` or a bundle, to use its ranges instead of calibrating.
         eval: Labelled images to score accuracy on: a named set, a folder of classes, or an .npz file.
         num_eval: How many of them; all by default.
         max_drop: Fail with exit code 6 unless top-1 is lost by at most this many points, 95 % sure.
@@ -85,6 +87,7 @@ def build(
     if bundle is not None or Path(model).is_dir():
         return engines.build_engines(bundle, model, options)
     check_counts(batch, num_calib, num_eval, max_drop, eval)
+    check_ranges(ranges, precision)
     goal = stages.suit_builder(load_target(target, precision))
     stated = dataset.read_stated(
         preprocess=preprocess,
@@ -110,10 +113,15 @@ def build(
     store.check_output(folder, spec.name)
     truth = None if eval is None else stages.labels_for(scored, spec)
     baseline = stages.rewrite(run, made.path)
-    ranges = stages.calibrate(run, baseline, images, spec.preprocess, method) if precision == "int8" else None
-    quantized = stages.quantize(run, baseline, precision, ranges)
+    chosen, calibration = None, images.spec if precision == "int8" else None
+    if ranges is not None:
+        chosen, calibration = stages.reuse_calibration(ranges, baseline, spec.preprocess, method)
+    elif precision == "int8":
+        chosen = stages.calibrate(run, baseline, images, spec.preprocess, method)
+    peaks = None if precision == "fp32" else stages.find_peaks(run, baseline, images, spec.preprocess)
+    quantized = stages.quantize(run, baseline, precision, chosen, peaks)
     floats, model_file = (stages.suit_parser(run, path, goal) for path in (baseline, quantized.deployed(goal)))
-    ordered = engines.Ordered(goal, precision, floats, model_file, quantized.typed, ranges, options)
+    ordered = engines.Ordered(goal, precision, floats, model_file, quantized.typed, chosen, peaks, options)
     product = engines.build_product(run, ordered)
     control = engines.build_control(run, ordered)
     engine = product.engine
@@ -140,7 +148,7 @@ def build(
         num_classes=spec.classes,
         calib=calib,
         num_calib=len(images),
-        method=method,
+        method=method if chosen is None else chosen.method,
         eval=eval,
         num_eval=0 if eval is None else len(scored),
         seed=seed,
@@ -149,10 +157,10 @@ def build(
         interpolation=interpolation,
         preprocess=None if preprocess is None else str(preprocess),
         labels=None if labels is None else str(labels),
+        ranges=None if ranges is None else str(ranges),
     )
-    calibration = images.spec if precision == "int8" else None
     evaluation = None if eval is None else scored.spec
-    shared = dataset.overlap(images, scored) if calibration and evaluation else 0
+    shared = dataset.overlap(images, scored) if calibration and evaluation and ranges is None else 0
     found = Report(
         version=__version__,
         model=spec,
@@ -162,7 +170,7 @@ def build(
         target=goal,
         device=state,
         calibration=calibration,
-        method=method if precision == "int8" else None,
+        method=None if chosen is None else chosen.method,
         evaluation=evaluation,
         rows=rows,
         engine=engine if product.plan is None else replace(engine, path=str(folder / delivery.PLAN)),
@@ -173,8 +181,9 @@ def build(
         layers=layers,
         notes=(
             *findings.weight_notes(spec),
-            *findings.image_notes(calib, calibration, evaluation, shared),
+            *findings.image_notes(recipe, calibration, evaluation, shared),
             *findings.sample_notes(rows),
+            *findings.range_notes(quantized.plan, goal),
         ),
         command=findings.command(replace(recipe, model=model)),
         next_command=findings.next_command(replace(recipe, model=model), goal, folder),
@@ -185,7 +194,7 @@ def build(
         recipe,
         baseline=baseline,
         deployed=ordered.deployed,
-        ranges=ranges,
+        ranges=chosen,
         product=product,
         control=control,
         versions=stages.versions(),

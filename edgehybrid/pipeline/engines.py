@@ -1,5 +1,6 @@
 """Engines in the order of a build: the one asked for, its fp16 control, and those of a bundle made elsewhere."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ class Ordered:
     model: Path  # quantized, in the dialect of the target
     typed: Path  # quantized, strongly typed
     ranges: Ranges | None
+    peaks: Mapping[str, float] | None  # what float16 would have to hold
     options: EngineOptions
 
     @property
@@ -55,7 +57,7 @@ def build_control(run: "Run", ordered: Ordered) -> Product | None:
         return None
     half = ordered.baseline
     if target.dialect == "typed":
-        half = stages.quantize(run, ordered.baseline, "fp16", None).typed
+        half = stages.quantize(run, ordered.baseline, "fp16", None, ordered.peaks).typed
     if not stages.builds_here(target):
         return Product(Engine(None, "deferred", "the fp16 control is built beside the engine, on the device"), half)
     options = replace(ordered.options, dla_core=None)

@@ -109,11 +109,53 @@ def calibration_images(calib: str, count: int | None, seed: int) -> "Images":
     return dataset.load(calib, limit=count, at_most=at_most, seed=seed, split="calib")
 
 
+def check_ranges(ranges: Path | None, precision: Precision) -> None:
+    """Refuse ranges where nothing has any."""
+    if ranges is not None and precision != "int8":
+        raise UsageError(
+            f"--ranges has no meaning with --precision {precision}",
+            why="ranges belong to int8",
+            fix="leave --ranges out, or use --precision int8",
+        )
+
+
+def check_merge_options(model: str, weights: str, calib: str, num_calib: int | None, shard: str | None) -> None:
+    """Refuse options of a calibration where files are merged instead."""
+    given = {
+        "model": model != "cmt_ti",
+        "weights": weights != "auto",
+        "calib": calib != "photos",
+        "num-calib": num_calib is not None,
+        "shard": shard is not None,
+    }
+    for name, contradicts in given.items():
+        if contradicts:
+            raise UsageError(
+                f"--{name} and --merge contradict each other",
+                why="merging adds up what the files hold; no model is run",
+                fix=f"leave --{name} out, or calibrate first",
+            )
+
+
+def deliver_merged(path: Path, content: bytes, files: int, images: int) -> Artifact:
+    """Write a merged calibration file."""
+    from edgehybrid import store
+
+    _check_file(path)
+    store.write_atomic(path, content)
+    notes = (f"{files} files merged, {images} images in all",)
+    return Artifact(str(path), "calibration", path.stat().st_size, store.sha256_of(path), notes)
+
+
 def deliver(path: Path, content: bytes | Path, kind: Literal["onnx", "calibration"], spec: ModelSpec) -> Artifact:
     """Write the one file that a single-stage verb is asked for."""
     from edgehybrid import findings, store
 
-    if path.is_dir():
-        raise UsageError(f"--output {path} is a folder", why="this command writes one file", fix="name a file")
+    _check_file(path)
     store.write_atomic(path, content)
     return Artifact(str(path), kind, path.stat().st_size, store.sha256_of(path), findings.weight_notes(spec))
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(f"--output {path} is a folder", why="this command writes one file", fix="name a file")

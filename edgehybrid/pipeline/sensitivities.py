@@ -67,7 +67,7 @@ def sensitivity(
     prepared = made.spec.preprocess
     baseline = stages.rewrite(run, made.path)
     ranges = stages.calibrate(run, baseline, images, prepared, method)
-    quantized = stages.quantize(run, baseline, "int8", ranges)
+    quantized = stages.quantize(run, baseline, "int8", ranges, None)  # only its float32-typed form is run
     disjoint = 0 < check <= len(images) // 2
     ranking = stages.rank_groups(
         run, baseline, quantized, images, prepared, how=how, unit=unit, seed=seed, skip=check if disjoint else 0

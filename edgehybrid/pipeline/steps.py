@@ -3,7 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
-from edgehybrid.pipeline.options import calibration_images, deliver, load_target
+from edgehybrid.pipeline.options import (
+    calibration_images,
+    check_merge_options,
+    check_ranges,
+    deliver,
+    deliver_merged,
+    load_target,
+)
 from edgehybrid.records import Artifact, Interpolation, Method
 
 
@@ -80,11 +87,16 @@ def calibrate(
     labels: Path | None = None,
     calib: str = "photos",
     num_calib: int | None = None,
-    method: Method = "mse",
+    method: Method | None = None,
+    shard: str | None = None,
+    merge: list[Path] | None = None,
     output: Path | None = None,
     seed: int = 0,
 ) -> Artifact:
     """Write activation ranges of int8.
+
+    The file serves `build --ranges` for every target. It holds histograms, so that parts made on several machines
+    merge into the very ranges of one pass over all images.
 
     Args:
         model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
@@ -99,17 +111,24 @@ def calibrate(
         labels: File of class names: one per line, or JSON as timm and Hugging Face write it.
         calib: Calibration images: a named set, a folder, or an .npz file.
         num_calib: How many of them; 128 or all there are by default.
-        method: mse, minmax, percentile or entropy.
+        method: mse, minmax, percentile or entropy; mse by default, of merged files the one they have.
+        shard: Calibrate on one part of the images only, as 1/4.
+        merge: A calibration file; give it twice or more to merge files instead of calibrating. No model is needed.
         output: The file; <model>-<size>-calibration.json by default.
         seed: Of image sampling and of untrained weights.
 
     Returns:
         The file.
     """
-    from edgehybrid import dataset, delivery, stages
+    from edgehybrid import dataset, stages
 
+    if merge:
+        check_merge_options(model, weights, calib, num_calib, shard)
+        content, images_merged = stages.merge_calibrations(merge, method)
+        return deliver_merged(output or Path("calibration.json"), content, len(merge), images_merged)
     run = stages.Run()
-    images = calibration_images(calib, num_calib, seed)
+    chosen = calibration_images(calib, num_calib, seed)
+    images = stages.take_shard(chosen, shard)
     stated = dataset.read_stated(
         preprocess=preprocess,
         labels=labels,
@@ -120,10 +139,12 @@ def calibrate(
         interpolation=interpolation,
     )
     source = stages.Source(model, weights, num_classes, stated, 1, seed)
-    made = stages.export(run, source, images)
-    ranges = stages.calibrate(run, stages.rewrite(run, made.path), images, made.spec.preprocess, method)
-    name = f"{made.spec.name}-{made.spec.preprocess.size}-calibration.json"
-    return deliver(output or Path(name), delivery.calibration_document(ranges), "calibration", made.spec)
+    made = stages.export(run, source, chosen)
+    baseline, prepared = stages.rewrite(run, made.path), made.spec.preprocess
+    content = stages.write_calibration(run, baseline, images, prepared, method or "mse")
+    part = "" if shard is None else "-" + shard.replace("/", "-of-")
+    name = f"{made.spec.name}-{prepared.size}-calibration{part}.json"
+    return deliver(output or Path(name), content, "calibration", made.spec)
 
 
 def quantize(
@@ -144,6 +165,7 @@ def quantize(
     calib: str = "photos",
     num_calib: int | None = None,
     method: Method = "mse",
+    ranges: Path | None = None,
     output: Path | None = None,
     seed: int = 0,
 ) -> Artifact:
@@ -168,6 +190,7 @@ def quantize(
         calib: Calibration images: a named set, a folder, or an .npz file.
         num_calib: How many of them; 128 or all there are by default.
         method: mse, minmax, percentile or entropy.
+        ranges: A calibration file, to use its ranges instead of calibrating.
         output: The file; <model>-<size>-b<batch>-<precision>.onnx by default.
         seed: Of image sampling and of untrained weights.
 
@@ -176,6 +199,7 @@ def quantize(
     """
     from edgehybrid import dataset, stages
 
+    check_ranges(ranges, precision)
     goal = load_target(target, precision)
     run = stages.Run()
     images = calibration_images(calib, num_calib, seed)
@@ -190,11 +214,14 @@ def quantize(
     )
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
     made = stages.export(run, source, images)
-    baseline = stages.rewrite(run, made.path)
-    ranges = None
-    if precision == "int8":
-        ranges = stages.calibrate(run, baseline, images, made.spec.preprocess, method)
-    quantized = stages.quantize(run, baseline, precision, ranges)
+    baseline, prepared = stages.rewrite(run, made.path), made.spec.preprocess
+    found = None
+    if ranges is not None:
+        found, _ = stages.reuse_calibration(ranges, baseline, prepared, method)
+    elif precision == "int8":
+        found = stages.calibrate(run, baseline, images, prepared, method)
+    peaks = stages.find_peaks(run, baseline, images, prepared)
+    quantized = stages.quantize(run, baseline, precision, found, peaks)
     name = f"{made.spec.name}-{made.spec.preprocess.size}-b{made.batch}-{precision}.onnx"
     product = stages.suit_parser(run, quantized.deployed(goal), goal)
     return deliver(output or Path(name), product, "onnx", made.spec)

@@ -23,6 +23,7 @@ from edgehybrid.graph.structure import (
     residual_makers,
     weight_index,
 )
+from edgehybrid.placement.float16 import keep_float32
 from edgehybrid.placement.rules import (
     CONVOLUTION_RULES,
     CORE_RULES,
@@ -42,7 +43,7 @@ from edgehybrid.placement.rules import (
 )
 from edgehybrid.records import Decision, Dialect, Plan
 
-__all__ = ["plan"]
+__all__ = ["keep_float32", "plan"]
 
 SiteT = TypeVar("SiteT")
 

@@ -36,14 +36,14 @@ def quantize(graph: Graph, ranges: Ranges, plan: Plan) -> Graph:
 
     Raises:
         StageError: A planned tensor has no range or an impossible one, or the plan belongs to another graph.
-        GraphError: Weights that are not finite, or too large for float16 in the typed dialect.
+        GraphError: Weights that are not finite.
     """
     _check(graph)
     typed = plan.dialect == "typed"
     result = upgrade(graph) if typed else graph.clone()
-    planned = {(d.node, d.input): d for d in plan.decisions if d.kind != "float"}
-    names = label_nodes(result)
-    writer = Writer(result, ranges, plan.dialect)
+    planned = {(d.node, d.input): d for d in plan.decisions if d.kind in ("activation", "weight")}
+    names, wide = label_nodes(result), _wide(plan)
+    writer = Writer(result, ranges, plan.dialect, wide)
     for node in list(result.nodes()):
         for index, value in enumerate(node.inputs):
             decision = planned.pop((names[node], index), None)
@@ -54,24 +54,29 @@ def quantize(graph: Graph, ranges: Ranges, plan: Plan) -> Graph:
             node.replace_input_with(index, writer.dequantize(node, value, decision))
     if planned:
         raise wrong_plan(next(iter(planned.values())))
-    return tidy(type_float16(result) if typed else result)
+    return tidy(type_float16(result, wide) if typed else result)
 
 
-def to_fp16(graph: Graph) -> Graph:
+def to_fp16(graph: Graph, plan: Plan | None = None) -> Graph:
     """The strongly typed float16 graph without Q/DQ; input and output stay float32.
 
     Args:
         graph: float32. Not changed.
+        plan: Its decisions of kind `float32` stay so; None where no range was measured.
 
     Returns:
         A new graph of opset 19 or newer. The variance of hand-written normalisations, and operators whose constants
         float16 cannot hold, compute in float32 between Casts.
 
     Raises:
-        GraphError: Weights that are not finite or too large for float16.
+        GraphError: Weights that are not finite.
     """
     _check(graph)
-    return tidy(type_float16(upgrade(graph)))
+    return tidy(type_float16(upgrade(graph), () if plan is None else _wide(plan)))
+
+
+def _wide(plan: Plan) -> set[str]:
+    return {d.node for d in plan.decisions if d.kind == "float32"}
 
 
 def _check(graph: Graph) -> None:

@@ -1,5 +1,7 @@
 """Retype a float32 graph to float16 where float16 can carry it, as strongly typed TensorRT needs it."""
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 import onnx.version_converter
@@ -7,22 +9,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.errors import GraphError
-from edgehybrid.graph import Graph, add_constant, constant, from_proto, name_of, unused, values
+from edgehybrid.graph import Graph, add_constant, constant, from_proto, label_nodes, name_of, unused, values
+from edgehybrid.graph.half import FLOAT16_MAX, find_risks, largest
 
 TYPED_OPSET = 19
 """First opset whose QuantizeLinear and DequantizeLinear know float16."""
 
 _TYPED_IR = 9  # the ONNX file format that introduced opset 19
 
-FLOAT16_MAX = float(np.finfo(np.float16).max)
-_FLOAT16_NORMAL = float(np.finfo(np.float16).smallest_normal)
-
 _FLOAT32_INPUTS = {("Resize", 1), ("Resize", 2)}
 """(operator, input) whose type the ONNX standard fixes to float32, or whose precision is not worth saving."""
-
-_ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Clip", "Where", "PRelu"}
-_RANGE_RISKS = {"Exp", "Log", "Softplus", "ReduceSumSquare", "ReduceL2", "ReduceLogSumExp"}
-_VARIANCE = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "Add", "Max", "Clip", "Sqrt", "Pow", "Reciprocal"}
 
 
 def upgrade(graph: Graph) -> Graph:
@@ -45,15 +41,22 @@ def upgrade(graph: Graph) -> Graph:
     return from_proto(proto)
 
 
-def type_float16(graph: Graph) -> Graph:
-    """Retype in place: float16 everywhere except at the ends and in `_find_float32`; the caller infers shapes.
+def type_float16(graph: Graph, wide: Collection[str] = ()) -> Graph:
+    """Retype in place: float16 everywhere except at the ends and where it would break; the caller infers shapes.
+
+    Args:
+        graph: float32, with or without Q/DQ.
+        wide: Nodes by label that compute in float32 besides those of `edgehybrid.graph.half.find_risks`. What
+            quantizes or dequantizes for such a node alone does so in float32 too.
 
     Raises:
         GraphError: A constant too large for float16, or a value whose type is not known.
     """
     taken = {value.name for value in values(graph)}
-    _unfold_batch_norms(graph, taken)
-    islands = _find_float32(graph)
+    islands = {node for node, label in label_nodes(graph).items() if label in wide}
+    _unfold_batch_norms(graph, taken, islands)
+    islands.update(find_risks(graph))
+    _widen_pairs(graph, islands, taken)
     caster = _Caster(graph, taken)
     for node in list(graph.nodes()):
         if node.op_type == "Constant":
@@ -125,7 +128,7 @@ def _convert(reader: ir.Node, value: ir.Value, array: NDArray[np.generic], dtype
     Raises:
         GraphError: A finite value beyond float16.
     """
-    peak = _largest(array)
+    peak = largest(array)
     if dtype == ir.DataType.FLOAT16 and peak > FLOAT16_MAX:
         raise GraphError(
             f"'{value.name}', read by node '{reader.name}' ({reader.op_type}), does not fit float16",
@@ -133,12 +136,6 @@ def _convert(reader: ir.Node, value: ir.Value, array: NDArray[np.generic], dtype
             fix="build for a float32-typed target, or rescale the layer",
         )
     return array.astype(dtype.numpy())
-
-
-def _largest(array: NDArray[np.generic]) -> float:
-    """The largest finite absolute value; 0 for none."""
-    magnitudes = np.abs(array.astype(np.float32, copy=False))
-    return float(magnitudes[np.isfinite(magnitudes)].max(initial=0.0))
 
 
 def _cast_outputs(graph: Graph, taken: set[str | None]) -> None:
@@ -155,44 +152,36 @@ def _cast_outputs(graph: Graph, taken: set[str | None]) -> None:
         graph.body.outputs[index] = output
 
 
-def _find_float32(graph: Graph) -> set[ir.Node]:
-    """Operators that float16 would break although their inputs and results fit it."""
-    islands: set[ir.Node] = set()
-    for node in graph.nodes():
-        lossy = node.op_type in _ELEMENTWISE and not all(_survives(constant(v)) for v in node.inputs)
-        if lossy or node.op_type in _RANGE_RISKS:
-            islands.add(node)
-        if node.op_type == "Pow" or (node.op_type == "Mul" and node.inputs[0] is node.inputs[1]):
-            islands.update(_variance_chain(node))
-    return islands
+def _widen_pairs(graph: Graph, islands: set[ir.Node], taken: set[str | None]) -> None:
+    """Dequantize in float32 for what reads float32, and quantize float32 as it is.
 
-
-def _survives(array: NDArray[np.generic] | None) -> bool:
-    """Whether float16 holds a constant of elementwise work: in range, and a scalar to 11 bits."""
-    if array is None or array.dtype != np.float32:
-        return True
-    if array.size == 1 and 0 < abs(array.item()) < _FLOAT16_NORMAL:
-        return False
-    return _largest(array) <= FLOAT16_MAX
-
-
-def _variance_chain(square: ir.Node) -> list[ir.Node]:
-    """The square, mean, epsilon and root of a hand-written normalisation; empty for any other power.
-
-    A stream of 256 overflows float16 when squared, although it and its deviation fit (TensorRT #2564, #4061).
+    A Cast between DequantizeLinear and its reader would keep TensorRT from computing the reader in int8.
     """
-    chain = [square]
-    while True:
-        readers = {use.node for use in chain[-1].outputs[0].uses()}
-        if len(readers) != 1:
-            return []
-        (reader,) = readers
-        if reader.op_type not in _VARIANCE:
-            return chain if any(n.op_type in ("Sqrt", "Pow", "Reciprocal") for n in chain[1:]) else []
-        chain.append(reader)
+    for node in list(graph.nodes("DequantizeLinear")):
+        uses = list(node.outputs[0].uses())
+        wide = [use for use in uses if use.node in islands]
+        if not wide:
+            continue
+        if len(wide) < len(uses):
+            twin = ir.node(
+                "DequantizeLinear", node.inputs, dict(node.attributes), name=unused(f"{node.name}_wide", taken)
+            )
+            node.append(twin)
+            twin.outputs[0].name = unused(f"{node.outputs[0].name}_wide", taken)
+            twin.outputs[0].type, twin.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+            for use in wide:
+                use.node.replace_input_with(use.idx, twin.outputs[0])
+            node = twin
+        islands.add(node)
+    for node in graph.nodes("QuantizeLinear"):
+        source = node.inputs[0]
+        maker = None if source is None else source.producer()
+        readers = [use.node for use in node.outputs[0].uses()]
+        if maker in islands or (maker is None and any(reader in islands for reader in readers)):
+            islands.add(node)  # else it would read a Cast to float16
 
 
-def _unfold_batch_norms(graph: Graph, taken: set[str | None]) -> None:
+def _unfold_batch_norms(graph: Graph, taken: set[str | None], islands: set[ir.Node]) -> None:
     """Write each remaining batch normalisation as a product and a sum: its variance may be too small for float16."""
     for node in list(graph.nodes("BatchNormalization")):
         arrays = [constant(value) for value in node.inputs[1:]]
@@ -213,5 +202,7 @@ def _unfold_batch_norms(graph: Graph, taken: set[str | None]) -> None:
             node.prepend(new)
             new.outputs[0].name, new.outputs[0].type = label, ir.TensorType(ir.DataType.FLOAT)
             new.outputs[0].shape = x.shape
+        if node in islands:
+            islands.update((product, total))
         ir.convenience.replace_all_uses_with(node.outputs[0], total.outputs[0], replace_graph_outputs=True)
         graph.body.remove(node, safe=True)

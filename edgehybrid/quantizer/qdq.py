@@ -1,12 +1,14 @@
 """Int8 scales, and the QuantizeLinear and DequantizeLinear nodes that carry them."""
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.errors import StageError
 from edgehybrid.graph import Graph, add_constant, constant, name_of, unused, values
-from edgehybrid.quantizer.float16 import FLOAT16_MAX
+from edgehybrid.graph.half import FLOAT16_MAX
 from edgehybrid.records import Decision, Dialect, Ranges
 
 QMAX = 127
@@ -59,10 +61,11 @@ def _round_to_levels(x: NDArray[np.float32], scale: NDArray[np.float32]) -> NDAr
 class Writer:
     """Makes each Q/DQ pair once and remembers it for later readers of the tensor."""
 
-    def __init__(self, graph: Graph, ranges: Ranges, dialect: Dialect) -> None:
+    def __init__(self, graph: Graph, ranges: Ranges, dialect: Dialect, wide: Collection[str] = ()) -> None:
         self.graph = graph
         self.ranges = ranges
         self.dialect = dialect
+        self.wide = wide  # nodes that read float32 in the typed dialect too
         self.taken = {value.name for value in values(graph)}
         self.made: dict[tuple[ir.Value, int | None], ir.Value] = {}
         self.zero = self._constant("int8_zero", np.zeros((), np.int8))
@@ -133,7 +136,7 @@ class Writer:
                 why="a range is the largest absolute value seen, finite and not negative",
                 fix="check the calibration images and the weights for NaN and infinity",
             )
-        if self.dialect == "typed" and amax > FLOAT16_MAX:
+        if self.dialect == "typed" and amax > FLOAT16_MAX and decision.node not in self.wide:
             raise StageError(
                 f"'{tensor}' does not fit float16",
                 why=f"calibration saw {amax:.4g}, float16 ends at {FLOAT16_MAX:.0f}",

@@ -18,6 +18,8 @@ from edgehybrid.reporter import charts, wording
 from edgehybrid.reporter.document import publishable
 
 WORST_LAYERS = 10
+INT8 = ("activation", "weight")
+"""The kinds of decision that put Q/DQ somewhere."""
 WIDE, HALF, PHONE = 1056, 504, 340
 """Widths in px at which charts are drawn; the style sheet shows the one that fits the window."""
 
@@ -37,6 +39,7 @@ class Rule:
 
     name: str
     int8: bool
+    kind: str
     operators: int
     ops: str
     reason: str
@@ -93,8 +96,9 @@ def page(report: Report) -> str:
         scale=max([1.0, *(x.sqnr_db for x in report.layers if math.isfinite(x.sqnr_db))]),
         meter=charts.meter,
         rules=_rules(report.placement),
-        int8_operators=len({d.node for d in report.placement if d.kind != "float"}),
-        operators=len({d.node for d in report.placement}),
+        int8_operators=len({d.node for d in report.placement if d.kind in INT8}),
+        operators=len({d.node for d in report.placement if d.kind != "float32"}),
+        float32_operators=len({d.node for d in report.placement if d.kind == "float32"}),
         engine_sentence=wording.engine_sentence(report),
         floor_sentence=wording.floor_sentence(report),
         time_sentence=wording.time_sentence(report) if report.stages else "",
@@ -285,11 +289,11 @@ def _rules(placement: Sequence[Decision]) -> tuple[Rule, ...]:
     """Placement by rule, int8 first, the most frequent first."""
     groups: dict[tuple[bool, str], list[Decision]] = {}
     for decision in placement:
-        groups.setdefault((decision.kind != "float", decision.rule), []).append(decision)
+        groups.setdefault((decision.kind in INT8, decision.rule), []).append(decision)
     rules = []
     for (int8, name), decisions in groups.items():
         nodes = {d.node: d.op for d in decisions}
         reasons = list(dict.fromkeys(d.reason for d in decisions))
         ops = ", ".join(f"{count} {op}" for op, count in Counter(nodes.values()).most_common())
-        rules.append(Rule(name, int8, len(nodes), ops, reasons[0], len(reasons) - 1))
+        rules.append(Rule(name, int8, decisions[0].kind, len(nodes), ops, reasons[0], len(reasons) - 1))
     return tuple(sorted(rules, key=lambda rule: (not rule.int8, -rule.operators, rule.name)))

@@ -1,5 +1,6 @@
 """The steps of a build as cached work: what each depends on, what files it leaves, what it cost."""
 
+from edgehybrid.stages.calibration import merge_calibrations, reuse_calibration, take_shard, write_calibration
 from edgehybrid.stages.estimate import floors
 from edgehybrid.stages.measurement import (
     bench,
@@ -15,6 +16,7 @@ from edgehybrid.stages.product import (
     build_engine,
     builds_here,
     calibrate,
+    find_peaks,
     quantize,
     rewrite,
     suit_builder,
@@ -41,18 +43,23 @@ __all__ = [
     "check_ranking",
     "export",
     "floors",
+    "find_peaks",
     "labels_for",
     "layer_noise",
     "measure",
     "measure_power",
+    "merge_calibrations",
     "predict",
     "quantize",
     "rank_groups",
     "require",
+    "reuse_calibration",
     "rewrite",
     "settle",
     "suit_builder",
     "suit_parser",
+    "take_shard",
     "versions",
     "why_not_here",
+    "write_calibration",
 ]

@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgehybrid.dataset import Images
 from edgehybrid.progress import listener
@@ -22,8 +24,14 @@ from edgehybrid.records import (
 from edgehybrid.stages.run import FORWARD_BATCH, Run
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 
+if TYPE_CHECKING:
+    from edgehybrid.graph import Graph
+
 CALIBRATION_CACHE = "calibration.cache"
 """NVDLA's int8 scales, in a bundle and beside an engine."""
+
+PEAK_IMAGES = 8
+"""Images on which the range of float16 is judged: placement's margin is for what these did not show."""
 
 
 @dataclass(frozen=True)
@@ -60,40 +68,85 @@ def rewrite(run: Run, exported: Path) -> Path:
 
 def calibrate(run: Run, baseline: Path, images: Images, preprocess: Preprocess, method: Method) -> Ranges:
     """Observe activations once, then choose ranges; another method on the same images costs no forward pass."""
-
-    def produce(folder: Path) -> None:
-        from edgehybrid import calibrator, graph, placement
-
-        model = graph.load(baseline)
-        tensors = {d.tensor for d in placement.plan(model, "fp32").decisions if d.kind == "activation"}
-        seen = calibrator.observe(
-            model,
-            images.batches(preprocess, FORWARD_BATCH),
-            sorted(tensors),
-            progress=lambda done: listener().advance(done, len(images)),
-        )
-        seen.save(folder / "observations.npz")
+    observed = observe(run, baseline, images, preprocess)
 
     def choose(folder: Path) -> None:
         from edgehybrid import calibrator
 
-        seen = calibrator.Observations.load(observed / "observations.npz")
+        seen = calibrator.Observations.load(observed)
         ranges = calibrator.choose(seen, method, images=len(images), sha256=images.spec.sha256)
         write_atomic(folder / "ranges.json", to_json(ranges))
 
-    inputs = {
+    inputs = {**_observation_inputs(baseline, images, preprocess), "method": method}
+    chosen = run.do("ranges", inputs, choose)
+    return decode(Ranges, json.loads((chosen / "ranges.json").read_bytes()))
+
+
+def observe(run: Run, baseline: Path, images: Images, preprocess: Preprocess) -> Path:
+    """Count the activations that int8 needs ranges of; the file with their histograms."""
+
+    def produce(folder: Path) -> None:
+        from edgehybrid import calibrator, graph
+
+        model = graph.load(baseline)
+        seen = calibrator.observe(
+            model,
+            images.batches(preprocess, FORWARD_BATCH),
+            _quantized_tensors(model),
+            progress=lambda done: listener().advance(done, len(images)),
+        )
+        seen.save(folder / "observations.npz")
+
+    folder = run.do("calibrate", _observation_inputs(baseline, images, preprocess), produce)
+    return folder / "observations.npz"
+
+
+def _quantized_tensors(model: "Graph") -> list[str]:
+    from edgehybrid import placement
+
+    return sorted({d.tensor for d in placement.plan(model, "fp32").decisions if d.kind == "activation"})
+
+
+def _observation_inputs(baseline: Path, images: Images, preprocess: Preprocess) -> dict[str, object]:
+    return {
         "model": sha256_of(baseline),
         "images": images.spec.sha256,
         "count": len(images),
         "preprocess": preprocess,
     }
-    observed = run.do("calibrate", inputs, produce)
-    chosen = run.do("ranges", {**inputs, "method": method}, choose)
-    return decode(Ranges, json.loads((chosen / "ranges.json").read_bytes()))
 
 
-def quantize(run: Run, baseline: Path, precision: Precision, ranges: Ranges | None) -> Quantized:
-    """The deployable graphs of one precision; fp32 is the baseline itself."""
+def find_peaks(run: Run, baseline: Path, images: Images, preprocess: Preprocess) -> dict[str, float]:
+    """The largest value of every float tensor, on `PEAK_IMAGES` of the images: what float16 would have to hold.
+
+    The images are those of lowest digest, so that neither order nor file names matter.
+    """
+    sample = images.take(sorted(range(len(images)), key=lambda index: images.digests[index])[:PEAK_IMAGES])
+
+    def produce(folder: Path) -> None:
+        from edgehybrid import calibrator, graph
+
+        found = calibrator.find_peaks(graph.load(baseline), sample.batches(preprocess, FORWARD_BATCH))
+        write_atomic(folder / "peaks.json", to_json(found))
+
+    inputs = {"model": sha256_of(baseline), "images": sample.spec.sha256, "preprocess": preprocess}
+    folder = run.do("peaks", inputs, produce)
+    found: dict[str, float] = json.loads((folder / "peaks.json").read_bytes())
+    return found
+
+
+def quantize(
+    run: Run, baseline: Path, precision: Precision, ranges: Ranges | None, peaks: Mapping[str, float] | None
+) -> Quantized:
+    """The deployable graphs of one precision; fp32 is the baseline itself.
+
+    Args:
+        run: The chain.
+        baseline: The float32 graph.
+        precision: What to make of it.
+        ranges: Of int8; None for fp16.
+        peaks: Of every float tensor: what float16 cannot hold stays float32. None for fp32.
+    """
     if precision == "fp32":
         return Quantized(baseline, baseline, Plan("fp32", ()), None)
 
@@ -101,17 +154,18 @@ def quantize(run: Run, baseline: Path, precision: Precision, ranges: Ranges | No
         from edgehybrid import graph, placement, quantizer
 
         model = graph.load(baseline)
-        plan = placement.plan(model, "typed")
+        kept = placement.keep_float32(model, peaks or {})
+        plan = Plan("typed", kept)
         if ranges is None:
-            write_atomic(folder / "typed.onnx", quantizer.to_fp16(model).to_bytes())
-            plan = Plan("typed", ())
+            write_atomic(folder / "typed.onnx", quantizer.to_fp16(model, plan).to_bytes())
         else:
+            plan = Plan("typed", (*placement.plan(model, "typed").decisions, *kept))
             write_atomic(folder / "typed.onnx", quantizer.quantize(model, ranges, plan).to_bytes())
             twin = quantizer.quantize(model, ranges, placement.plan(model, "fp32"))
             write_atomic(folder / "runnable.onnx", twin.to_bytes())
         write_atomic(folder / "plan.json", to_json(plan))
 
-    inputs = {"model": sha256_of(baseline), "precision": precision, "ranges": ranges}
+    inputs = {"model": sha256_of(baseline), "precision": precision, "ranges": ranges, "peaks": peaks}
     folder = run.do("quantize", inputs, produce)
     plan = decode(Plan, json.loads((folder / "plan.json").read_bytes()))
     typed = folder / "typed.onnx"

@@ -1,0 +1,159 @@
+"""Quantize one ONNX file with one tool, alone in a process, and say what that cost; `quantizers.py` calls it.
+
+    python benchmarks/peers.py ORDER.json
+
+The order names tool, method, model, images, output and the nodes to leave alone. Prints one JSON document: seconds of
+the work (imports not counted), and the peak resident set in MiB of the whole process. Needs nothing but the tool
+itself and numpy, so that it runs in an environment that the tool asks for.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+OPERATORS = ["Conv", "MatMul", "Gemm"]
+
+
+def main() -> None:
+    """Run the order, print what it cost."""
+    order = json.loads(Path(sys.argv[1]).read_text())
+    seconds = {"forward": forward, "edgehybrid": own, "onnxruntime": runtime, "modelopt": modelopt}[order["tool"]](
+        order
+    )
+    # Not getrusage: its peak includes that of the parent, which a child shares until it starts its own program.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps({"seconds": seconds, "peak_rss_mib": int(status["VmHWM"].split()[0]) / 1024}))
+
+
+def images_of(order: dict[str, Any]) -> Iterator[NDArray[np.float32]]:
+    """Preprocessed images (1, 3, H, W) in the order asked for, read from the file one at a time."""
+    shape = (1, 3, order["side"], order["side"])
+    size = 4 * int(np.prod(shape))
+    with Path(order["images"]).open("rb") as file:
+        for index in order["indexes"]:
+            file.seek(index * size)
+            yield np.frombuffer(file.read(size), np.float32).reshape(shape)
+
+
+def forward(order: dict[str, Any]) -> float:
+    """The images through the float32 network and nothing else: what every other time is divided by."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = order["threads"]
+    session = onnxruntime.InferenceSession(order["model"], options, providers=["CPUExecutionProvider"])
+    start = time.perf_counter()
+    for image in images_of(order):
+        session.run(None, {order["input"]: image})
+    return time.perf_counter() - start
+
+
+def own(order: dict[str, Any]) -> float:
+    """`edgehybrid quantize`, every step after the rewrites that the other tools are given the result of."""
+    from edgehybrid import pipeline, progress
+    from edgehybrid.records import Stage
+
+    class Costs(progress.Silence):
+        """Adds up seconds."""
+
+        total = 0.0
+
+        def end(self, stage: Stage) -> None:
+            """A stage ended."""
+            self.total += 0.0 if stage.name in ("export", "rewrite") else stage.seconds
+
+    costs = Costs()
+    with progress.listening(costs):
+        pipeline.quantize(
+            model=order["model"],
+            crop_pct=1.0,
+            target="cpu",
+            calib=order["crops"],
+            num_calib=len(order["indexes"]),
+            method=order["method"],
+            output=Path(order["output"]),
+        )
+    return costs.total
+
+
+class Reader:
+    """Images one at a time, as both peers ask for them."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.order = order
+        self.rewind()
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The next image, or None at the end."""
+        image = next(self.images, None)
+        return None if image is None else {self.order["input"]: image}
+
+    def get_first(self) -> dict[str, NDArray[np.float32]]:
+        """The first image; Model Optimizer looks at it for its shape."""
+        return {self.order["input"]: next(images_of(self.order))}
+
+    def rewind(self) -> None:
+        """Begin again."""
+        self.images = images_of(self.order)
+
+
+def runtime(order: dict[str, Any]) -> float:
+    """ONNX Runtime's static quantization, set to what TensorRT accepts: symmetric, per channel, no int32 bias."""
+    import onnxruntime.quantization as peer
+
+    class Source(Reader, peer.CalibrationDataReader):  # type: ignore[misc]
+        """A reader that ONNX Runtime recognises."""
+
+    methods = {
+        "minmax": peer.CalibrationMethod.MinMax,
+        "entropy": peer.CalibrationMethod.Entropy,
+        "percentile": peer.CalibrationMethod.Percentile,
+    }
+    start = time.perf_counter()
+    peer.quantize_static(
+        order["model"],
+        order["output"],
+        Source(order),
+        quant_format=peer.QuantFormat.QDQ,
+        nodes_to_exclude=order["exclude"],
+        op_types_to_quantize=OPERATORS,
+        per_channel=True,
+        activation_type=peer.QuantType.QInt8,
+        weight_type=peer.QuantType.QInt8,
+        calibrate_method=methods[order["method"]],
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+    )
+    return time.perf_counter() - start
+
+
+def modelopt(order: dict[str, Any]) -> float:
+    """NVIDIA's Model Optimizer with its own placement, floats kept float32 so that all graphs run alike on a CPU."""
+    import modelopt.onnx.quantization as peer
+    from onnxruntime.quantization.calibrate import CalibrationDataReader
+
+    class Source(Reader, CalibrationDataReader):  # type: ignore[misc]
+        """A reader that ONNX Runtime recognises."""
+
+    start = time.perf_counter()
+    peer.quantize(
+        order["model"],
+        quantize_mode="int8",
+        calibration_method=order["method"],
+        calibration_data_reader=Source(order),
+        calibration_eps=["cpu"],
+        nodes_to_exclude=order["exclude"] or None,
+        high_precision_dtype="fp32",
+        output_path=order["output"],
+        log_level="ERROR",
+    )
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

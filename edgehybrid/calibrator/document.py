@@ -1,0 +1,167 @@
+"""Write, read and merge `calibration.json`: ranges, what they belong to, and the histograms that they came from.
+
+Histograms add up, so that a calibration split over machines ends in the very ranges of one pass, whatever the method.
+Of ranges alone only the largest values could be merged.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+from edgehybrid.calibrator.histogram import Observations
+from edgehybrid.calibrator.ranges import choose
+from edgehybrid.errors import ArtifactError, NotFoundError, UsageError
+from edgehybrid.records import Method, Preprocess, Ranges
+from edgehybrid.store import decode, to_json
+
+SCHEMA = "edgehybrid.calibration/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What one `calibration.json` holds."""
+
+    ranges: Ranges
+    graph: str  # fingerprint of the float32 graph; empty in files of an earlier version
+    preprocess: Preprocess | None
+    digests: tuple[str, ...]  # of each image, in ascending order; empty where only their number is known
+    observations: Observations | None  # None: the file cannot be merged unless its method is minmax
+
+
+def to_document(calibration: Calibration) -> bytes:
+    """The file; equal calibrations give equal bytes."""
+    seen = calibration.observations
+    fields = {
+        "schema": SCHEMA,
+        **vars(calibration.ranges),
+        "graph": calibration.graph,
+        "preprocess": calibration.preprocess,
+        "digests": list(calibration.digests),
+        "histograms": None if seen is None else base64.b64encode(seen.to_bytes()).decode(),
+    }
+    return to_json(fields)
+
+
+def read_document(path: Path) -> Calibration:
+    """A file that `to_document` wrote.
+
+    Raises:
+        NotFoundError: No such file.
+        ArtifactError: It is damaged, or something else.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"no calibration file {path}", why="nothing is there", fix="edgehybrid calibrate")
+    try:
+        fields = json.loads(path.read_bytes())
+        if not isinstance(fields, Mapping) or fields.get("schema") != SCHEMA:
+            raise ValueError(f"needed a document of schema {SCHEMA}")
+        ranges = decode(Ranges, {key: fields.get(key) for key in ("method", "images", "sha256", "tensors")})
+        if not all(0 <= amax < float("inf") for amax in ranges.tensors.values()):
+            raise ValueError("a range is negative or not finite")
+        packed, preprocess = fields.get("histograms"), fields.get("preprocess")
+        seen = None if packed is None else Observations.from_bytes(base64.b64decode(packed, validate=True))
+        if seen is not None and (set(seen.tensors) != set(ranges.tensors) or seen.images != ranges.images):
+            raise ValueError("its histograms and its ranges do not belong together")
+        return Calibration(
+            ranges,
+            decode(str, fields.get("graph", "")),
+            None if preprocess is None else decode(Preprocess, preprocess),
+            decode(tuple[str, ...], fields.get("digests", ())),
+            seen,
+        )
+    except Exception as error:  # json, base64, zipfile and numpy raise a dozen unrelated types
+        raise ArtifactError(
+            f"{path} is not a usable calibration file",
+            why=" ".join(str(error).split()) or type(error).__name__,
+            fix="edgehybrid calibrate writes one",
+        ) from error
+
+
+def digest_of(digests: Sequence[str]) -> str:
+    """SHA-256 of a set of images from those of its images, as image sets have it."""
+    return hashlib.sha256(b"".join(sorted(bytes.fromhex(digest) for digest in digests))).hexdigest()
+
+
+def merge(parts: Mapping[str, Calibration], method: Method | None) -> Calibration:
+    """The calibration of all images together; the same, bit for bit, as of one pass over them.
+
+    Args:
+        parts: Name -> calibration, at least two; their order does not matter.
+        method: How ranges are chosen; None keeps the method that all parts have.
+
+    Raises:
+        UsageError: One part alone, the same part twice, or parts of different methods and none asked for.
+        ArtifactError: Parts of different networks or preprocessing, or without what merging needs.
+    """
+    names, given = list(parts), list(parts.values())
+    if len(given) < 2:
+        raise UsageError(
+            "one calibration is nothing to merge", why="needed two files or more", fix="give --merge twice"
+        )
+    chosen = _common_method(parts) if method is None else method
+    first = given[0]
+    for name, part in zip(names[1:], given[1:], strict=True):
+        for what, ours, theirs in (
+            ("networks", first.graph, part.graph),
+            ("preprocessing", first.preprocess, part.preprocess),
+            ("tensors", set(first.ranges.tensors), set(part.ranges.tensors)),
+        ):
+            if ours != theirs:
+                raise ArtifactError(
+                    f"{names[0]} and {name} cannot be merged",
+                    why=f"they are of different {what}",
+                    fix="calibrate all parts with the same model, weights, --input-size and --crop-pct",
+                )
+    if len({part.ranges.sha256 for part in given}) < len(given):
+        raise UsageError(
+            "the same images are given twice",
+            why="two of the files are of the same set of images, which would count double",
+            fix="calibrate each part with its own --shard",
+        )
+    digests = tuple(sorted(chain.from_iterable(part.digests for part in given)))
+    images = sum(part.ranges.images for part in given)
+    if len(digests) != images:
+        lacking = next(name for name, part in parts.items() if len(part.digests) != part.ranges.images)
+        raise _unmergeable(lacking, "it does not say which images it is of")
+    sha256, seen = digest_of(digests), _merge_observations(parts)
+    if seen is not None:
+        return replace(
+            first, ranges=choose(seen, chosen, images=images, sha256=sha256), digests=digests, observations=seen
+        )
+    lacking = next(name for name, part in parts.items() if part.observations is None)
+    if chosen != "minmax" or any(part.ranges.method != "minmax" for part in given):
+        raise _unmergeable(lacking, f"it holds ranges without histograms: only minmax merges so, not {chosen}")
+    peaks = {name: max(part.ranges.tensors[name] for part in given) for name in sorted(first.ranges.tensors)}
+    return replace(first, ranges=Ranges("minmax", images, sha256, peaks), digests=digests, observations=None)
+
+
+def _common_method(parts: Mapping[str, Calibration]) -> Method:
+    methods = {part.ranges.method for part in parts.values()}
+    if len(methods) > 1:
+        raise UsageError(
+            "the files were calibrated with different methods",
+            why=f"found {' and '.join(sorted(methods))}",
+            fix="say which one the result should have: --method",
+        )
+    return methods.pop()
+
+
+def _merge_observations(parts: Mapping[str, Calibration]) -> Observations | None:
+    """All histograms added up; None where a part has none."""
+    found = [part.observations for part in parts.values()]
+    total: Observations | None = None
+    for one in found:
+        if one is None:
+            return None
+        total = one if total is None else total.merge(one)
+    return total
+
+
+def _unmergeable(name: str, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"{name} cannot be merged", why=why, fix="edgehybrid calibrate writes files that can; those in bundles cannot"
+    )

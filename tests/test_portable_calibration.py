@@ -1,0 +1,153 @@
+"""Ranges as a file: made in parts, merged, used for every dialect; and what does not fit is refused."""
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import edgehybrid
+from edgehybrid import graph
+from edgehybrid.engine import calibration_cache
+from edgehybrid.errors import ArtifactError, ImagesError, UsageError
+from edgehybrid.records import Ranges
+from tests.single import SingleNet
+
+
+def network(scale: float = 1.0, batch: int = 1) -> SingleNet:
+    net = SingleNet(batch, 3, 16, 16)
+    x = net.conv("input", 3, 16, 3)
+    weight = net.const(scale * net.random.normal(size=(32, 16, 3, 3)))
+    net.op("Flatten", net.op("GlobalAveragePool", net.op("Relu", net.op("Conv", net.op("Relu", x), weight))))
+    return net
+
+
+def save(path: Path, net: SingleNet) -> str:
+    path.write_bytes(net.graph(net.last_outputs()[0]).to_bytes())
+    return str(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a small network and 10 images, and a cache of its own."""
+    folder = tmp_path_factory.mktemp("portable")
+    before = Path.cwd()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEHYBRID_CACHE_DIR", str(folder / "cache"))
+        os.chdir(folder)
+        save(folder / "net.onnx", network())
+        np.savez("images.npz", x=np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8))
+        yield folder
+        os.chdir(before)
+
+
+def calibrate(output: str, **options: object) -> Path:
+    made = edgehybrid.calibrate(model="net.onnx", calib="images.npz", crop_pct=1.0, output=Path(output), **options)  # type: ignore[arg-type]
+    return Path(made.path)
+
+
+@pytest.mark.parametrize("method", ["mse", "minmax", "percentile", "entropy"])
+def test_merged_parts_are_the_file_of_one_pass(method: str, home: Path) -> None:
+    whole = calibrate("whole.json", method=method)
+    parts = [calibrate(f"part{i}.json", method=method, shard=f"{i}/3") for i in (1, 2, 3)]
+    merged = edgehybrid.calibrate(merge=[parts[2], parts[0], parts[1]], output=Path("merged.json"))
+    assert Path(merged.path).read_bytes() == whole.read_bytes()
+    assert merged.notes == ("3 files merged, 10 images in all",)
+
+
+@pytest.mark.parametrize("target", ["cpu", "orin-nano-8gb"])
+def test_ranges_from_a_file_give_the_graph_of_a_calibration(target: str, home: Path) -> None:
+    ranges = calibrate("ranges.json")
+    common = {"model": "net.onnx", "calib": "images.npz", "crop_pct": 1.0, "target": target}
+    plain = edgehybrid.quantize(**common, output=Path("plain.onnx"))  # type: ignore[arg-type]
+    reused = edgehybrid.quantize(**common, ranges=ranges, output=Path("reused.onnx"))  # type: ignore[arg-type]
+    assert Path(plain.path).read_bytes() == Path(reused.path).read_bytes()
+
+
+def test_a_bundle_made_with_ranges_says_where_they_came_from(home: Path) -> None:
+    ranges = calibrate("entropy.json", method="entropy", num_calib=6)
+    built = edgehybrid.build(
+        model="net.onnx", calib="images.npz", crop_pct=1.0, target="cpu", ranges=ranges, output=Path("bundle")
+    )
+    assert built.calibration is not None
+    assert (built.method, built.calibration.images, built.calibration.source) == ("entropy", 6, str(ranges))
+    assert "--ranges entropy.json" in built.command
+    again = json.loads(Path("bundle/calibration.json").read_bytes())
+    assert again["tensors"] == json.loads(ranges.read_bytes())["tensors"]
+    third = edgehybrid.build(
+        model="net.onnx", calib="images.npz", crop_pct=1.0, target="cpu",
+        ranges=Path("bundle/calibration.json"), output=Path("bundle2"),
+    )  # fmt: skip
+    assert Path(third.bundle, "model.onnx").read_bytes() == Path("bundle/model.onnx").read_bytes()
+
+
+def test_ranges_serve_every_batch_size_of_a_network_and_no_other_network(home: Path) -> None:
+    ranges = calibrate("ranges.json")
+    save(home / "larger.onnx", network(batch=4))
+    save(home / "trained-on.onnx", network(scale=1.25))
+    common = {"calib": "images.npz", "crop_pct": 1.0, "target": "cpu", "ranges": ranges}
+    edgehybrid.quantize(model="larger.onnx", **common, output=Path("larger-int8.onnx"))  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError, match="is of another network"):
+        edgehybrid.quantize(model="trained-on.onnx", **common, output=Path("x.onnx"))  # type: ignore[arg-type]
+    document = json.loads(ranges.read_bytes())
+    missing, _ = document["tensors"].popitem()
+    Path("partial.json").write_text(json.dumps(document | {"histograms": None}))
+    with pytest.raises(ArtifactError, match="does not cover this network") as caught:
+        edgehybrid.quantize(model="net.onnx", **(common | {"ranges": Path("partial.json")}), output=Path("x.onnx"))  # type: ignore[arg-type]
+    assert missing in caught.value.why
+
+
+def test_fingerprints_tell_networks_apart_but_not_batches() -> None:
+    prints = [net.graph(net.last_outputs()[0]).fingerprint() for net in (network(), network(batch=4), network(1.25))]
+    assert prints[0] == prints[1] != prints[2]
+    assert graph.load(Path("net.onnx")).fingerprint() == prints[0]
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "1/0", "a/b", "1/2/3", "-1/4"])
+def test_a_shard_that_is_none_is_refused(shard: str) -> None:
+    with pytest.raises(UsageError, match="is no part"):
+        calibrate("x.json", shard=shard)
+
+
+def test_an_empty_shard_is_refused() -> None:
+    with pytest.raises(ImagesError, match=r"part 11/11 of images\.npz is empty"):
+        calibrate("x.json", shard="11/11")
+
+
+def test_options_that_contradict_each_other_are_refused(home: Path) -> None:
+    ranges = calibrate("ranges.json")
+    with pytest.raises(UsageError, match="--shard and --merge"):
+        edgehybrid.calibrate(merge=[ranges, ranges], shard="1/2")
+    with pytest.raises(UsageError, match="given twice"):
+        edgehybrid.calibrate(merge=[ranges, ranges], output=Path("x.json"))
+    with pytest.raises(UsageError, match="--ranges has no meaning with --precision fp16"):
+        edgehybrid.quantize(model="net.onnx", precision="fp16", ranges=ranges, target="cpu")
+    with pytest.raises(UsageError, match=r"--method entropy contradicts ranges\.json"):
+        edgehybrid.quantize(
+            model="net.onnx", calib="images.npz", crop_pct=1.0, method="entropy", ranges=ranges, target="cpu"
+        )
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1),
+        st.floats(2**-20, 2**100),
+        min_size=1,
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_every_line_of_an_nvdla_cache_is_a_name_and_a_scale(tensors: dict[str, float]) -> None:
+    """TensorRT reads the part after the last colon as a big-endian float32."""
+    head, *lines = calibration_cache(Ranges("mse", 1, "0" * 64, tensors)).decode("ascii").splitlines()
+    assert head.startswith("TRT-")
+    assert head.endswith("-EntropyCalibration2")
+    found = {}
+    for line in lines:
+        name, _, packed = line.rpartition(": ")
+        (found[name],) = struct.unpack(">f", bytes.fromhex(packed))
+    assert found == {name: float(np.float32(amax / 127)) for name, amax in tensors.items()}
