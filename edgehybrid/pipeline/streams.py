@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgehybrid.errors import ArtifactError, NotFoundError, UsageError
-from edgehybrid.records import Stream
+from edgehybrid.records import Precision, Report, Stream
 
 if TYPE_CHECKING:
-    from edgehybrid.streamer import Subject
+    from edgehybrid.streamer import Subject, Variant
 
 
 def stream(
@@ -100,30 +100,42 @@ def _subject(path: Path) -> "Subject":
 
 
 def _bundled(folder: Path) -> "Subject":
+    """The float32 reference, the fp16 control where there is one, and what was built, which runs first."""
     from edgehybrid import delivery
-    from edgehybrid.streamer import Subject, Variant
+    from edgehybrid.streamer import Subject
 
-    files = delivery.runnable_files(folder)
-    report = delivery.read_report(folder)
+    report, graphs = delivery.read_report(folder), delivery.open_graphs(folder)
     preprocess, trained = report.model.preprocess, report.model.weights.trained
-    rows = {row.precision: row for row in report.rows if row.accuracy or row.fidelity or row.latency}
-    variants = []
-    for precision, path in files.items():
-        row = rows.get(precision)
-        variants.append(
-            Variant(
-                precision,
-                path,
-                "onnxruntime",
-                drop=row.drop if row else None,
-                fidelity=row.fidelity if row else None,
-                latency=row.latency if row else None,
-                measured_on=report.device.name,
-            )
-        )
+    files: dict[Precision, Path] = {"fp32": graphs.baseline}
+    if graphs.control is not None:
+        files["fp16"] = graphs.control
+    files[graphs.precision] = graphs.model
+    variants = tuple(_variant(report, precision, path, "onnxruntime") for precision, path in files.items())
     named = report.model.labels or (report.evaluation.classes if report.evaluation else ())
     labels = named if len(named) == report.model.classes else ()
-    return Subject(str(folder), tuple(variants), variants[-1].name, preprocess, labels, trained)
+    target = report.target
+    foreign = (
+        f"built for {target.name}, run here by ONNX Runtime: the times are this machine's and say nothing of that one"
+    )
+    notes = () if target.backend == "onnxruntime" else (foreign,)
+    return Subject(str(folder), variants, graphs.precision, preprocess, labels, trained, notes)
+
+
+def _variant(report: Report, precision: Precision, path: Path, backend: str) -> "Variant":
+    """A network with what its build measured of it, latency only where that was on this backend."""
+    from edgehybrid.streamer import Variant
+
+    rows = [row for row in report.rows if row.precision == precision]
+    timed = next((row.latency for row in rows if row.latency and row.backend.startswith(backend)), None)
+    return Variant(
+        precision,
+        path,
+        backend,
+        drop=next((row.drop for row in rows if row.drop), None),
+        fidelity=next((row.fidelity for row in rows if row.fidelity), None),
+        latency=timed,
+        measured_on=report.device.name,
+    )
 
 
 def _engine(path: Path) -> "Subject":
@@ -133,15 +145,17 @@ def _engine(path: Path) -> "Subject":
         ArtifactError: It lies in no bundle, or the bundle does not list it.
     """
     from edgehybrid import delivery, store
-    from edgehybrid.streamer import Variant
 
     bundle = store.open_bundle(path.parent)
     plan = bundle.file(path.name)
     made = json.loads(bundle.file("engine.json").read_bytes())
-    backend, precision = made["engine"]["flavor"], delivery.read_report(path.parent).rows[-1].precision
+    backend = made["engine"]["flavor"]
     if backend is None:
         raise ArtifactError(
             f"{path} cannot be run", why="its bundle does not say what built it", fix="edgehybrid build"
         )
-    whole = _bundled(path.parent)
-    return replace(whole, title=str(path), variants=(Variant(precision, plan, backend),), first=precision)
+    whole, report = _bundled(path.parent), delivery.read_report(path.parent)
+    precision: Precision = "fp16" if path.name == delivery.CONTROL_PLAN else delivery.open_graphs(path.parent).precision
+    return replace(
+        whole, title=str(path), notes=(), variants=(_variant(report, precision, plan, backend),), first=precision
+    )

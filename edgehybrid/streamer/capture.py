@@ -18,6 +18,8 @@ from edgehybrid.streamer.tally import Tally
 
 STALL_S = 5.0
 """A live source without a sound frame for so long is lost."""
+CONNECT_S = 10.0
+"""So long may a connection take, with all that a camera does before its first frame."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 HEALTHY_S = 2.0
 """A connection that held so long resets the backoff."""
@@ -46,6 +48,7 @@ class _Link:
 
     events: "queue.SimpleQueue[Health | BaseException | None]" = field(default_factory=queue.SimpleQueue)
     abandoned: threading.Event = field(default_factory=threading.Event)
+    connected: bool = False
     heard: float = field(default_factory=time.monotonic)
 
 
@@ -98,11 +101,11 @@ class Capture:
         """
         attempt = 0
         while not self._stop.is_set():
-            began = time.monotonic()
+            began, known = time.monotonic(), self._ids
             lost = LostError("the stream ended")
             try:
                 self._one_connection()
-                if not self._live and self._loop:
+                if not self._live and self._loop and self._ids > known:
                     continue
                 if not self._live:
                     self._say(Health("ended", self.health.title))
@@ -139,9 +142,11 @@ class Capture:
                 try:
                     event = link.events.get(timeout=0.1)
                 except queue.Empty:
-                    if self._live and time.monotonic() - link.heard > STALL_S:
+                    patience = STALL_S if link.connected else CONNECT_S
+                    if self._live and time.monotonic() - link.heard > patience:
                         self._tally.count("stalls")
-                        raise LostError(f"no sound frame for {STALL_S:g} s") from None
+                        what = "sound frame" if link.connected else "connection"
+                        raise LostError(f"no {what} for {patience:g} s") from None
                     continue
                 if event is None:
                     return
@@ -175,6 +180,7 @@ class Capture:
         said = None
         try:
             reader = self._connect()
+            link.connected, link.heard = True, time.monotonic()
             for shot in reader.shots(wanted):
                 phase = self._place(link, shot, wanted)
                 if phase is not None and phase != said:

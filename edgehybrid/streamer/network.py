@@ -51,6 +51,7 @@ class Subject:
         preprocess: The object of calibration and evaluation.
         labels: Class names, or none.
         trained: Whether its answers mean anything.
+        notes: What the user must know about the numbers.
     """
 
     title: str
@@ -59,6 +60,7 @@ class Subject:
     preprocess: Preprocess
     labels: tuple[str, ...] = ()
     trained: bool = True
+    notes: tuple[str, ...] = ()
 
     def variant(self, name: str) -> Variant:
         """By name.

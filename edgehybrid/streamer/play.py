@@ -135,7 +135,7 @@ def _summary(
     counts, times = session.counts(), session.tally.quantiles()
     age = {name: times[f"age_{name}"] for name in ("p50", "p99", "max")}
     inference = {name: times[f"inference_{name}"] for name in ("p50", "p99")}
-    notes = []
+    notes = list(subject.notes)
     if source.kind == "test":
         notes.append("the source is a synthetic scene: its frames are computed, no camera saw them")
     if not subject.trained:

@@ -137,9 +137,9 @@ class VideoReader:
         """When a packet was taken, by the clock that this kind of source stamps with."""
         if self._address.kind == "rtsp":
             return clock.taken(arrived, stamp)
-        for now in (arrived, time.time()):  # a driver's clock is either of these
+        for now in (time.monotonic(), time.time()):  # a driver's clock is either of these
             if 0 <= now - stamp < PATIENCE_S:
-                return arrived - (now - stamp)
+                return time.monotonic() - (now - stamp)
         return arrived
 
     def _damage(self, packet: "av.Packet[VideoStream]") -> str | None:

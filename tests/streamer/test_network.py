@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from edgehybrid import dataset
+from edgehybrid import dataset, runtime
 from edgehybrid.errors import InputError, StageError, UsageError
 from edgehybrid.records import Preprocess
+from edgehybrid.runtime import TensorInfo, Tensors
 from edgehybrid.streamer.frame import Frame
 from edgehybrid.streamer.network import Network, Variant, best, tensor
 from edgehybrid.streamer.pictures import PicturesReader
+from tests.fakes import FakeRunner
 from tests.streamer.scenes import picture, subject, write_network
 
 
@@ -58,6 +61,28 @@ def test_a_variant_that_does_not_load_leaves_the_old_one_running(tmp_path: Path)
             time.sleep(0.01)
         assert "broken" in network.problem
         assert (network.answer(frame).variant, network.wanted) == ("int8", "int8")
+
+
+class HalfRunner(FakeRunner):
+    """A backend that takes float16 pictures, as an engine may."""
+
+    def __init__(self, path: Path, **options: object) -> None:
+        super().__init__(lambda images: images.mean((2, 3)) @ np.eye(3, 6, dtype=np.float32), shape=(1, 3, 32, 32))
+        self.inputs = {"input": TensorInfo((1, 3, 32, 32), np.dtype("float16"))}
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
+        assert feeds["input"].dtype == np.float16
+        return super().run(feeds)
+
+
+def test_any_backend_of_the_table_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(runtime.BACKENDS, "half", f"{__name__}:HalfRunner")
+    whole = subject(tmp_path)
+    variant = Variant("fp16", tmp_path / "engine.plan", "half")
+    with Network(replace(whole, variants=(variant,), first="fp16"), threads=1) as network:
+        answer = network.answer(Frame(0, picture(), time.monotonic(), live=True))
+    assert answer.variant == "fp16"
+    assert sum(share for _, share in answer.top) <= 1.0001
 
 
 def test_a_network_for_batches_is_refused(tmp_path: Path) -> None:

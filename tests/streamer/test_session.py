@@ -129,6 +129,25 @@ def test_a_silent_connection_is_seen_and_left(network: Network, monkeypatch: pyt
     assert any("no sound frame" in health.reason for health in diary.healths)
 
 
+def test_a_connection_that_hangs_is_given_up_and_does_not_come_back(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr(capture, "CONNECT_S", 0.3)
+    released, turns = threading.Event(), iter([True, False])
+
+    def connect() -> Reader:
+        if next(turns, False):
+            released.wait(20)
+            return ListReader([picture(9)] * 50, then="hang")  # late: nobody waits for it any more
+        released.set()
+        return ListReader([picture(n) for n in range(3)], then="hang", pause=0.2)
+
+    _, diary = run(connect, network, Limits(duration=20), answers=3)
+    assert [health.reason for health in diary.healths if health.phase == "waiting"] == ["no connection for 0.3 s"]
+    assert not any((answer.frame.pixels == picture(9)).all() for answer in diary.answers)
+
+
 def test_backoff_doubles_up_to_its_limit_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     one = capture.Capture(
@@ -169,6 +188,11 @@ def test_a_refusal_after_frames_is_tried_again(network: Network, monkeypatch: py
 
     session, _ = run(connect, network, Limits(duration=20), answers=2)
     assert session.counts()["connects"] == 2
+
+
+def test_a_loop_of_nothing_ends(network: Network) -> None:
+    session = Session(lambda: ListReader([]), network, Limits(duration=20), live=False, loop=True)
+    assert session.run() == "source"
 
 
 def test_a_clip_that_breaks_off_is_an_error(network: Network) -> None:

@@ -62,15 +62,20 @@ def check(found: Stream) -> None:
     assert found.seconds > 0
 
 
-def test_a_test_scene_says_that_it_is_one(bundle: Path, tmp_path: Path) -> None:
+def test_a_test_scene_says_that_it_is_one(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log.jsonl"
     found = edgehybrid.stream("test://?fps=100", engine=bundle, duration=2.0, web=False, json_lines=log)
     check(found)
     assert found.frames > 5
     assert (found.ended, found.source, found.variant, found.reconnects) == ("duration", "test://?fps=100", "int8", 0)
     assert any("synthetic" in note for note in found.notes)
+    reporter.print_result(found)
+    shown = capsys.readouterr().out
+    assert f"{found.frames:,} inferred of {found.captured:,} captured" in shown
+    assert "ended by --duration" in shown
     lines = read_lines(log)
-    assert [line["event"] for line in lines[:2]] == ["start", "connection"]
+    assert lines[0]["event"] == "start"
+    assert [line["phase"] for line in lines if line["event"] == "connection"] == ["live"]
     assert lines[-1]["event"] == "end"
     frames = [line for line in lines if line["event"] == "frame"]
     assert len(frames) == found.frames == lines[-1]["frames"]
