@@ -7,11 +7,12 @@ camera loop pays. Every timed call is a sample and none is dropped, so a disturb
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from edgehybrid.records import Latency, Ratio
-from edgehybrid.runtime import Runner, Tensors
+from edgehybrid.runtime import Runner, Split, Splitting, Tensors
 
 BLOCK = 5
 """Timed calls in a row per runner and round of an interleaved measurement."""
@@ -84,6 +85,7 @@ def measure_interleaved(
     iterations: int = 50,
     duration: float = 3.0,
     limit: float | None = None,
+    progress: Callable[[float], None] | None = None,
     clock: Clock = time.perf_counter,
 ) -> tuple[Latency, ...]:
     """Time several open runners in turn, so that a change of the machine's speed meets all of them alike.
@@ -106,6 +108,7 @@ def measure_interleaved(
         iterations: As in `measure`; rounded up to whole rounds.
         duration: As in `measure`.
         limit: As in `measure`; looked at after each round, so that one round is always measured.
+        progress: Told which fraction is done, after each round.
         clock: As in `measure`.
 
     Returns:
@@ -129,8 +132,120 @@ def measure_interleaved(
                 runners[i].run(feeds)
             samples[i] += _time_calls(runners[i], feeds, block, clock)
         elapsed = (clock() - begin) / len(runners)
+        if progress is not None:
+            wanted = min(elapsed / duration if duration else 1.0, len(samples[0]) / iterations)
+            progress(min(max(wanted, elapsed / limit if limit else 1.0), 1.0))
         if elapsed >= limit or (elapsed >= duration and len(samples[0]) >= iterations):
             return tuple(summarise(times) for times in samples)
+
+
+class DeviceTimes(NamedTuple):
+    """Calls of one engine as the device timed them."""
+
+    splits: tuple[Split, ...]  # in order
+    seconds: float  # on the host's clock, of all blocks of this engine
+
+    @property
+    def latency(self) -> Latency:
+        """Upload, compute and download of each call, which is what trtexec calls latency."""
+        return summarise([split.latency for split in self.splits])
+
+    @property
+    def throughput(self) -> float:
+        """Calls per second."""
+        return len(self.splits) / self.seconds
+
+    def part(self, name: str) -> Latency:
+        """Of "h2d", "compute", "d2h" or "enqueue" alone."""
+        return summarise([float(getattr(split, name)) for split in self.splits])
+
+
+def measure_devices(
+    runners: Sequence[Splitting],
+    feeds: Tensors,
+    *,
+    transfers: bool = True,
+    block: int = BLOCK,
+    warmup: float = 0.2,
+    iterations: int = 50,
+    duration: float = 3.0,
+    progress: Callable[[float], None] | None = None,
+    clock: Clock = time.perf_counter,
+) -> tuple[DeviceTimes, ...]:
+    """Time engines by events on the device, their blocks taking turns as in `measure_interleaved`.
+
+    All lanes of a runner are kept under way: a lane starts again as soon as its call has finished.
+
+    Args:
+        runners: Open, at least one; all take the same `feeds`.
+        feeds: One batch, uploaded again by every call.
+        transfers: Copy inputs and outputs in every call; without, only the first call of the warm-up does.
+        block: Timed calls in a row, at least 1 per lane.
+        warmup: Seconds of untimed calls per runner.
+        iterations: Timed calls per runner, at least.
+        duration: Seconds of timed calls per runner, at least.
+        progress: Told which fraction is done, after each round.
+        clock: Seconds, monotonic; a test passes a fake.
+
+    Returns:
+        One record per runner in the order given, all with equally many calls; none is dropped.
+
+    Source:
+        trtexec (TensorRT 8.2 to 10): latency is the sum of host-to-device, GPU compute and device-to-host times
+        between events of each query.
+    """
+    if not runners or min(block, iterations) < 1 or min(warmup, duration) < 0:
+        raise ValueError("needs a runner, counts of at least 1 and no negative duration")
+    for runner in runners:
+        runner.load(feeds)
+        _keep_lanes_going(runner, runner.lanes, transfers=True)  # the device needs its inputs once in any case
+        begin = clock()
+        while clock() - begin < warmup:
+            _keep_lanes_going(runner, block, transfers=transfers)
+    splits: list[list[Split]] = [[] for _ in runners]
+    seconds = [0.0 for _ in runners]
+    while True:
+        for i in _order(len(runners), len(splits[0]) // block):
+            if len(runners) > 1:
+                _keep_lanes_going(runners[i], 1, transfers=transfers)
+            begin = clock()
+            splits[i] += _keep_lanes_going(runners[i], block, transfers=transfers)
+            seconds[i] += clock() - begin
+        done = min(min(seconds) / duration if duration else 1.0, len(splits[0]) / iterations)
+        if progress is not None:
+            progress(min(done, 1.0))
+        if done >= 1:
+            return tuple(DeviceTimes(tuple(found), spent) for found, spent in zip(splits, seconds, strict=True))
+
+
+def measure_calls(
+    call: Callable[[], object],
+    *,
+    warmup: float = 0.2,
+    iterations: int = 50,
+    duration: float = 3.0,
+    clock: Clock = time.perf_counter,
+) -> Latency:
+    """Time anything that returns when it is done, as a network together with its preprocessing.
+
+    Args:
+        call: What to time.
+        warmup: Seconds of untimed calls first, at least one.
+        iterations: Timed calls, at least.
+        duration: Seconds of timed calls, at least.
+        clock: Seconds, monotonic; a test passes a fake.
+    """
+    begin = clock()
+    call()
+    while clock() - begin < warmup:
+        call()
+    samples: list[float] = []
+    begin = clock()
+    while len(samples) < iterations or clock() - begin < duration:
+        start = clock()
+        call()
+        samples.append((clock() - start) * 1e3)
+    return summarise(samples)
 
 
 def keep_busy(
@@ -215,6 +330,22 @@ def compare(reference: Latency, latency: Latency, *, block: int = BLOCK) -> Rati
     return Ratio(float(np.median(ratios)), interval, rounds)
 
 
+def nearest_percentile(latency: Latency, percent: float) -> float:
+    """The sample that trtexec would print for a percentile: none is made up between two.
+
+    Args:
+        latency: With its samples.
+        percent: Above 0, at most 100.
+
+    Source:
+        trtexec's findPercentile: of n sorted samples the one at n - 1 - int((1 - p / 100) n), counted from 0.
+    """
+    if not 0 < percent <= 100:
+        raise ValueError(f"a percentile is above 0 and at most 100, got {percent}")
+    times = sorted(latency.samples)
+    return times[len(times) - 1 - min(int((100 - percent) * len(times) / 100), len(times) - 1)]
+
+
 def variation(latency: Latency) -> float:
     """Coefficient of variation, in percent of the mean."""
     return 100 * latency.std / latency.mean
@@ -229,6 +360,19 @@ def unsteady_note(latency: Latency) -> str | None:
         f"unsteady: samples vary by {spread:.1f} % of their mean (above {UNSTEADY} %); compare medians, "
         "and measure again with other programs closed and clocks fixed"
     )
+
+
+def _keep_lanes_going(runner: Splitting, calls: int, *, transfers: bool) -> list[Split]:
+    """`calls` calls in the order of their start, with as many under way as there are lanes."""
+    lanes = min(runner.lanes, calls)
+    for lane in range(lanes):
+        runner.start(lane, transfers=transfers)
+    splits = []
+    for index in range(calls):
+        splits.append(runner.finish(index % lanes))
+        if index + lanes < calls:
+            runner.start(index % lanes, transfers=transfers)
+    return splits
 
 
 def _warm_up(runner: Runner, feeds: Tensors, seconds: float, calls: int, limit: float, clock: Clock) -> None:

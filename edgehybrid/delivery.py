@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from edgehybrid import engine, reporter, store
 from edgehybrid.errors import ArtifactError, NotFoundError
 from edgehybrid.records import (
     Answers,
+    EngineStamp,
     Measurement,
     ModelSpec,
     Precision,
@@ -135,8 +137,7 @@ def open_graphs(folder: Path) -> Graphs:
         ArtifactError: It is damaged, or not one this version wrote.
     """
     bundle = store.open_bundle(folder)
-    listing = bundle.manifest["files"]
-    names = set(listing) if isinstance(listing, dict) else set()
+    names = _names(bundle)
     return Graphs(
         report=reporter.from_json(json.loads(bundle.file("report.json").read_bytes())),
         precision=_recipe(bundle).precision,
@@ -160,10 +161,9 @@ def write_engines(
         versions: Of the libraries that made them.
     """
     bundle = store.open_bundle(folder)
-    listing, recipe = bundle.manifest["files"], _recipe(bundle)
+    recipe = _recipe(bundle)
     replaced = {PLAN, CONTROL, CONTROL_PLAN, "engine.json", "report.json", "report.html"}
-    names = set(listing) - replaced if isinstance(listing, dict) else set()
-    files: dict[str, store.Content] = {name: bundle.file(name) for name in sorted(names)}
+    files: dict[str, store.Content] = {name: bundle.file(name) for name in sorted(_names(bundle) - replaced)}
     files |= engine_files(product, control, recipe, report.target, versions)
     files |= _report_files(report)
     own = ("schema", "edgehybrid", "files")
@@ -175,6 +175,58 @@ def _report_files(report: Report) -> dict[str, store.Content]:
         "report.json": store.to_json(reporter.to_json(report)),
         "report.html": reporter.page(report).encode(),
     }
+
+
+def has_engine(path: Path) -> bool:
+    """Whether a path is an engine, or a bundle that holds one."""
+    if path.is_dir():
+        return PLAN in _names(store.open_bundle(path))
+    return path.suffix in (".plan", ".engine")
+
+
+def loadable_engines(path: Path, board: str) -> tuple[dict[Precision, tuple[Path, str]], tuple[str, ...]]:
+    """Engines that may be loaded here: their hash is the manifest's, their stamp fits, and a child survived them.
+
+    Args:
+        path: A bundle, or one of its engines.
+        board: Name of this machine.
+
+    Returns:
+        Precision -> file and backend, the engine asked for first and its fp16 control after it; and what to know.
+
+    Raises:
+        ArtifactError: An engine that no bundle vouches for, or that was built for another machine.
+        NotReadyError: Its TensorRT is not installed.
+    """
+    folder = path if path.is_dir() else path.parent
+    if not path.exists():
+        raise NotFoundError(f"no file {path}", why="found no engine there", fix="edgehybrid build BUNDLE")
+    bundle = store.open_bundle(folder)
+    facts, names = json.loads(bundle.file("engine.json").read_bytes()), _names(bundle)
+    rebuild = shlex.join(["edgehybrid", "build", str(folder)])
+    known: list[tuple[Precision, object, str]] = [(_recipe(bundle).precision, facts, PLAN)]
+    if facts.get("control") is not None:
+        known.append(("fp16", facts["control"], CONTROL_PLAN))
+    wanted = [entry for entry in known if entry[2] in names and (path.is_dir() or entry[2] == path.name)]
+    if not wanted:
+        raise ArtifactError(f"{path} is not in the manifest of {folder}", why="nobody vouches for it", fix=rebuild)
+    found: dict[Precision, tuple[Path, str]] = {}
+    notes = []
+    for precision, entry, name in wanted:
+        mark = store.decode(EngineStamp, entry["stamp"]) if isinstance(entry, dict) else None
+        if mark is None:
+            raise ArtifactError(
+                f"{bundle.path / name} has no stamp", why="engine.json does not describe it", fix=rebuild
+            )
+        _, note = engine.try_loading(bundle.file(name), mark, board=board, rebuild=rebuild)
+        found[precision] = (bundle.file(name), mark.flavor)
+        notes.append(note)
+    return found, tuple(dict.fromkeys(note for note in notes if note))
+
+
+def _names(bundle: store.Bundle) -> set[str]:
+    listing = bundle.manifest["files"]
+    return set(listing) if isinstance(listing, dict) else set()
 
 
 def runnable_files(path: Path) -> dict[Precision, Path]:
@@ -203,6 +255,8 @@ def spec_of(path: Path) -> ModelSpec:
     """
     if path.is_dir():
         return read_report(path).model
+    if path.suffix in (".plan", ".engine"):
+        return spec_of(path.parent)
     with open_runner(path) as runner:
         side = next(iter(runner.inputs.values())).shape[-1]
         classes = next((info.shape[-1] for info in runner.outputs.values() if len(info.shape) == 2), 0)

@@ -82,19 +82,43 @@ def answers(
     return Answers(order, tuple(map(int, labels)), given)
 
 
-def latency_rows(files: Mapping[Precision, Path], latencies: Mapping[Precision, Latency]) -> tuple[Row, ...]:
-    """One row per precision measured on this machine."""
-    return tuple(
-        Row(
-            precision,
-            HOST,
-            "measured",
-            latency=latencies[precision],
-            ratio=_ratio(precision, latencies),
-            bytes=path.stat().st_size,
-        )
-        for precision, path in files.items()
-    )
+def timed_rows(
+    files: Mapping[Precision, tuple[Path, str]],
+    latencies: Mapping[Precision, Latency],
+    whole: Mapping[Precision, Latency | None],
+) -> tuple[Row, ...]:
+    """Two rows per network measured on this machine: alone, and together with its preprocessing.
+
+    Args:
+        files: Precision -> file and backend.
+        latencies: Of the network alone.
+        whole: From decoded pictures to outputs; None where the network takes no pictures.
+    """
+    alone, together = [], []
+    for precision, (path, backend) in files.items():
+        place, size = (HOST if backend == "onnxruntime" else backend), path.stat().st_size
+        ratio = _ratio(precision, latencies) if backend == "onnxruntime" else None
+        latency = latencies[precision]
+        alone.append(Row(precision, place, "measured", latency=latency, ratio=ratio, bytes=size))
+        if (found := whole[precision]) is not None:
+            reason = "end to end: preprocessing of decoded pictures, copies and the network, by the host's clock"
+            together.append(Row(precision, f"{place} end-to-end", "measured", reason, latency=found, bytes=size))
+    return (*alone, *together)
+
+
+def control_notes(
+    files: Mapping[Precision, tuple[Path, str]], latencies: Mapping[Precision, Latency]
+) -> tuple[str, ...]:
+    """Whether an int8 engine is worth it: it must beat fp16, which costs next to no accuracy."""
+    if "int8" not in files or files["int8"][1] == "onnxruntime":
+        return ()
+    if "fp16" not in files:
+        return ("there is no fp16 control engine here: whether int8 is worth it is not known",)
+    ratio = benchmark.compare(latencies["fp16"], latencies["int8"])
+    bounds = ratio.ci95
+    interval = "" if bounds is None else f" (95 %: {1 / bounds[1]:.2f} to {1 / bounds[0]:.2f})"
+    pace = f"int8 is {1 / ratio.value:.2f}x as fast as fp16 on this device{interval}"
+    return (pace if 1 / ratio.value >= WORTHWHILE else f"{pace}: under 5 % gain is not worth it, use fp16",)
 
 
 def with_latency(rows: tuple[Row, ...], latencies: Mapping[Precision, Latency], target: Target) -> tuple[Row, ...]:

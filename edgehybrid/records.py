@@ -370,6 +370,46 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class LayerTime:
+    """What one layer costs, by the backend's own profiler."""
+
+    name: str
+    kind: str  # what the backend calls it; empty where it does not tell
+    ms: float  # median per call
+    percent: float  # of all layers
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """How a latency is taken."""
+
+    warmup: float = 0.2  # seconds of untimed calls
+    duration: float = 3.0  # seconds of timed calls, at least
+    iterations: int = 50  # timed calls, at least
+    percentiles: tuple[float, ...] = (90.0, 95.0, 99.0)
+    streams: int = 1  # calls under way at once, each on a CUDA stream of its own
+    cuda_graph: bool = False
+    transfers: bool = True  # copies to and from the device belong to the call
+    layers: int = 0  # how many of the slowest layers are shown; 0: no profile is taken
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What is known about one row's latency besides the latency itself."""
+
+    precision: Precision
+    backend: str
+    throughput: float  # calls per second
+    variation: float  # coefficient of variation of the latency, percent
+    percentiles: Mapping[str, float]  # as asked for: percent -> ms, the nearest sample at or above as trtexec takes it
+    parts: Mapping[str, Latency] = field(default_factory=dict)  # "h2d", "compute", "d2h", "enqueue"
+    layers: tuple[LayerTime, ...] = ()  # in order of execution
+    streams: int = 1
+    cuda_graph: bool = False
+    transfers: bool = True
+
+
+@dataclass(frozen=True)
 class Ratio:
     """How many times as long as the reference a call takes (below 1: faster), both timed side by side."""
 
@@ -572,6 +612,8 @@ class Measurement:
     rows: tuple[Row, ...]
     evaluation: ImageSet | None = None
     notes: tuple[str, ...] = ()
+    timings: tuple[Timing, ...] = ()  # of the rows that were timed, in their order
+    shown_layers: int = 0
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,12 @@ def test_a_bundle_can_be_verified_reported_benched_and_evaluated(built: Report, 
     assert shown.rows == built.rows
     assert (home / "page.html").read_text().startswith("<!")
     timed = edgehybrid.bench(bundle, warmup=0, duration=0, iterations=3)
-    assert [row.precision for row in timed.rows] == ["fp32", "int8"]
+    assert [(row.precision, row.backend.removeprefix("onnxruntime-cpu")) for row in timed.rows] == [
+        ("fp32", ""),
+        ("int8", ""),
+        ("fp32", " end-to-end"),
+        ("int8", " end-to-end"),
+    ]
     scored = edgehybrid.evaluate(bundle, eval=str(labelled))
     assert [row.accuracy for row in scored.rows] == [row.accuracy for row in built.rows]
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from edgehybrid.records import Interpolation, Measurement
+from edgehybrid.pipeline.options import bench_options
+from edgehybrid.records import Interpolation, Measurement, Precision
 
 
 def bench(
@@ -13,28 +14,58 @@ def bench(
     warmup: float = 0.2,
     duration: float = 3.0,
     iterations: int = 50,
+    percentile: str = "90,95,99",
+    streams: int = 1,
+    cuda_graph: bool = False,
+    transfers: bool = True,
+    layers: int = 0,
+    samples: Path | None = None,
 ) -> Measurement:
     """Measure latency on this machine.
 
+    An engine is timed by events on the device, as trtexec 8 to 10 does by default, in turns with its fp16 control.
+
     Args:
-        model: A bundle folder or an ONNX file.
+        model: A bundle folder, one of its engines (engine.plan), or an ONNX file.
         input_size: Side of the square input in px, where the file leaves it open.
         batch: Images per call, where the file leaves it open.
         warmup: Seconds of untimed calls first.
         duration: Seconds of timed calls, at least.
         iterations: Timed calls, at least.
+        percentile: Further percentiles, as trtexec takes them: the nearest sample at or above.
+        streams: Calls under way at once, each on a CUDA stream of its own (engines only).
+        cuda_graph: Launch the network as one CUDA graph (engines only).
+        transfers: Copy inputs and outputs in every call (leaving them out: engines only).
+        layers: Show this many of the slowest layers, by the backend's own profiler.
+        samples: Write every single call to this CSV file.
 
     Returns:
-        Percentiles; of a bundle, the float32 reference is measured beside the model, calls interleaved.
+        Percentiles of the network alone and, in rows of their own, of preprocessing and network together; of a bundle,
+        the reference is measured beside the model, calls interleaved.
     """
-    from edgehybrid import delivery, device, findings, stages
+    from edgehybrid import dataset, delivery, device, findings, stages
 
-    run = stages.Run()
-    files = delivery.runnable_files(stages.settle(run, model, batch=batch, input_size=input_size, must_be_image=False))
+    options = bench_options(warmup, duration, iterations, percentile, streams, cuda_graph, transfers, layers)
     state = device.state(threads=0)
-    measured = stages.measure(files, warmup=warmup, duration=duration, iterations=iterations)
-    rows = findings.latency_rows(files, measured)
-    return Measurement(str(model), state, rows, notes=findings.speed_notes(rows))
+    notes: tuple[str, ...] = ()
+    files: dict[Precision, tuple[Path, str]]
+    if delivery.has_engine(model) and (model.is_file() or device.capability() is not None):
+        files, notes = delivery.loadable_engines(model, state.name)
+    else:
+        run = stages.Run()
+        settled = stages.settle(run, model, batch=batch, input_size=input_size, must_be_image=False)
+        files = {label: (path, "onnxruntime") for label, path in delivery.runnable_files(settled).items()}
+        if delivery.has_engine(model):
+            notes = ("this machine has no CUDA device: the bundle's ONNX files were timed, not its engine",)
+    in_bundle = model.is_dir() or delivery.has_engine(model)
+    spec = delivery.spec_of(model if in_bundle else next(iter(files.values()))[0])
+    images = dataset.load("photos", at_most=8, split="calib")
+    timed = stages.time_networks(files, options, spec.preprocess, images, samples)
+    latencies = {precision: found.latency for precision, found in timed.items()}
+    rows = findings.timed_rows(files, latencies, {precision: found.end_to_end for precision, found in timed.items()})
+    said = (*notes, *findings.control_notes(files, latencies), *findings.speed_notes(rows))
+    timings = tuple(found.timing for found in timed.values())
+    return Measurement(str(model), state, rows, notes=said, timings=timings, shown_layers=layers)
 
 
 def evaluate(

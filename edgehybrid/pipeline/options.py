@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgehybrid.errors import NotFoundError, UsageError
 from edgehybrid.progress import listener
-from edgehybrid.records import Artifact, Dialect, EngineOptions, ModelSpec, Precision, Target
+from edgehybrid.records import Artifact, BenchOptions, Dialect, EngineOptions, ModelSpec, Precision, Target
 
 if TYPE_CHECKING:
     from edgehybrid.dataset import Images
@@ -57,6 +57,39 @@ def check_ranking_options(check: int, images: int, output: Path | None) -> None:
             why=f"the name ends in '{output.suffix}', needed one of {', '.join(RANKING_FORMATS)}",
             fix=f"--output {output.stem or 'ranking'}.csv",
         )
+
+
+def bench_options(
+    warmup: float,
+    duration: float,
+    iterations: int,
+    percentile: str,
+    streams: int,
+    cuda_graph: bool,
+    transfers: bool,
+    layers: int,
+) -> BenchOptions:
+    """How a latency is taken, or an error about an option that makes no sense."""
+    for name, value, least in (
+        ("warmup", warmup, 0),
+        ("duration", duration, 0),
+        ("iterations", iterations, 1),
+        ("streams", streams, 1),
+        ("layers", layers, 0),
+    ):
+        if not value >= least:
+            raise UsageError(f"--{name} {value} makes no sense", why=f"it is {least} or more", fix=f"--{name} {least}")
+    try:
+        percents = tuple(float(part) for part in percentile.split(",") if part.strip())
+    except ValueError:
+        percents = ()
+    if not percents or not all(0 < percent <= 100 for percent in percents):
+        raise UsageError(
+            f"--percentile {percentile} makes no sense",
+            why="it is a list of numbers above 0 and at most 100",
+            fix="--percentile 50,99,99.9",
+        )
+    return BenchOptions(warmup, duration, iterations, percents, streams, cuda_graph, transfers, layers)
 
 
 def load_target(name: str, precision: Precision) -> Target:

@@ -16,7 +16,7 @@ MEASUREMENT_SCHEMA = "edgehybrid.measurement/1"
 
 _PASSWORD = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]*(?=@)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_LATENCY = ("p50", "p90", "p95", "p99", "min", "max", "mean", "std", "n")
+LATENCY_KEYS = ("p50", "p90", "p95", "p99", "min", "max", "mean", "std", "n")
 
 
 def to_json(report: Report) -> dict[str, object]:
@@ -175,7 +175,7 @@ def row_to_json(row: Row) -> dict[str, object]:
         "backend": row.backend,
         "status": row.status,
         "reason": row.reason,
-        "latency_ms": None if latency is None else {k: getattr(latency, k) for k in _LATENCY},
+        "latency_ms": None if latency is None else {k: getattr(latency, k) for k in LATENCY_KEYS},
         "accuracy": None if row.accuracy is None else asdict(row.accuracy),
         "drop": None if row.drop is None else asdict(row.drop),
         "fidelity": None if row.fidelity is None else asdict(row.fidelity),

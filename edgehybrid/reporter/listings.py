@@ -25,9 +25,10 @@ from edgehybrid.records import (
 )
 from edgehybrid.reporter import ranking
 from edgehybrid.reporter.contrast import contrast_table
-from edgehybrid.reporter.document import measurement_details, row_to_json, to_json
+from edgehybrid.reporter.document import LATENCY_KEYS, measurement_details, row_to_json, to_json
 from edgehybrid.reporter.overview import overview_table
 from edgehybrid.reporter.target import figure_text, target_sheet
+from edgehybrid.reporter.wording import plain
 
 NAMES = ("model", "licence", "target", "backend", "precision", "check")
 """Columns whose words a reader copies: never broken."""
@@ -51,6 +52,8 @@ def to_document(result: Listing) -> dict[str, object]:
     body = asdict(result)
     if isinstance(result, Measurement):
         body["rows"] = [row_to_json(row) for row in result.rows]
+        for timing in body["timings"]:
+            timing["parts"] = {name: {k: part[k] for k in LATENCY_KEYS} for name, part in timing["parts"].items()}
         body["details"] = measurement_details(result.rows)
     if isinstance(result, Summary):
         body["reports"] = [to_json(report) for report in result.reports]
@@ -146,7 +149,33 @@ def _measurement(result: Measurement) -> RenderableType:
         table.add_row(row.precision, row.backend, *cells)
     device = result.device
     head = Text(f"{result.path} on {device.name}, {device.threads} threads")
-    return Group(head, table, *(Text(f"note: {note}") for note in result.notes))
+    notes = (Text(f"note: {note}") for note in result.notes)
+    return Group(head, table, *_timings(result), *notes)
+
+
+def _timings(result: Measurement) -> list[RenderableType]:
+    """What the table of latencies has no column for: throughput, scatter, parts of a call, layers."""
+    if not result.timings:
+        return []
+    parts = any(timing.parts for timing in result.timings)
+    names = tuple(result.timings[0].percentiles)
+    columns = ("calls/s", "scatter", *(f"p{name} (nearest)" for name in names))
+    table = _grid("", "", *columns, *(("upload", "compute", "download", "enqueue") if parts else ()))
+    for timing in result.timings:
+        medians = [f"{timing.parts[part].p50:.3f}" for part in ("h2d", "compute", "d2h", "enqueue") if timing.parts]
+        asked = [f"{timing.percentiles[name]:.2f}" for name in names]
+        table.add_row(
+            timing.precision, timing.backend, f"{timing.throughput:.1f}", f"{timing.variation:.1f} %", *asked, *medians
+        )
+    shown: list[RenderableType] = [table]
+    for timing in result.timings:
+        slowest = sorted(timing.layers, key=lambda layer: -layer.ms)[: result.shown_layers]
+        if slowest:
+            layers = _grid(f"{timing.precision}: slowest layers", "kind", "ms", "share")
+            for layer in slowest:
+                layers.add_row(plain(layer.name), layer.kind, f"{layer.ms:.3f}", f"{layer.percent:.1f} %")
+            shown.append(layers)
+    return shown
 
 
 def _timed(row: Row) -> tuple[str, ...]:

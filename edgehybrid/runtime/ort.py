@@ -1,6 +1,9 @@
 """Run ONNX files on the CPU with ONNX Runtime: the default backend, and the one accuracy is judged on."""
 
+import json
 import re
+import statistics
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import EdgeHybridError, GraphError, NotFoundError, ResourceError, StageError
+from edgehybrid.records import LayerTime
 from edgehybrid.runtime import TensorInfo, Tensors, check_feeds
 
 _SILENT = 4  # fatal only: every error also arrives as an exception, and stderr belongs to the progress display
@@ -44,6 +48,7 @@ class OrtRunner:
             )
         self.path = path
         self.threads = threads or available_cores()
+        self._canonical, self._spin = canonical, spin
         options = _options(self.threads, canonical=canonical, spin=spin)
         try:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -74,6 +79,22 @@ class OrtRunner:
             raise _run_error(self.path, error) from error
         return dict(zip(self._outputs, cast(list[NDArray[np.generic]], arrays), strict=True))
 
+    def profile(self, feeds: Tensors, calls: int) -> tuple[LayerTime, ...]:
+        """Time per operator; see `edgehybrid.runtime.Profiling`. In a session of its own: profiling slows calls."""
+        check_feeds(self._inputs, feeds)
+        with tempfile.TemporaryDirectory(prefix="edgehybrid-profile-") as folder:
+            options = _options(self.threads, canonical=self._canonical, spin=self._spin)
+            options.enable_profiling = True
+            options.profile_file_prefix = f"{folder}/ort"
+            try:
+                session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
+                for _ in range(calls):
+                    session.run(list(self._outputs), dict(feeds))
+                events = json.loads(Path(session.end_profiling()).read_bytes())
+            except Exception as error:
+                raise _run_error(self.path, error) from error
+        return _layer_times(events)
+
     def __enter__(self) -> "OrtRunner":
         return self
 
@@ -95,6 +116,19 @@ def _options(threads: int, *, canonical: bool, spin: bool) -> onnxruntime.Sessio
     options.graph_optimization_level = level.ORT_DISABLE_ALL if canonical else level.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     return options
+
+
+def _layer_times(events: list[dict[str, object]]) -> tuple[LayerTime, ...]:
+    """Medians of ONNX Runtime's kernel events, in the order of the first call."""
+    times: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        name, told = str(event.get("name", "")), event.get("args")
+        if event.get("cat") == "Node" and name.endswith("_kernel_time") and isinstance(told, dict):
+            key = (name.removesuffix("_kernel_time"), str(told.get("op_name", "")))
+            times.setdefault(key, []).append(float(str(event["dur"])) / 1e3)
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    total = sum(medians.values()) or 1.0
+    return tuple(LayerTime(name, kind, ms, 100 * ms / total) for (name, kind), ms in medians.items())
 
 
 def _info(path: Path, port: onnxruntime.NodeArg) -> TensorInfo:

@@ -26,6 +26,7 @@ from edgehybrid.stages.product import (
 from edgehybrid.stages.run import Run, require, versions
 from edgehybrid.stages.sensitivity import How, Ranking, Unit, check_ranking, rank_groups
 from edgehybrid.stages.source import Exported, Source, export, settle
+from edgehybrid.stages.timing import Timed, time_networks
 
 __all__ = [
     "Exported",
@@ -34,6 +35,7 @@ __all__ = [
     "Ranking",
     "Run",
     "Source",
+    "Timed",
     "Unit",
     "bench",
     "build_engine",
@@ -59,6 +61,7 @@ __all__ = [
     "suit_builder",
     "suit_parser",
     "take_shard",
+    "time_networks",
     "versions",
     "why_not_here",
     "write_calibration",

@@ -210,3 +210,16 @@ with open_runner(Path({str(path)!r})) as runner:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_profiler_names_every_operator_and_leaves_no_file(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    with OrtRunner(network, canonical=True, threads=1) as runner:
+        layers = runner.profile({"input": feed()}, 3)
+    assert [layer.kind for layer in layers] == ["Flatten", "MatMul"]
+    assert sum(layer.percent for layer in layers) == pytest.approx(100)
+    assert all(layer.ms >= 0 for layer in layers)
+    assert set(tmp_path.iterdir()) == before

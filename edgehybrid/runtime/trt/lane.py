@@ -1,0 +1,131 @@
+"""One call at a time on one stream: upload, compute, download, each between two events."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pycuda.driver as cuda
+from numpy.typing import NDArray
+
+from edgehybrid.errors import StageError
+from edgehybrid.runtime import Split, TensorInfo, Tensors
+from edgehybrid.runtime.trt.buffers import Buffer
+from edgehybrid.runtime.trt.graphs import ComputeGraph
+
+
+class Lane:
+    """An execution context with its stream, buffers and events."""
+
+    def __init__(
+        self,
+        context: Any,
+        inputs: Mapping[str, TensorInfo],
+        outputs: Mapping[str, TensorInfo],
+        *,
+        mapped: bool,
+        complain: Callable[[], str],
+    ) -> None:
+        """Allocate buffers and tell the context where they are.
+
+        Args:
+            context: An execution context of its own.
+            inputs: Of the engine.
+            outputs: Of the engine.
+            mapped: See `Buffer`.
+            complain: Says what TensorRT logged last.
+        """
+        self.context: Any = context
+        self.stream: Any = cuda.Stream()
+        self._complain = complain
+        self._graph: ComputeGraph | None = None
+        self._marks = [cuda.Event(cuda.event_flags.BLOCKING_SYNC) for _ in range(4)]
+        self._enqueue_ms = 0.0
+        self.inputs: dict[str, Buffer] = {}
+        self._outputs: dict[str, Buffer] = {}
+        try:
+            for kept, tensors in ((self.inputs, inputs), (self._outputs, outputs)):
+                for name, info in tensors.items():
+                    kept[name] = Buffer(info, mapped=mapped)
+                    context.set_tensor_address(name, kept[name].address)
+        except BaseException:
+            self.close()
+            raise
+
+    def load(self, feeds: Tensors) -> None:
+        """Copy a batch into the host buffers."""
+        for name, buffer in self.inputs.items():
+            np.copyto(buffer.host, feeds[name])
+
+    def start(self, *, transfers: bool) -> None:
+        """Enqueue one call and return.
+
+        Args:
+            transfers: Copy inputs and outputs; without, the device computes on what was copied last.
+        """
+        before_upload, before, after, after_download = self._marks
+        before_upload.record(self.stream)
+        if transfers:
+            for buffer in self.inputs.values():
+                buffer.upload(self.stream)
+        before.record(self.stream)
+        begin = time.perf_counter()
+        self._compute()
+        self._enqueue_ms = (time.perf_counter() - begin) * 1e3
+        after.record(self.stream)
+        if transfers:
+            for buffer in self._outputs.values():
+                buffer.download(self.stream)
+        after_download.record(self.stream)
+
+    def finish(self) -> Split:
+        """Wait for the call; milliseconds of its parts on the device's clock."""
+        before_upload, before, after, after_download = self._marks
+        after_download.synchronize()
+        return Split(
+            h2d=float(before.time_since(before_upload)),
+            compute=float(after.time_since(before)),
+            d2h=float(after_download.time_since(after)),
+            enqueue=self._enqueue_ms,
+        )
+
+    def outputs(self) -> dict[str, NDArray[np.generic]]:
+        """Copies of the outputs of the last finished call."""
+        return {name: np.array(buffer.host) for name, buffer in self._outputs.items()}
+
+    def capture(self) -> None:
+        """Capture the compute step as a CUDA graph, after one plain call as TensorRT asks.
+
+        Raises:
+            GraphUnavailableError: It cannot be captured here.
+        """
+        self._enqueue()
+        self.stream.synchronize()
+        self._graph = ComputeGraph(self.stream.handle, self._enqueue)
+
+    def drop_graph(self) -> None:
+        """Go back to enqueueing."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+
+    def close(self) -> None:
+        """Wait for what is under way and free everything."""
+        if self.stream is None:
+            return
+        self.stream.synchronize()
+        self.drop_graph()
+        for buffer in (*self.inputs.values(), *self._outputs.values()):
+            buffer.close()
+        self.inputs, self._outputs, self._marks = {}, {}, []
+        self.context = self.stream = None
+
+    def _compute(self) -> None:
+        if self._graph is None:
+            self._enqueue()
+        else:
+            self._graph.launch()
+
+    def _enqueue(self) -> None:
+        if not self.context.execute_async_v3(self.stream.handle):
+            raise StageError("the engine failed while running", why=self._complain(), fix="edgehybrid verify BUNDLE")
