@@ -18,8 +18,8 @@ from edgehybrid.graph.half import FLOAT16_MAX, find_risks
 from edgehybrid.records import Decision
 
 MARGIN = 8
-"""The sample is a handful of images: another may reach further. From 8 to 32 images the largest growth of any tensor was
-2.5-fold (CMT-Ti on two data sets and without training, Conv2Former-N, BoTNet-26T)."""
+"""The sample is a handful of images: another may reach further. From 8 to 32 images no tensor grew more than 2.6-fold
+(CMT-Ti on two data sets and without training, Conv2Former-N, BoTNet-26T)."""
 LIMIT = FLOAT16_MAX / MARGIN
 
 _GELU_CUBE = 0.044715
