@@ -6,7 +6,7 @@ For the smallest variant of each family, float16: the simplified export, all rew
 compiled for Ampere on this CPU. The compiler's own list of the kernels it chose is counted (it prints one line per
 kernel when asked for detailed profiling), and its figure for activation memory is taken. Fewer kernels and less memory
 are not a latency, but they are what a GPU is asked to do, and they do not depend on how busy this machine is. Writes
-`benchmarks/results/engines.json` after each model.
+`benchmarks/results/engines.json` after each model; models not asked for stay in it as they were.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
     if options.compile is not None:
         sys.stdout.write(json.dumps(compile_and_count(options.compile)) + "\n")
         return
-    document: dict[str, object] = {}
+    document: dict[str, object] = json.loads(options.output.read_text()) if options.output.exists() else {}
     for model in options.models:
         sys.stdout.write(f"\n{model}\n{'rewrites':26} {'kernels':>8} {'attention':>10} {'memory MiB':>11}\n")
         rows = []

@@ -55,7 +55,7 @@ def main() -> None:
         parser.error("--cpu-time needs --threads 1: two threads would be counted twice")
     clock = time.process_time if options.cpu_time else time.perf_counter
 
-    document: dict[str, object] = {}
+    document: dict[str, object] = json.loads(options.output.read_text()) if options.output.exists() else {}
     for model in options.models:
         variants, lines = make_variants(model, as_written=options.as_written, leave_one_out=options.leave_one_out)
         side = shape_of(variants["plain"].input)[-1]

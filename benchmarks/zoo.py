@@ -140,7 +140,7 @@ def make_row(card: ModelCard, found: dict[str, Any]) -> str:
     counted = f"{export['params'] / 1e6:.2f} M, {export['macs'] / 1e9:.3f} G" if "params" in export else "-"
     golden = show_error(exact["golden_error"]) if "golden_error" in exact else "-"
     rewritten = show_error(exact["relative_error"]) if "relative_error" in exact else "-"
-    compiled = ", ".join(show_verdict(verdicts.get(precision)) for precision in ("int8", "fp16"))
+    compiled = " / ".join(show_verdict(verdicts.get(precision)) for precision in ("int8", "fp16"))
     times = [show_single(found.get("latency", {}), name) for name in ("rewritten", "int8")]
     title = f"`{card.name}` {card.input_size}"
     cells = (title, published, counted, show_weights(card), golden, rewritten, compiled, *times)
@@ -156,14 +156,14 @@ def show_weights(card: ModelCard) -> str:
 
 def show_error(error: float | None) -> str:
     """Two digits, or that nobody recorded the official network."""
-    return "no fixture" if error is None else f"{error:.1e}"
+    return "no fixture" if error is None else f"{error:.1e}" if error else "0"
 
 
 def show_verdict(found: dict[str, Any] | None) -> str:
     """Accepted with its seconds, or not."""
     if found is None:
         return "-"
-    return f"yes, {found['seconds']:.0f} s" if found["verdict"] == "checked" else str(found["verdict"])
+    return f"yes {found['seconds']:.0f} s" if found["verdict"] == "checked" else str(found["verdict"])
 
 
 def show_single(latency: dict[str, Any], name: str) -> str:

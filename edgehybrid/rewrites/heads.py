@@ -13,7 +13,8 @@ def merge_heads(graph: Graph) -> int:
     """(W_1 x + b_1) + (W_2 y + b_2) becomes [W_1 W_2] [x; y] + (b_1 + b_2), for vectors x and y.
 
     Conformer adds the logits of its two branches. Only for one vector per image: to put maps or tokens side by side
-    would cost a copy.
+    would cost a copy. It saves an addition of logits: nothing that can be measured, in ONNX Runtime or in an engine,
+    and nothing lost.
 
     Source: the definition of a product of block matrices.
     """
