@@ -111,7 +111,7 @@ def find_columns(index: Index, width: int) -> NDArray[np.int64] | None:
         width: Columns of the table.
 
     Returns:
-        None where a place holds an element of another row, or groups differ.
+        None where a place holds an element of another row, groups differ, or nothing was left out.
     """
     if index.ndim < 2 or index.shape[-1] == width:
         return None
