@@ -65,7 +65,7 @@ def write(
     files: dict[str, store.Content] = {BASELINE: baseline, MODEL: deployed}
     if ranges is not None:
         files["calibration.json"] = _calibration_document(ranges, baseline, report.model.preprocess)
-        if engine.dla_cores(report.target):
+        if engine.dla_cores(report.target) and recipe.precision == "int8":  # NVDLA's table would make all of it int8
             files[SCALES] = engine.calibration_cache(ranges)
     if answers is not None:
         files[ANSWERS] = store.to_json({"schema": ANSWERS_SCHEMA, **vars(answers)})

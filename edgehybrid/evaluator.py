@@ -213,6 +213,16 @@ def paired_interval(
     return low, high
 
 
+def smallest_bound(images: int) -> float:
+    """Upper end of the drop's interval, in points, of a network that changes no answer of so many images."""
+    return 100 * _Z95**2 / (images + _Z95**2)
+
+
+def images_for_bound(points: float) -> int:
+    """How many images it takes for `smallest_bound` to be within `points`, which are above 0."""
+    return math.ceil(_Z95**2 * (100 / points - 1))
+
+
 def mcnemar(lost: int, gained: int) -> float:
     """Exact two-sided p of McNemar's test: is a discordant image as likely to be lost as to be gained?"""
     n, k = lost + gained, min(lost, gained)

@@ -12,6 +12,7 @@ from edgehybrid import benchmark, evaluator
 from edgehybrid.errors import GateError
 from edgehybrid.records import (
     Answers,
+    Drop,
     Engine,
     ImageSet,
     Latency,
@@ -23,6 +24,7 @@ from edgehybrid.records import (
     Recipe,
     Report,
     Row,
+    Search,
     Target,
 )
 
@@ -31,6 +33,10 @@ HOST = "onnxruntime-cpu"
 WORTHWHILE = 1.05
 """int8 that is not at least this much faster than the float it replaces is not worth its accuracy."""
 FEW_CALIBRATION_IMAGES = 32
+LITTLE_INT8 = 25
+"""Percent of the multiply-accumulates in int8 below which mixed precision is fp16 with extra conversions."""
+NAMED = 5
+"""Groups named in a note; the report has all."""
 GOOD_RANKING = 0.8
 """Spearman's correlation with leave-one-out from which on an estimated ranking is relied on."""
 FORWARDS = 5
@@ -202,6 +208,32 @@ def sample_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
     return tuple(note for note in notes if note is not None)
 
 
+def search_notes(search: Search | None, evaluation: ImageSet | None) -> tuple[str, ...]:
+    """What mixed precision left in float, how that was chosen, and what the choice does to the drop it shows."""
+    if search is None:
+        return ()
+    where = "gradients" if search.ranking == "fisher" else "single-group runs"
+    ranked = f"ranked on {search.ranked_on:,} calibration images by {where}"
+    looks = "once" if len(search.looks) == 1 else f"{len(search.looks)} times"
+    images = 0 if evaluation is None else evaluation.images
+    judged = f"the {images:,} evaluation images were looked at {looks}"
+    if not search.kept and search.reached:
+        return (f"mixed: int8 alone is within {search.max_drop:g} points, so nothing was left in float; {judged}",)
+    more = len(search.kept) - NAMED
+    names = ", ".join(search.kept[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    notes = [
+        f"mixed: {len(search.kept)} of {search.groups} groups stay float, {search.int8_macs:.0f} % of the "
+        f"multiply-accumulates are int8; in float: {names or 'none'}",
+        f"groups were {ranked}; {judged}, in an order fixed beforehand, from careful to bold up to the first failure: "
+        "a plan beyond the budget passes with at most twice the error of one look. The drop shown is that of the "
+        "images the plan was chosen with: confirm it on others",
+        f"the time that a group gains by int8 is {search.gains}",
+    ]
+    if search.int8_macs < LITTLE_INT8:
+        notes.append(f"int8 is not worth it here: within the budget only {search.int8_macs:.0f} % of the work is int8")
+    return tuple(notes)
+
+
 def ranking_notes(forwards: float, check: RankCheck | None) -> tuple[str, ...]:
     """Whether a ranking of layers can be relied on, and whether it cost more than it should."""
     notes = []
@@ -281,6 +313,8 @@ def command(recipe: Recipe) -> str:
         "ranges": recipe.ranges,
         "eval": recipe.eval,
         "num-eval": recipe.num_eval or None,
+        "max-drop": recipe.max_drop,
+        "profile": recipe.profile,
         "seed": recipe.seed,
     }
     return shlex.join(
@@ -303,6 +337,7 @@ def next_command(recipe: Recipe, target: Target, folder: Path) -> str:
     options += [word for name in kept if (value := getattr(recipe, name)) for word in (f"--{name}", value)]
     options += ["--calib", recipe.calib] if recipe.calib != "photos" else []
     options += ["--eval", recipe.eval] if recipe.eval else []
+    options += ["--max-drop", f"{recipe.max_drop:g}"] if recipe.precision == "mixed" else []
     return shlex.join(["edgehybrid", "build", *options, "--target", "orin-nano-8gb"])
 
 
@@ -316,7 +351,8 @@ def gate(report: Report, max_drop: float | None) -> None:
     Raises:
         GateError: The upper end of the drop's 95 % interval exceeds the budget: not shown to be non-inferior.
     """
-    drops = [row.drop for row in report.rows if row.drop is not None]
+    judged = [row for row in report.rows if report.search is None or row.precision == "mixed"]
+    drops = [row.drop for row in judged if row.drop is not None]
     if max_drop is None or (report.rows[-1].precision == "fp32" and not drops):
         return
     if not drops:
@@ -329,6 +365,8 @@ def gate(report: Report, max_drop: float | None) -> None:
     worst = max(drops, key=lambda d: d.ci95[1])
     if worst.ci95[1] > max_drop:
         proven = worst.ci95[0] > max_drop
+        if report.search is not None:
+            raise _unreached(report, report.search, worst, max_drop)
         raise GateError(
             f"the drop is {'over' if proven else 'not shown to be within'} {max_drop:g} points",
             why=f"measured {worst.points:+.2f}, 95 % interval {worst.ci95[0]:+.2f} to {worst.ci95[1]:+.2f}",
@@ -337,3 +375,23 @@ def gate(report: Report, max_drop: float | None) -> None:
             else "use more images with --eval, or another --method",
             report=report,
         )
+
+
+def _unreached(report: Report, search: Search, drop: Drop, max_drop: float) -> GateError:
+    """The error for a budget that no plan of the search held."""
+    images = 0 if report.evaluation is None else report.evaluation.images
+    least = evaluator.smallest_bound(images)
+    if least > max_drop:
+        return GateError(
+            f"{images:,} images cannot show a drop within {max_drop:g} points",
+            why=f"even a network that changes no answer leaves {least:.2f} points open",
+            fix=f"evaluate on {evaluator.images_for_bound(max_drop):,} images or more, or allow more with --max-drop",
+            report=report,
+        )
+    return GateError(
+        f"no mixture of int8 and float is shown to stay within {max_drop:g} points",
+        why=f"the closest of {len(search.looks)} plans leaves {len(search.kept)} of {search.groups} groups in float: "
+        f"{drop.points:+.2f}, 95 % interval {drop.ci95[0]:+.2f} to {drop.ci95[1]:+.2f}",
+        fix="use --precision fp16, more images with --eval, or allow more with --max-drop",
+        report=report,
+    )

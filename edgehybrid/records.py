@@ -222,6 +222,7 @@ class Recipe:
     interpolation: Interpolation | None = None
     preprocess: str | None = None  # TOML file
     labels: str | None = None  # file of class names
+    profile: str | None = None  # file of measured per-layer times, for `mixed`
 
 
 # --- quantization ---------------------------------------------------------------------------------
@@ -494,6 +495,30 @@ class Floor:
 
 
 @dataclass(frozen=True)
+class Look:
+    """One plan of a search for mixed precision, held against the evaluation images."""
+
+    kept: int  # groups left in float, in the order of the search
+    drop: Drop
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """How mixed precision was chosen."""
+
+    max_drop: float  # points of top-1
+    groups: int
+    kept: tuple[str, ...]  # groups left in float, the most accuracy per time first
+    int8_macs: float  # percent of the network's multiply-accumulates that are in int8
+    looks: tuple[Look, ...]
+    reached: bool
+    ranking: Literal["fisher", "designs"]
+    ranked_on: int  # calibration images
+    gains: str  # where the time that a group gains by int8 comes from
+
+
+@dataclass(frozen=True)
 class Engine:
     """The engine, or why there is none."""
 
@@ -564,6 +589,7 @@ class Report:
     next_command: str = ""
     command: str = ""  # makes this report again, every default spelled out
     roofline: tuple[Floor, ...] = ()  # per precision, on the target
+    search: Search | None = None  # of mixed precision
 
 
 # --- what the smaller verbs return ------------------------------------------------------------------

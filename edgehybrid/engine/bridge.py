@@ -129,7 +129,7 @@ def _allow_precisions(trt: ModuleType, config: Any, order: Order) -> None:
         return
     if has(trt, "BuilderFlag.FP16"):
         config.set_flag(trt.BuilderFlag.FP16)
-    if order.precision == "int8" and has(trt, "BuilderFlag.INT8"):
+    if order.precision in ("int8", "mixed") and has(trt, "BuilderFlag.INT8"):
         config.set_flag(trt.BuilderFlag.INT8)
 
 

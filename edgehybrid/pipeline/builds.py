@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgehybrid.pipeline import engines
+from edgehybrid.pipeline.mixing import check_mixed, check_profile, check_trained, mix
 from edgehybrid.pipeline.options import calibration_images, check_counts, check_ranges, engine_options, load_target
 from edgehybrid.records import Engine, Interpolation, Method, Precision, Recipe, Report
 from edgehybrid.version import __version__
@@ -32,6 +33,7 @@ def build(
     eval: str | None = None,
     num_eval: int | None = None,
     max_drop: float | None = None,
+    profile: Path | None = None,
     output: Path | None = None,
     seed: int = 0,
     workspace: int | None = None,
@@ -57,7 +59,7 @@ def build(
         preprocess: TOML file with any of size, crop_pct, mean, std, interpolation, labels; options win over it.
         labels: File of class names: one per line, or JSON as timm and Hugging Face write it.
         batch: Images per call of the built model.
-        precision: fp32, fp16 or int8.
+        precision: fp32, fp16, int8, or mixed: int8 without the layers that would break --max-drop.
         target: A name from `edgehybrid targets`, which may go on with a power mode and a JetPack
             (orin-nano-8gb@15w@jp6.0), a TOML file, or auto: the machine this runs on.
         calib: Calibration images: a named set, a folder, or an .npz file.
@@ -66,7 +68,10 @@ def build(
         ranges: A calibration file, of `edgehybrid calibrate` or a bundle, to use its ranges instead of calibrating.
         eval: Labelled images to score accuracy on: a named set, a folder of classes, or an .npz file.
         num_eval: How many of them; all by default.
-        max_drop: Fail with exit code 6 unless top-1 is lost by at most this many points, 95 % sure.
+        max_drop: Fail with exit code 6 unless top-1 is lost by at most this many points, 95 % sure; mixed takes
+            layers back to float until it is.
+        profile: Measured per-layer times for mixed, from `bench BUNDLE --layers 1000 --json` on the device; what a
+            layer gains by int8 is estimated without.
         output: Folder of the bundle; builds/<model>-<size>-b<batch>-<precision>-<target> by default.
         seed: Of image sampling and of untrained weights.
         workspace: MiB of device memory the engine's builder may use; all of it by default.
@@ -88,6 +93,9 @@ def build(
         return engines.build_engines(bundle, model, options)
     check_counts(batch, num_calib, num_eval, max_drop, eval)
     check_ranges(ranges, precision)
+    if precision == "mixed":
+        check_mixed(max_drop, dla)
+    check_profile(precision, profile)
     goal = stages.suit_builder(load_target(target, precision))
     stated = dataset.read_stated(
         preprocess=preprocess,
@@ -108,27 +116,37 @@ def build(
     run = stages.Run()
     made = stages.export(run, source, images)
     spec = made.spec
+    if precision == "mixed":
+        check_trained(spec)
     place = goal.name.replace("@", "-")
     folder = output or Path("builds") / f"{spec.name}-{spec.preprocess.size}-b{made.batch}-{precision}-{place}"
     store.check_output(folder, spec.name)
     truth = None if eval is None else stages.labels_for(scored, spec)
     baseline = stages.rewrite(run, made.path)
-    chosen, calibration = None, images.spec if precision == "int8" else None
+    quantizes = precision in ("int8", "mixed")
+    chosen, calibration = None, images.spec if quantizes else None
     if ranges is not None:
         chosen, calibration = stages.reuse_calibration(ranges, baseline, spec.preprocess, method)
-    elif precision == "int8":
+    elif quantizes:
         chosen = stages.calibrate(run, baseline, images, spec.preprocess, method)
     peaks = None if precision == "fp32" else stages.find_peaks(run, baseline, images, spec.preprocess)
-    quantized = stages.quantize(run, baseline, precision, chosen, peaks)
+    mixed = None
+    if precision == "mixed" and chosen is not None and truth is not None and max_drop is not None:
+        mixed = mix(run, baseline, chosen, peaks, images, scored, truth, spec, goal, max_drop, seed, profile)
+    quantized = mixed.quantized if mixed else stages.quantize(run, baseline, precision, chosen, peaks)
     floats, model_file = (stages.suit_parser(run, path, goal) for path in (baseline, quantized.deployed(goal)))
     ordered = engines.Ordered(goal, precision, floats, model_file, quantized.typed, chosen, peaks, options)
     product = engines.build_product(run, ordered)
     control = engines.build_control(run, ordered)
     engine = product.engine
 
-    files: dict[Precision, Path] = {"fp32": baseline, precision: quantized.runnable}
+    files: dict[Precision, Path] = {"fp32": baseline}
+    if mixed is not None and mixed.search.kept:
+        files["int8"] = mixed.int8.runnable  # the control: it was scored by the search anyway
+    files[precision] = quantized.runnable
     latencies = stages.bench(run, files, images, made, state) if goal.backend == "onnxruntime" else {}
-    logits = {p: stages.predict(run, p, path, scored, spec.preprocess) for p, path in files.items()}
+    names = {p: mixed.scored_as if mixed and p == "mixed" else p for p in files}
+    logits = {p: stages.predict(run, names[p], path, scored, spec.preprocess) for p, path in files.items()}
     stages.check_collapse(logits, spec)
     layers = stages.layer_noise(run, baseline, quantized, images, spec.preprocess)
 
@@ -158,6 +176,8 @@ def build(
         preprocess=None if preprocess is None else str(preprocess),
         labels=None if labels is None else str(labels),
         ranges=None if ranges is None else str(ranges),
+        max_drop=max_drop,
+        profile=None if profile is None else str(profile),
     )
     evaluation = None if eval is None else scored.spec
     shared = dataset.overlap(images, scored) if calibration and evaluation and ranges is None else 0
@@ -184,9 +204,11 @@ def build(
             *findings.image_notes(recipe, calibration, evaluation, shared),
             *findings.sample_notes(rows),
             *findings.range_notes(quantized.plan, goal),
+            *findings.search_notes(mixed.search if mixed else None, evaluation),
         ),
         command=findings.command(replace(recipe, model=model)),
         next_command=findings.next_command(replace(recipe, model=model), goal, folder),
+        search=mixed.search if mixed else None,
     )
     delivery.write(
         folder,

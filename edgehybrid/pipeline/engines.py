@@ -53,7 +53,7 @@ def build_control(run: "Run", ordered: Ordered) -> Product | None:
     from edgehybrid import stages
 
     target = ordered.target
-    if ordered.precision != "int8" or target.backend == "onnxruntime":
+    if ordered.precision not in ("int8", "mixed") or target.backend == "onnxruntime":
         return None
     half = ordered.baseline
     if target.dialect == "typed":

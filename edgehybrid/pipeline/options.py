@@ -144,7 +144,7 @@ def calibration_images(calib: str, count: int | None, seed: int) -> "Images":
 
 def check_ranges(ranges: Path | None, precision: Precision) -> None:
     """Refuse ranges where nothing has any."""
-    if ranges is not None and precision != "int8":
+    if ranges is not None and precision not in ("int8", "mixed"):
         raise UsageError(
             f"--ranges has no meaning with --precision {precision}",
             why="ranges belong to int8",

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from edgehybrid.errors import GraphError
 from edgehybrid.pipeline.options import calibration_images, check_ranking_options
 from edgehybrid.records import Interpolation, Method, Sensitivity
 
@@ -64,6 +65,12 @@ def sensitivity(
     )
     source = stages.Source(model, weights, num_classes, stated, 1, seed)
     made = stages.export(run, source, images)
+    if not made.spec.classes:
+        raise GraphError(
+            f"{model} has no class scores",
+            why="what a layer costs is read from how far it moves the softmax",
+            fix="give the network with its classification head",
+        )
     prepared = made.spec.preprocess
     baseline = stages.rewrite(run, made.path)
     ranges = stages.calibrate(run, baseline, images, prepared, method)

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from edgehybrid.records import Conditions, Decision, Preprocess, Report, Row
-from edgehybrid.reporter import charts, wording
+from edgehybrid.reporter import charts, explanation, wording
 from edgehybrid.reporter.document import publishable
 
 WORST_LAYERS = 10
@@ -84,7 +84,7 @@ def page(report: Report) -> str:
         precision="fp32" if found is None else found.precision,
         question=wording.question(report),
         headline=wording.headline(report),
-        remarks=wording.remarks(report),
+        remarks=(*explanation.remarks(report), *wording.remarks(report)),
         tiles=_tiles(report),
         places=[wording.place(report, row) for row in report.rows],
         accuracy_cells=[_accuracy_cells(report, row) for row in report.rows],
@@ -183,8 +183,8 @@ def _speed_tile(report: Report, found: wording.Comparison) -> Tile:
 
 
 def _size_tile(report: Report, found: wording.Comparison) -> Tile:
-    sizes = {row.precision: row.bytes for row in reversed(report.rows) if row.bytes}
-    old, new = sizes.get("fp32"), sizes.get("int8" if found.precision == "int8" else "fp16")
+    sizes: dict[str, int] = {row.precision: row.bytes for row in reversed(report.rows) if row.bytes}
+    old, new = sizes.get("fp32"), sizes.get(found.precision)
     if old is None or new is None:
         return Tile("Size", "not known", "no file for both precisions")
     return Tile("Size", wording.megabytes(new), f"{new / old:.2f}x of fp32's {wording.megabytes(old)}")

@@ -50,6 +50,7 @@ class Canvas:
             "fp32": f"M{x - 5.5:.1f} {y - 5.5:.1f}h11v11h-11z",
             "fp16": f"M{x:.1f} {y - 7:.1f}l7 12.5h-14z",
             "int8": f"M{x - 6:.1f} {y:.1f}a6 6 0 1 0 12 0a6 6 0 1 0 -12 0z",
+            "mixed": f"M{x:.1f} {y - 7.5:.1f}l7.5 7.5l-7.5 7.5l-7.5 -7.5z",
         }
         self.path(shapes[precision], f"mark fill-{precision}")
 

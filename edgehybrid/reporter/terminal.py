@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgehybrid.records import Report, Row
-from edgehybrid.reporter import wording
+from edgehybrid.reporter import explanation, wording
 from edgehybrid.reporter.document import publishable
 
 ROOMY = 104
@@ -143,7 +143,8 @@ def _sentences(report: Report) -> list[str]:
             name = f"{row.precision} on {wording.backend(row.backend)}"
             label = name if row.status == "measured" else f"{name} {row.status}"
             reasons.setdefault(row.reason, []).append(label)
-    return [*wording.remarks(report), *(f"{' and '.join(who)}: {why}" for why, who in reasons.items())]
+    remarks = (*explanation.remarks(report), *wording.remarks(report))
+    return [*remarks, *(f"{' and '.join(who)}: {why}" for why, who in reasons.items())]
 
 
 def _foot(report: Report) -> list[tuple[str, str]]:

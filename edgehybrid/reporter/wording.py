@@ -150,7 +150,8 @@ def compare(report: Report) -> Comparison | None:
     lower = [row for row in report.rows if row.precision != "fp32"]
     if not lower:
         return None
-    precision = "int8" if any(row.precision == "int8" for row in lower) else lower[0].precision
+    made = {row.precision for row in lower}
+    precision = next((p for p in ("mixed", "int8") if p in made), lower[0].precision)
     rows = sorted((row for row in lower if row.precision == precision), key=lambda row: not on_target(report, row))
     measured = [row for row in rows if row.status == "measured"]
     timed = next((row for row in measured if row.latency is not None), None)
@@ -347,13 +348,13 @@ def _speed_clause(report: Report, found: Comparison) -> str:
 
 def _against_fp16(report: Report, found: Comparison | None) -> list[str]:
     """int8 is worth it only if it beats fp16, which costs next to no accuracy."""
-    if found is None or found.precision != "int8" or found.timed is None or found.timed.latency is None:
+    if found is None or found.precision not in ("int8", "mixed") or found.timed is None or found.timed.latency is None:
         return []
     for row in report.rows:
         same = row.precision == "fp16" and row.backend == found.timed.backend and row.status == "measured"
         if same and row.latency is not None and found.timed.latency.p50:
             value = row.latency.p50 / found.timed.latency.p50
-            times = f"int8 is {value:.2f}x as fast as fp16 on {place(report, row)}"
+            times = f"{found.precision} is {value:.2f}x as fast as fp16 on {place(report, row)}"
             return [times if value >= WORTHWHILE else f"{times}: not worth it, use fp16"]
     return []
 

@@ -5,6 +5,8 @@ gains in time, `budget` walks from careful to bold plans until the budget breaks
 handed in.
 """
 
+from edgehybrid.search.budget import Walk, rungs, walk
+from edgehybrid.search.costs import Gains, estimate_gains, measure_gains, order_groups
 from edgehybrid.search.designs import Answer, count_rounds, estimate, leave_one_out
 from edgehybrid.search.groups import find, members
 from edgehybrid.search.losses import divergence, quadratic, spearman
@@ -12,15 +14,22 @@ from edgehybrid.search.switches import Switched, find_sites, switch
 
 __all__ = [
     "Answer",
+    "Gains",
     "Switched",
+    "Walk",
     "count_rounds",
     "divergence",
     "estimate",
+    "estimate_gains",
     "find",
     "find_sites",
     "leave_one_out",
+    "measure_gains",
     "members",
+    "order_groups",
     "quadratic",
+    "rungs",
     "spearman",
     "switch",
+    "walk",
 ]

@@ -20,7 +20,7 @@ from torch import Tensor
 from edgehybrid.errors import StageError
 from edgehybrid.graph import Graph, constant, name_of
 from edgehybrid.search.operators import OPERATORS
-from edgehybrid.search.switches import Site, dequantized, find_sites
+from edgehybrid.search.switches import Site, find_sites
 
 BACKWARD = 2.0
 """Forward passes that a backward pass counts as. Weights get no gradient, so its arithmetic is nearer to one."""
@@ -107,9 +107,8 @@ class _Network:
 
     def __init__(self, reference: Graph, twin: Graph, owner: Mapping[str, int]) -> None:
         self.reference = reference
-        self.owner = owner
         self.sites: dict[str, list[Site]] = {}
-        for site in find_sites(reference, twin):
+        for site in find_sites(reference, twin, owner):
             self.sites.setdefault(site.reader, []).append(site)
         self.constants = {
             value: torch.from_numpy(np.array(array))
@@ -118,10 +117,10 @@ class _Network:
             if value is not None and (array := constant(value)) is not None
         }
         self.replaced = {
-            (name, site.index): torch.from_numpy(np.array(array))
+            (name, site.index): torch.from_numpy(np.array(site.constants[1]))
             for name, sites in self.sites.items()
             for site in sites
-            if (array := dequantized(site.int8)) is not None
+            if site.constants is not None
         }
 
     def run(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[tuple[int, Tensor]]]:
@@ -137,12 +136,14 @@ class _Network:
             name = name_of(node.outputs[0])
             if name in self.sites:
                 with torch.no_grad():
-                    swapped = list(inputs)
+                    swapped = dict(enumerate(inputs))
                     for site in self.sites[name]:
-                        swapped[site.index] = self._int8(site, inputs[site.index])
-                    error = OPERATORS[node.op_type](node, swapped)[0] - results[0]
+                        swapped[site.index] = self._int8(site, swapped.get(site.index))
+                    error = (
+                        OPERATORS[node.op_type](node, [swapped.get(i) for i in range(max(swapped) + 1)])[0] - results[0]
+                    )
                 outputs.append(results[0])
-                errors.append((self.owner[name], error))
+                errors.append((self.sites[name][0].group, error))
         logits = next(known[v] for v in self.reference.body.outputs if known[v].ndim == 2)
         return logits, outputs, errors
 

@@ -18,6 +18,7 @@ from edgehybrid.graph.structure import (
 )
 from edgehybrid.records import LayerGroup, Plan
 
+_INT8 = ("activation", "weight")
 _POINTWISE = MOVES | {"Add", "Sub", "Mul", "Div", "Erf", "Gelu", "Relu", "Clip", "Sigmoid", "Tanh", "HardSigmoid"}
 _POINTWISE |= {"HardSwish", "Softplus", "Mish", "BatchNormalization"}
 """What may stand between the two products of an MLP."""
@@ -40,7 +41,7 @@ def find(graph: Graph, plan: Plan, *, single: bool = False) -> tuple[LayerGroup,
         Every int8 convolution and matrix product in exactly one group.
     """
     labels = label_nodes(graph)
-    int8 = {d.node for d in plan.decisions if d.kind != "float" and d.op in ("Conv", "Gemm", "MatMul")}
+    int8 = {d.node for d in plan.decisions if d.kind in _INT8 and d.op in ("Conv", "Gemm", "MatMul")}
     nodes = [node for node, label in labels.items() if label in int8]
     if single:
         return tuple(_describe([node], "single", labels, graph) for node in nodes)
@@ -63,7 +64,7 @@ def members(graph: Graph, plan: Plan, groups: Iterable[LayerGroup]) -> dict[str,
     """
     owner = {node: i for i, group in enumerate(groups) for node in group.nodes}
     labels = label_nodes(graph)
-    wanted = {d.node for d in plan.decisions if d.kind != "float"}
+    wanted = {d.node for d in plan.decisions if d.kind in _INT8}
     floats = {(d.node, d.input) for d in plan.decisions if d.kind == "float"}
     found = {}
     for node, label in labels.items():

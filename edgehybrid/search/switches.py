@@ -1,6 +1,6 @@
 """One network in which every group can be int8 or float: the switches are inputs, so no graph is built per choice."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.errors import GraphError
 from edgehybrid.graph import Graph, constant, name_of, tidy, unused, values
+from edgehybrid.graph.structure import MOVES
 
 Array = NDArray[np.generic]
 
@@ -48,40 +49,73 @@ class Site:
 
     reader: str  # the first output of the operator, the same in both
     index: int
-    float: ir.Value  # of the float network
+    group: int
+    float: ir.Value | None  # of the float network; None: only the twin has this input
     int8: ir.Value  # of the twin
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether it is a weight or a bias."""
-        return constant(self.float) is not None
+    constants: tuple[Array, Array] | None  # float and int8, where it is a weight or a bias
 
 
-def find_sites(reference: Graph, twin: Graph) -> Iterator[Site]:
+def find_sites(reference: Graph, twin: Graph, owner: Mapping[str, int]) -> tuple[Site, ...]:
     """Where the operators of a network and of its float32-typed int8 twin read different things.
 
+    Args:
+        reference: The float network.
+        twin: Its float32-typed int8 graph, from `quantizer.quantize`.
+        owner: First output of an operator -> the number of its group. An operator that is not there and differs (an
+            addition whose bias was corrected) goes with the one that makes what it reads.
+
     Raises:
-        GraphError: An operator of the network is not in the twin, or reads a constant where the twin computes.
+        GraphError: The two are not one network, or what differs belongs to no group.
     """
     twins = {name_of(node.outputs[0]): node for node in twin.nodes()}
+    found = []
     for node in reference.nodes():
         name = name_of(node.outputs[0])
         other = twins.get(name)
-        if other is None or len(other.inputs) != len(node.inputs):
-            raise GraphError(
-                f"'{name}' of the float network is not in its int8 twin",
-                why="the two were not made from one another",
-                fix="quantize the very graph that is examined",
-            )
-        for index, (before, after) in enumerate(zip(node.inputs, other.inputs, strict=True)):
-            if before is None or after is None:
+        if other is None or len(other.inputs) < len(node.inputs):
+            raise _unrelated(name)
+        for index, after in enumerate(other.inputs):
+            before = node.inputs[index] if index < len(node.inputs) else None
+            if after is None:
                 continue
             old, new = constant(before), dequantized(after)
-            if old is None and new is None and before.name == after.name:
+            if before is None and new is not None:
+                old = np.zeros_like(new)  # a bias that the twin was given
+            if old is None and new is None and before is not None and before.name == after.name:
                 continue
             if old is not None and new is not None and np.array_equal(old, new):
                 continue
-            yield Site(name, index, before, after)
+            if (old is None) != (new is None):
+                raise _unrelated(name)
+            pair = None if old is None or new is None else (old, new)
+            found.append(Site(name, index, _group_of(node, owner), before, after, pair))
+    return tuple(found)
+
+
+def _unrelated(name: str) -> GraphError:
+    return GraphError(
+        f"'{name}' of the float network is not in its int8 twin",
+        why="the two were not made from one another",
+        fix="quantize the very graph that is examined",
+    )
+
+
+def _group_of(node: ir.Node, owner: Mapping[str, int]) -> int:
+    """The group of an operator, or of what makes its input."""
+    pending = [node]
+    while pending:
+        near = pending.pop(0)
+        group = owner.get(name_of(near.outputs[0]))
+        if group is not None:
+            return group
+        if near is node or near.op_type in MOVES:
+            makers = [value.producer() for value in near.inputs if value is not None and constant(value) is None]
+            pending += [maker for maker in makers if maker is not None]
+    raise GraphError(
+        f"node '{node.name}' ({node.op_type}) differs in the int8 twin and belongs to no group",
+        why="nothing that it reads is made by an int8 operator",
+        fix="report this with the ONNX file",
+    )
 
 
 def switch(reference: Graph, twin: Graph, owner: Mapping[str, int]) -> Switched:
@@ -93,35 +127,33 @@ def switch(reference: Graph, twin: Graph, owner: Mapping[str, int]) -> Switched:
     Args:
         reference: The float network.
         twin: Its float32-typed int8 graph, from `quantizer.quantize`.
-        owner: First output of an operator -> the number of its group; every operator that differs is there.
+        owner: First output of an operator -> the number of its group.
 
     Raises:
         GraphError: As `find_sites`.
     """
-    sites = list(find_sites(reference, twin))
     result = twin.clone()
     nodes = {name_of(node.outputs[0]): node for node in result.nodes()}
     named = {name_of(value): value for value in values(result)}
     taken: set[str | None] = set(named)
     flags: dict[int, ir.Value] = {}
     swaps = []
-    for site in sites:
-        group, reader = owner[site.reader], nodes[site.reader]
-        if site.is_constant:
-            old, new = constant(site.float), dequantized(site.int8)
-            if old is None or new is None:
-                raise ValueError(f"input {site.index} of '{site.reader}' is constant in one graph only")
-            name = unused(f"{site.float.name}_switched", taken)
+    for site in find_sites(reference, twin, owner):
+        reader = nodes[site.reader]
+        if site.constants is not None:
+            old, new = site.constants
+            name = unused(f"{site.reader}_switched_{site.index}", taken)
             fed = ir.Value(name=name, shape=ir.Shape(old.shape), type=ir.TensorType(ir.DataType.FLOAT))
             result.body.inputs.append(fed)
-            swaps.append(Swap(name, group, np.ascontiguousarray(new, old.dtype), np.ascontiguousarray(old)))
+            swaps.append(Swap(name, site.group, np.ascontiguousarray(new, old.dtype), np.ascontiguousarray(old)))
             reader.replace_input_with(site.index, fed)
             continue
-        if group not in flags:
-            name = unused(f"int8_group_{group}", taken)
-            flags[group] = ir.Value(name=name, shape=ir.Shape(()), type=ir.TensorType(ir.DataType.BOOL))
-            result.body.inputs.append(flags[group])
-        either = [flags[group], reader.inputs[site.index], named[name_of(site.float)]]
+        if site.group not in flags:
+            name = unused(f"int8_group_{site.group}", taken)
+            flags[site.group] = ir.Value(name=name, shape=ir.Shape(()), type=ir.TensorType(ir.DataType.BOOL))
+            result.body.inputs.append(flags[site.group])
+        original = None if site.float is None else named[name_of(site.float)]
+        either = [flags[site.group], reader.inputs[site.index], original]
         chosen = ir.node("Where", either, name=unused(f"{site.reader}_switch_{site.index}", taken))
         chosen.outputs[0].name = unused(f"{site.reader}_switched_{site.index}", taken)
         reader.prepend(chosen)

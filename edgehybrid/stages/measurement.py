@@ -24,6 +24,11 @@ from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 if TYPE_CHECKING:
     from edgehybrid.runtime import Runner, Tensors
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgehybrid.graph import Graph
+
 LAYER_IMAGES = 32
 """Images on which per-layer noise is measured: it is a mean over pixels, which 32 images settle."""
 
@@ -196,7 +201,7 @@ def _renumbered(labels: NDArray[np.int64], folders: tuple[str, ...], spec: Model
 def layer_noise(
     run: Run, baseline: Path, quantized: Quantized, images: Images, preprocess: Preprocess
 ) -> tuple[LayerError, ...]:
-    """Signal to quantization noise at the output of every int8 layer; nothing where there is none."""
+    """Signal to quantization noise at input and output of every int8 layer; nothing where there is none."""
     if quantized.ranges is None:
         return ()
 
@@ -206,10 +211,19 @@ def layer_noise(
         reference = graph.load(baseline)
         layers = {d.node for d in quantized.plan.decisions if d.kind == "weight"}
         labels = graph.label_nodes(reference)
-        outputs = [graph.name_of(node.outputs[0]) for node, label in labels.items() if label in layers]
+        ends = {
+            graph.name_of(node.outputs[0]): _read_by(node, reference)
+            for node, label in labels.items()
+            if label in layers
+        }
+        tapped = [*ends, *(name for name in ends.values() if name is not None)]
         first = next(images.batches(preprocess, min(LAYER_IMAGES, len(images))))
-        found = calibrator.compare(reference, graph.load(quantized.runnable), [first], outputs)
-        write_atomic(folder / "layers.json", to_json(list(found)))
+        noise = {x.tensor: x for x in calibrator.compare(reference, graph.load(quantized.runnable), [first], tapped)}
+        found = [
+            noise[output] if read is None else replace(noise[output], input_db=noise[read].sqnr_db)
+            for output, read in ends.items()
+        ]
+        write_atomic(folder / "layers.json", to_json(found))
 
     inputs = {
         "baseline": sha256_of(baseline),
@@ -218,3 +232,13 @@ def layer_noise(
     }
     folder = run.do("layers", {**inputs, "preprocess": preprocess}, produce)
     return tuple(decode(LayerError, x) for x in json.loads((folder / "layers.json").read_bytes()))
+
+
+def _read_by(node: "ir.Node", reference: "Graph") -> str | None:
+    """The computed tensor that an int8 layer reads; None for the image itself."""
+    from edgehybrid import graph
+
+    for value in node.inputs:
+        if value is not None and graph.constant(value) is None:
+            return None if value is reference.input else graph.name_of(value)
+    return None

@@ -27,6 +27,7 @@ from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 if TYPE_CHECKING:
     from edgehybrid.graph import Graph
 
+NOTHING_KEPT: Mapping[str, str] = {}
 CALIBRATION_CACHE = "calibration.cache"
 """NVDLA's int8 scales, in a bundle and beside an engine."""
 
@@ -136,7 +137,12 @@ def find_peaks(run: Run, baseline: Path, images: Images, preprocess: Preprocess)
 
 
 def quantize(
-    run: Run, baseline: Path, precision: Precision, ranges: Ranges | None, peaks: Mapping[str, float] | None
+    run: Run,
+    baseline: Path,
+    precision: Precision,
+    ranges: Ranges | None,
+    peaks: Mapping[str, float] | None,
+    keep: Mapping[str, str] = NOTHING_KEPT,
 ) -> Quantized:
     """The deployable graphs of one precision; fp32 is the baseline itself.
 
@@ -144,8 +150,9 @@ def quantize(
         run: The chain.
         baseline: The float32 graph.
         precision: What to make of it.
-        ranges: Of int8; None for fp16.
+        ranges: Of int8 and mixed; None for fp16.
         peaks: Of every float tensor: what float16 cannot hold stays float32. None for fp32.
+        keep: Operators that `mixed` leaves float -> why.
     """
     if precision == "fp32":
         return Quantized(baseline, baseline, Plan("fp32", ()), None)
@@ -159,13 +166,19 @@ def quantize(
         if ranges is None:
             write_atomic(folder / "typed.onnx", quantizer.to_fp16(model, plan).to_bytes())
         else:
-            plan = Plan("typed", (*placement.plan(model, "typed").decisions, *kept))
+            plan = Plan("typed", (*placement.plan(model, "typed", keep=keep).decisions, *kept))
             write_atomic(folder / "typed.onnx", quantizer.quantize(model, ranges, plan).to_bytes())
-            twin = quantizer.quantize(model, ranges, placement.plan(model, "fp32"))
+            twin = quantizer.quantize(model, ranges, placement.plan(model, "fp32", keep=keep))
             write_atomic(folder / "runnable.onnx", twin.to_bytes())
         write_atomic(folder / "plan.json", to_json(plan))
 
-    inputs = {"model": sha256_of(baseline), "precision": precision, "ranges": ranges, "peaks": peaks}
+    inputs = {
+        "model": sha256_of(baseline),
+        "precision": precision,
+        "ranges": ranges,
+        "peaks": peaks,
+        "keep": dict(keep),
+    }
     folder = run.do("quantize", inputs, produce)
     plan = decode(Plan, json.loads((folder / "plan.json").read_bytes()))
     typed = folder / "typed.onnx"

@@ -1,5 +1,6 @@
 """Which layers cost accuracy: the cached runs behind a ranking, and behind its check."""
 
+import functools
 import importlib.util
 import json
 import tempfile
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid.dataset import Images
-from edgehybrid.errors import StageError, UsageError
+from edgehybrid.errors import GraphError, StageError, UsageError
 from edgehybrid.progress import listener
 from edgehybrid.records import GroupLoss, LayerGroup, Preprocess, RankCheck
 from edgehybrid.stages.product import Quantized
@@ -190,64 +191,84 @@ def _open(baseline: Path, quantized: Quantized, unit: Unit) -> _Opened:
 
 
 def _estimate(opened: _Opened, images: Images, preprocess: Preprocess, how: How, seed: int, skip: int) -> Ranking:
-    """Rank by the way asked for."""
-    from edgehybrid import search
+    """Rank by the way asked for.
 
-    groups, count = len(opened.groups), len(images) - skip
-    total = -(-count // opened.batch)
-    chosen, notes = _choose(how, opened.reference)
-
-    def progress(done: int) -> None:
-        listener().advance(min(done * opened.batch, count), count)
-
-    pieces = opened.pieces(images, preprocess, 0, count)
-    with opened.answering() as answer:
-        if chosen == "fisher":
-            from edgehybrid.search import fisher
-
-            nats = fisher.estimate(
-                opened.reference,
-                opened.twin,
-                opened.owner,
-                pieces,
-                groups=groups,
-                expected=lambda piece: answer(np.zeros(groups, np.bool_), piece),
-                seed=seed,
-                progress=progress,
-            )
-            forwards = 1 + opened.share + fisher.BACKWARD
-        else:
-            nats = search.estimate(answer, pieces, groups=groups, count=total, seed=seed, progress=progress)
-            forwards = 1.0 + search.count_rounds(total, groups)
+    Raises:
+        UsageError: `fisher` was asked for and cannot be done here.
+    """
+    count = len(images) - skip
+    pieces = functools.partial(opened.pieces, images, preprocess, 0, count)
+    used: Literal["fisher", "designs"] = "designs"
+    found, problem = None, None
+    if how != "designs":
+        problem = _find_obstacle(opened.reference)
+        if problem is None:
+            try:
+                found, used = _by_gradients(opened, pieces(), count, seed), "fisher"
+            except (GraphError, StageError) as error:  # an attribute that torch's operators do not know
+                problem = f"{error.what}: {error.why}"
+    if found is None and how == "fisher":
+        raise UsageError(
+            "--how fisher cannot be done here", why=problem or "", fix="--how designs only runs the network"
+        )
+    nats, forwards = _by_runs(opened, pieces(), count, seed) if found is None else found
     whole = float(nats.sum())
     losses = [
         GroupLoss(group, float(loss), 100 * float(loss) / whole if whole else 0.0)
         for group, loss in zip(opened.groups, nats, strict=True)
     ]
-    return Ranking(chosen, count, forwards, tuple(sorted(losses, key=lambda x: -x.nats)), notes)
+    notes = () if problem is None else (f"ranked by runs with one group in int8, not by gradients: {problem}",)
+    return Ranking(used, count, forwards, tuple(sorted(losses, key=lambda x: -x.nats)), notes)
 
 
-def _choose(how: How, reference: "Graph") -> tuple[Literal["fisher", "designs"], tuple[str, ...]]:
-    """Which way to rank, and what to say where it is not the first choice.
-
-    Raises:
-        UsageError: `fisher` was asked for and cannot be done here.
-    """
-    if how == "designs":
-        return "designs", ()
-    problem = None
+def _find_obstacle(reference: "Graph") -> str | None:
+    """What stands in the way of gradients, as far as can be seen without computing any."""
     if importlib.util.find_spec("torch") is None:
-        problem = "torch is not installed"
-    else:
-        from edgehybrid.search import fisher
+        return "torch is not installed"
+    from edgehybrid.search import fisher
 
-        unknown = fisher.unknown_operators(reference)
-        problem = f"no gradient is known of {', '.join(unknown)}" if unknown else None
-    if problem is None:
-        return "fisher", ()
-    if how == "fisher":
-        raise UsageError("--how fisher cannot be done here", why=problem, fix="--how designs needs neither")
-    return "designs", (f"ranked by runs of partly quantized networks, not by gradients: {problem}",)
+    unknown = fisher.unknown_operators(reference)
+    return f"no gradient is known of {', '.join(unknown)}" if unknown else None
+
+
+def _by_gradients(
+    opened: _Opened, pieces: Iterator[NDArray[np.float32]], count: int, seed: int
+) -> tuple[NDArray[np.float64], float]:
+    """Nats of each group, and forward passes per image that they took."""
+    from edgehybrid.search import fisher
+
+    none = np.zeros(len(opened.groups), np.bool_)
+    with opened.answering() as answer:
+        nats = fisher.estimate(
+            opened.reference,
+            opened.twin,
+            opened.owner,
+            pieces,
+            groups=len(opened.groups),
+            expected=lambda piece: answer(none, piece),
+            seed=seed,
+            progress=lambda done: listener().advance(min(done * opened.batch, count), count),
+        )
+    return nats, 1 + opened.share + fisher.BACKWARD
+
+
+def _by_runs(
+    opened: _Opened, pieces: Iterator[NDArray[np.float32]], count: int, seed: int
+) -> tuple[NDArray[np.float64], float]:
+    """Nats of each group, and forward passes per image that they took."""
+    from edgehybrid import search
+
+    total = -(-count // opened.batch)
+    with opened.answering() as answer:
+        nats = search.estimate(
+            answer,
+            pieces,
+            groups=len(opened.groups),
+            count=total,
+            seed=seed,
+            progress=lambda done: listener().advance(min(done * opened.batch, count), count),
+        )
+    return nats, 1.0 + search.count_rounds(total, len(opened.groups))
 
 
 def _identity(

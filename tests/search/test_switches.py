@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from edgehybrid.errors import GraphError
+from edgehybrid.graph import add_constant, constant
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize
-from edgehybrid.search import find_sites, switch
+from edgehybrid.search import find, find_sites, switch
 from tests.search.nets import answering, grouped, hybrid, images, owners, ranges, session, twin
-from tests.single import SingleNet
+from tests.single import SingleNet, observe
 
 
 def test_all_off_is_the_float_network_and_all_on_its_twin() -> None:
@@ -36,10 +37,34 @@ def test_a_group_switched_on_computes_what_the_quantizer_writes_for_it_alone() -
 
 
 def test_a_network_and_itself_differ_nowhere() -> None:
-    assert list(find_sites(hybrid(), hybrid())) == []
+    assert find_sites(hybrid(), hybrid(), {}) == ()
 
 
 def test_two_unrelated_networks_are_refused() -> None:
     net = SingleNet(1, 16, 16, 16)
     with pytest.raises(GraphError, match="is not in its int8 twin"):
-        list(find_sites(hybrid(), net.graph(net.op("Relu", "input"))))
+        find_sites(hybrid(), net.graph(net.op("Relu", "input")), {})
+
+
+def test_a_corrected_or_added_bias_is_switched_with_its_layer() -> None:
+    """As a quantizer that corrects biases leaves them: a new constant at the addition, a third input of a Conv."""
+    net = SingleNet(1, 16, 8, 8)
+    x = net.conv("input", 16, 32, 3, bias=False, pads=[1, 1, 1, 1])
+    tokens = net.transpose(net.reshape(x, 1, 32, 64), 0, 2, 1)
+    graph = net.graph(net.linear(tokens, 32, 48))
+    made = plan(graph, "fp32")
+    x = images(1)[:, :, :8, :8]
+    quantized = quantize(graph, observe(graph, x), made)
+    (conv,) = quantized.nodes("Conv")
+    (add,) = quantized.nodes("Add")
+    conv.resize_inputs(3)
+    conv.replace_input_with(2, add_constant(quantized, "added", np.full(32, 0.5, np.float32)))
+    index = next(i for i, value in enumerate(add.inputs) if constant(value) is not None)
+    add.replace_input_with(index, add_constant(quantized, "corrected", np.full(48, 0.25, np.float32)))
+    groups = find(graph, made)
+    answer = answering(switch(graph, quantized, owners(graph, made, groups)))
+    for choice, network in (([False, False], graph), ([True, True], quantized)):
+        want = session(network).run(["logits"], {"input": x})[0]
+        np.testing.assert_array_equal(answer(np.array(choice), x), want)
+    swapped = switch(graph, quantized, owners(graph, made, groups)).swaps
+    assert sorted(swap.group for swap in swapped) == [0, 0, 1, 1]

@@ -1,0 +1,154 @@
+"""How well layers are ranked by gradients, by single-group runs and by random halves, against leave-one-out.
+
+    python benchmarks/sensitivity.py --weights cmt_ti_cifar10_64.safetensors --crop-pct 1.0 --calib cifar10_calib.npz
+    python benchmarks/sensitivity.py --weights fashion-mnist --calib fashion-mnist --output results/other.json
+
+Every way ranks the same groups on the same images; leave-one-out runs each group alone in int8 on other images and
+takes the mean divergence of the softmax. Halves are what is usually meant by random designs: half of the groups in
+int8, at random, and a ridge regression of the loss; here with as many runs as the single-group runs take. Costs are
+forward passes per image by arithmetic, and processor time over that of ONNX Runtime's forward pass. Writes
+`benchmarks/results/sensitivity-<weights>.json`.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehybrid import calibrator, dataset, device, exporter, graph, placement, quantizer, rewrites, search, zoo
+from edgehybrid.runtime import open_runner
+from edgehybrid.search import fisher
+
+RESULTS = Path(__file__).parent / "results"
+RIDGE = 3.0
+
+
+def main() -> None:
+    """Rank in three ways, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="cmt_ti")
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--crop-pct", type=float)
+    parser.add_argument("--calib", required=True)
+    parser.add_argument("--images", type=int, default=96, help="to rank on")
+    parser.add_argument("--check", type=int, default=24, help="other images, for leave-one-out")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+
+    module, spec = zoo.load(options.model, options.weights, crop_pct=options.crop_pct)
+    images = dataset.load(options.calib, limit=options.images + options.check, split="calib")
+    reference, _ = rewrites.apply(exporter.trace(module, spec))
+    plan = placement.plan(reference, "fp32")
+    tensors = sorted({d.tensor for d in plan.decisions if d.kind == "activation"})
+    seen = calibrator.observe(reference, images.batches(spec.preprocess, 16), tensors)
+    ranges = calibrator.choose(seen, "mse", images=len(images), sha256=images.spec.sha256)
+    twin = quantizer.quantize(reference, ranges, plan)
+    groups = search.find(reference, plan)
+    members = search.members(reference, plan, groups)
+    labels = graph.label_nodes(reference)
+    owner = {graph.name_of(n.outputs[0]): members[label] for n, label in labels.items() if label in members}
+    switched = search.switch(reference, twin, owner)
+    pieces = [x[None] for batch in images.batches(spec.preprocess, 16) for x in batch]
+    ranked, checked = pieces[: options.images], pieces[options.images :]
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "switched.onnx"
+        path.write_bytes(switched.graph.to_bytes())
+        plain = Path(name) / "fp32.onnx"
+        plain.write_bytes(reference.to_bytes())
+        with open_runner(plain, canonical=True, threads=1) as runner:
+            start = time.process_time()
+            for piece in ranked:
+                runner.run({switched.image: piece})
+            forward = (time.process_time() - start) / len(ranked)
+        with open_runner(path, canonical=True, threads=1) as runner:
+
+            def answer(choice: NDArray[np.bool_], piece: NDArray[np.float32]) -> NDArray[np.float32]:
+                outputs = runner.run({**switched.feeds(choice), switched.image: piece})
+                return np.asarray(next(iter(outputs.values())), np.float32)
+
+            none = np.zeros(len(groups), np.bool_)
+            rounds = search.count_rounds(len(ranked), len(groups))
+            start = time.process_time()
+            measured = search.leave_one_out(answer, checked, groups=len(groups), progress=ignore)
+            cost = (time.process_time() - start) / len(checked) / forward
+            print(f"{len(groups)} groups; leave-one-out {1 + len(groups)} forwards per image, {cost:.1f} by time")
+            share = sum(group.macs for group in groups) / graph.count_macs(reference)
+            for seed in range(options.seeds):
+                for way in ("fisher", "single groups", "halves"):
+                    start = time.process_time()
+                    if way == "fisher":
+                        found = fisher.estimate(
+                            reference,
+                            twin,
+                            owner,
+                            ranked,
+                            groups=len(groups),
+                            expected=lambda piece: answer(none, piece),
+                            seed=seed,
+                            progress=ignore,
+                        )
+                    elif way == "single groups":
+                        found = search.estimate(
+                            answer, ranked, groups=len(groups), count=len(ranked), seed=seed, progress=ignore
+                        )
+                    else:
+                        found = regress_halves(answer, ranked, len(groups), rounds, seed)
+                    row = {
+                        "way": way,
+                        "seed": seed,
+                        "spearman": search.spearman(found, measured),
+                        "sum_over_measured": float(found.sum() / measured.sum()),
+                        "forwards": 1 + share + fisher.BACKWARD if way == "fisher" else 1.0 + rounds,
+                        "forwards_by_time": (time.process_time() - start) / len(ranked) / forward,
+                    }
+                    rows.append(row)
+                    print(
+                        f"{way:<14} seed {seed}  Spearman {row['spearman']:.3f}  forwards per image "
+                        f"{row['forwards']:.1f} by arithmetic, {row['forwards_by_time']:.1f} by processor time"
+                    )
+    document = {
+        "model": spec.name,
+        "weights": Path(options.weights).name,
+        "groups": len(groups),
+        "ranked_on": len(ranked),
+        "checked_on": len(checked),
+        "leave_one_out": {"forwards": 1 + len(groups), "forwards_by_time": cost},
+        "measured_nats": {group.name: float(x) for group, x in zip(groups, measured, strict=True)},
+        "device": dataclasses.asdict(device.state(1)),
+        "rows": rows,
+    }
+    output = options.output or RESULTS / f"sensitivity-{Path(options.weights).stem}.json"
+    output.write_text(json.dumps(document, indent=1, default=dict) + "\n")
+
+
+def regress_halves(
+    answer: search.Answer, pieces: list[NDArray[np.float32]], groups: int, rounds: int, seed: int
+) -> NDArray[np.float64]:
+    """Ridge regression of each image's relative loss on which half of the groups was in int8."""
+    rng = np.random.default_rng(seed)
+    none = np.zeros(groups, np.bool_)
+    designs, losses = [], []
+    for piece in pieces:
+        reference = answer(none, piece)
+        chosen = [rng.permutation(groups) < groups // 2 for _ in range(rounds)]
+        found = np.array([float(search.quadratic(reference, answer(choice, piece)).mean()) for choice in chosen])
+        designs += chosen
+        losses += list(found / max(found.mean(), 1e-30))
+    x = np.concatenate([np.array(designs, np.float64), RIDGE * np.eye(groups)])
+    y = np.concatenate([np.array(losses), np.zeros(groups)])
+    return np.asarray(np.linalg.lstsq(x, y, rcond=None)[0])
+
+
+def ignore(done: int) -> None:
+    """Progress that nobody watches."""
+
+
+if __name__ == "__main__":
+    main()
