@@ -1,11 +1,10 @@
 """The verb that runs a network on a camera."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgehybrid.errors import ArtifactError, NotFoundError, UsageError
+from edgehybrid.errors import NotFoundError, UsageError
 from edgehybrid.records import Precision, Report, Stream
 
 if TYPE_CHECKING:
@@ -100,25 +99,29 @@ def _subject(path: Path) -> "Subject":
 
 
 def _bundled(folder: Path) -> "Subject":
-    """The float32 reference, the fp16 control where there is one, and what was built, which runs first."""
-    from edgehybrid import delivery
+    """The float32 reference, the fp16 control where there is one, and what was built, which runs first.
+
+    As engines where the bundle has them and this machine has a CUDA device; else as graphs, on the CPU.
+    """
+    from edgehybrid import delivery, device
     from edgehybrid.streamer import Subject
 
     report, graphs = delivery.read_report(folder), delivery.open_graphs(folder)
-    preprocess, trained = report.model.preprocess, report.model.weights.trained
-    files: dict[Precision, Path] = {"fp32": graphs.baseline}
+    files: dict[Precision, tuple[Path, str]] = {"fp32": (graphs.baseline, "onnxruntime")}
     if graphs.control is not None:
-        files["fp16"] = graphs.control
-    files[graphs.precision] = graphs.model
-    variants = tuple(_variant(report, precision, path, "onnxruntime") for precision, path in files.items())
+        files["fp16"] = (graphs.control, "onnxruntime")
+    files[graphs.precision] = (graphs.model, "onnxruntime")
+    target, notes = report.target, tuple[str, ...]()
+    if delivery.has_engine(folder) and device.capability() is not None:
+        engines, notes = delivery.loadable_engines(folder, device.state().name)
+        files |= engines
+    elif target.backend != "onnxruntime":
+        notes = (f"built for {target.name}, run here by ONNX Runtime: the times are this machine's, not that one's",)
+    variants = tuple(_variant(report, precision, *where) for precision, where in files.items())
     named = report.model.labels or (report.evaluation.classes if report.evaluation else ())
     labels = named if len(named) == report.model.classes else ()
-    target = report.target
-    foreign = (
-        f"built for {target.name}, run here by ONNX Runtime: the times are this machine's and say nothing of that one"
-    )
-    notes = () if target.backend == "onnxruntime" else (foreign,)
-    return Subject(str(folder), variants, graphs.precision, preprocess, labels, trained, notes)
+    trained = report.model.weights.trained
+    return Subject(str(folder), variants, graphs.precision, report.model.preprocess, labels, trained, notes)
 
 
 def _variant(report: Report, precision: Precision, path: Path, backend: str) -> "Variant":
@@ -139,23 +142,10 @@ def _variant(report: Report, precision: Precision, path: Path, backend: str) -> 
 
 
 def _engine(path: Path) -> "Subject":
-    """An engine is executable input: only one whose hash a manifest holds is loaded.
+    """One engine of a bundle. It is executable input: only one whose hash a manifest holds is loaded."""
+    from edgehybrid import delivery, device
 
-    Raises:
-        ArtifactError: It lies in no bundle, or the bundle does not list it.
-    """
-    from edgehybrid import delivery, store
-
-    bundle = store.open_bundle(path.parent)
-    plan = bundle.file(path.name)
-    made = json.loads(bundle.file("engine.json").read_bytes())
-    backend = made["engine"]["flavor"]
-    if backend is None:
-        raise ArtifactError(
-            f"{path} cannot be run", why="its bundle does not say what built it", fix="edgehybrid build"
-        )
-    whole, report = _bundled(path.parent), delivery.read_report(path.parent)
-    precision: Precision = "fp16" if path.name == delivery.CONTROL_PLAN else delivery.open_graphs(path.parent).precision
-    return replace(
-        whole, title=str(path), notes=(), variants=(_variant(report, precision, plan, backend),), first=precision
-    )
+    engines, notes = delivery.loadable_engines(path, device.state().name)
+    report, whole = delivery.read_report(path.parent), _bundled(path.parent)
+    variants = tuple(_variant(report, precision, *where) for precision, where in engines.items())
+    return replace(whole, title=str(path), notes=notes, variants=variants, first=variants[0].name)

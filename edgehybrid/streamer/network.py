@@ -15,6 +15,8 @@ from edgehybrid.runtime import Runner, open_runner
 from edgehybrid.streamer.frame import Frame
 
 TOP = 5
+CPU_BACKENDS = ("onnxruntime", "torch")
+"""Backends whose calls take CPU threads: they leave one core to decoding and the page."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ class Network:
             self._ready, self._loading = (variant, runner), None
 
     def _load(self, variant: Variant) -> Runner:
-        runner = open_runner(variant.path, variant.backend, threads=self._threads)
+        threads = self._threads if variant.backend in CPU_BACKENDS else 0
+        runner = open_runner(variant.path, variant.backend, threads=threads)
         size = self._subject.preprocess.size
         shapes = [info.shape for info in runner.inputs.values()]
         if shapes != [(1, 3, size, size)]:

@@ -77,6 +77,7 @@ class HalfRunner(FakeRunner):
 
 def test_any_backend_of_the_table_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(runtime.BACKENDS, "half", f"{__name__}:HalfRunner")
+    monkeypatch.setitem(runtime._OPTIONS, "half", ())  # as an engine, it knows no CPU threads
     whole = subject(tmp_path)
     variant = Variant("fp16", tmp_path / "engine.plan", "half")
     with Network(replace(whole, variants=(variant,), first="fp16"), threads=1) as network:
