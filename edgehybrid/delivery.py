@@ -170,6 +170,43 @@ def write_engines(
     store.write_bundle(folder, files, {k: v for k, v in bundle.manifest.items() if k not in own})
 
 
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a bundle, the manifest itself last."""
+    bundle = store.open_bundle(folder)
+    return {**listed(bundle.manifest), store.MANIFEST: store.sha256_of(folder / store.MANIFEST)}
+
+
+def listed(manifest: Mapping[str, object]) -> dict[str, str]:
+    """SHA-256 of every file that a manifest lists."""
+    files = manifest["files"]
+    entries = files.items() if isinstance(files, dict) else ()
+    return {str(name): str(entry["sha256"]) for name, entry in entries}
+
+
+def adopt(folder: Path, fetched: Path, manifest: bytes) -> Report:
+    """Take what a board made of this bundle: fetched files where it changed any, its own where it did not.
+
+    Args:
+        folder: The bundle here.
+        fetched: Files whose hash is the board's.
+        manifest: Of the bundle on the board.
+
+    Returns:
+        The board's report, with this folder's paths.
+    """
+    said = json.loads(manifest)
+    files: dict[str, store.Content] = {
+        name: fetched / name if (fetched / name).is_file() else folder / name for name in listed(said)
+    }
+    report = reporter.from_json(json.loads(Path(str(files["report.json"])).read_bytes()))
+    made = replace(report.engine, path=None if report.engine.path is None else str(folder / PLAN))
+    again = shlex.join(["edgehybrid", "bench", str(folder)])
+    report = replace(report, bundle=str(folder), engine=made, next_command=again)
+    files |= _report_files(report)
+    store.write_bundle(folder, files, {k: v for k, v in said.items() if k not in ("schema", "edgehybrid", "files")})
+    return report
+
+
 def _report_files(report: Report) -> dict[str, store.Content]:
     return {
         "report.json": store.to_json(reporter.to_json(report)),

@@ -41,6 +41,7 @@ def build(
     hardware_compatible: bool = False,
     version_compatible: bool = False,
     dla: int | None = None,
+    host: str | None = None,
 ) -> Report:
     """Quantize, check and measure a model.
 
@@ -79,6 +80,7 @@ def build(
         hardware_compatible: Build an engine for every GPU from Ampere on, which is slower.
         version_compatible: Build an engine that the lean runtime of later TensorRT releases loads.
         dla: NVDLA core that gets what it can take, from the float graph and its ranges; the GPU does the rest.
+        host: ssh://[user@]host[:port] of the board that builds the engine; OpenSSH's config and keys decide how.
 
     Returns:
         The report; it is also in the bundle as report.json and report.html.
@@ -90,13 +92,14 @@ def build(
 
     options = engine_options(workspace, opt_level, hardware_compatible, version_compatible, dla)
     if bundle is not None or Path(model).is_dir():
-        return engines.build_engines(bundle, model, options)
+        return engines.build_engines(bundle, model, options, host)
     check_counts(batch, num_calib, num_eval, max_drop, eval)
     check_ranges(ranges, precision)
     if precision == "mixed":
         check_mixed(max_drop, dla)
     check_profile(precision, profile)
     goal = stages.suit_builder(load_target(target, precision))
+    engines.check_host(host, goal)
     stated = dataset.read_stated(
         preprocess=preprocess,
         labels=labels,
@@ -223,7 +226,7 @@ def build(
         answers=findings.answers(logits, truth, scored.order, spec.weights.trained),
     )
     findings.gate(found, max_drop)
-    return found
+    return found if host is None else engines.build_engines(folder, engines.DEFAULT_MODEL, options, host)
 
 
 def quickstart(*, target: str = "cpu", output: Path | None = None, seed: int = 0) -> Report:

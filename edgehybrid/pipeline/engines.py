@@ -1,14 +1,17 @@
 """Engines in the order of a build: the one asked for, its fp16 control, and those of a bundle made elsewhere."""
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgehybrid.errors import NotReadyError, UsageError
-from edgehybrid.records import Engine, EngineOptions, Precision, Product, Ranges, Report, Target
+from edgehybrid.progress import listener
+from edgehybrid.records import Engine, EngineOptions, Precision, Product, Ranges, Report, Stage, Target
 
 if TYPE_CHECKING:
+    from edgehybrid.delivery import Graphs
     from edgehybrid.stages import Run
 
 DEFAULT_MODEL = "cmt_ti"
@@ -64,13 +67,14 @@ def build_control(run: "Run", ordered: Ordered) -> Product | None:
     return stages.build_engine(run, half, target, "fp16", options=options, label="engine fp16")
 
 
-def build_engines(bundle: Path | None, model: str, options: EngineOptions) -> Report:
-    """Build the engine of a bundle, and its control, on this machine; everything else in the bundle stays.
+def build_engines(bundle: Path | None, model: str, options: EngineOptions, host: str | None = None) -> Report:
+    """Build the engine of a bundle, and its control, here or on a board; everything else in the bundle stays.
 
     Args:
         bundle: A bundle folder; `model` names it where this is None.
         model: As given; with a bundle it must be the default.
         options: Of the builder.
+        host: `ssh://[user@]host[:port]` of the board; None builds on this machine.
 
     Returns:
         The report of the bundle with its new engine.
@@ -79,7 +83,7 @@ def build_engines(bundle: Path | None, model: str, options: EngineOptions) -> Re
         UsageError: The bundle's target has no engine, or a model was named beside the bundle.
         NotReadyError: This machine cannot build for the bundle's target.
     """
-    from edgehybrid import delivery, findings, stages
+    from edgehybrid import delivery, stages
 
     if bundle is not None and model != DEFAULT_MODEL:
         raise UsageError(
@@ -89,13 +93,15 @@ def build_engines(bundle: Path | None, model: str, options: EngineOptions) -> Re
         )
     folder = bundle or Path(model)
     opened = delivery.open_graphs(folder)
-    report, target = opened.report, opened.report.target
+    target = opened.report.target
     if target.backend == "onnxruntime":
         raise UsageError(
             f"{folder} is for {target.name}, which runs ONNX files as they are",
             why="there is no engine to build",
             fix="build a bundle with --target and a name from `edgehybrid targets`",
         )
+    if host is not None:
+        return _build_there(folder, opened, options, host)
     if not stages.builds_here(target):
         raise NotReadyError(
             f"this machine cannot build engines for {target.name}",
@@ -110,6 +116,54 @@ def build_engines(bundle: Path | None, model: str, options: EngineOptions) -> Re
     if opened.control is not None:
         plain = replace(options, dla_core=None)
         control = stages.build_engine(run, opened.control, target, "fp16", options=plain, label="engine fp16")
+    return _keep(folder, opened, product, control, tuple(run.stages))
+
+
+def check_host(host: str | None, target: Target) -> None:
+    """Refuse an address that is none, and a board for a target that needs no engine, before any work begins."""
+    from edgehybrid.engine import ssh
+
+    if host is None:
+        return
+    ssh.Connection(host)
+    if target.backend == "onnxruntime":
+        raise UsageError(
+            f"--host {host} has nothing to do", why=f"{target.name} runs ONNX files as they are", fix="give a --target"
+        )
+
+
+def _build_there(folder: Path, opened: "Graphs", options: EngineOptions, host: str) -> Report:
+    """Push the bundle, build on the board with what is found there, fetch engine and report."""
+    from edgehybrid import delivery, store
+    from edgehybrid.engine import remote, ssh
+
+    connection = ssh.Connection(host)
+    listener().begin("push")
+    board = remote.find_board(connection, folder, options)
+    files = delivery.digests(folder)
+    remote.push_bundle(connection, board, folder, files)
+    listener().begin("build there")
+    target = opened.report.target
+    if board.edgehybrid is None:
+        product, control = remote.build_with_trtexec(connection, board, folder, target, opened.precision, options)
+        return _keep(folder, opened, product, control, ())
+    code, log = remote.build_there(connection, board, remote.command_of(board, options))
+    if code != 0:
+        raise remote.explain(connection, code, log)
+    listener().begin("fetch")
+    manifest = remote.manifest_there(connection, board)
+    with tempfile.TemporaryDirectory(prefix="edgehybrid-remote-") as name:
+        fetched = Path(name)
+        missing = {file: digest for file, digest in delivery.listed(manifest).items() if files.get(file) != digest}
+        remote.fetch(connection, board, fetched, missing)
+        return delivery.adopt(folder, fetched, store.to_json(manifest))
+
+
+def _keep(folder: Path, opened: "Graphs", product: Product, control: Product | None, done: tuple[Stage, ...]) -> Report:
+    """Write engines into their bundle, and the report that names them."""
+    from edgehybrid import delivery, findings, stages
+
+    report, target = opened.report, opened.report.target
     made: dict[Precision, Engine] = {opened.precision: product.engine}
     if control is not None:
         made["fp16"] = control.engine
@@ -118,7 +172,7 @@ def build_engines(bundle: Path | None, model: str, options: EngineOptions) -> Re
         report,
         rows=kept + findings.target_rows(target, made),
         engine=replace(product.engine, path=str(folder / delivery.PLAN)),
-        stages=tuple(s for s in report.stages if not s.name.startswith("engine")) + tuple(run.stages),
+        stages=tuple(s for s in report.stages if not s.name.startswith("engine")) + done,
         bundle=str(folder),
         next_command=findings.bench_command(folder),
     )

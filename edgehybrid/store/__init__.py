@@ -6,12 +6,13 @@ the process that held them. So `kill -9` at any moment leaves old content, new c
 a temporary name that the next holder of the same lock removes.
 """
 
-from edgehybrid.store.bundle import Bundle, check_output, open_bundle, write_bundle
+from edgehybrid.store.bundle import MANIFEST, Bundle, check_output, open_bundle, write_bundle
 from edgehybrid.store.cache import run_stage
 from edgehybrid.store.documents import decode, to_json
 from edgehybrid.store.files import Content, cache_root, guarding, locked, sha256_of, write_atomic
 
 __all__ = [
+    "MANIFEST",
     "Bundle",
     "Content",
     "cache_root",
