@@ -43,6 +43,7 @@ def write(
     baseline: Path,
     deployed: Path,
     ranges: Ranges | None,
+    scales: Ranges | None,
     product: Product,
     control: Product | None,
     versions: Mapping[str, str],
@@ -56,7 +57,8 @@ def write(
         recipe: What was asked for.
         baseline: The float32 reference.
         deployed: The graph in the target's dialect.
-        ranges: Of int8.
+        ranges: Of int8, for the deployed graph.
+        scales: Of the baseline, for NVDLA, which takes float graphs; the same where nothing was equalized.
         product: The engine, or why there is none.
         control: Likewise of its fp16 twin; None where there is nothing to compare with.
         versions: Of the libraries that made it.
@@ -66,7 +68,7 @@ def write(
     if ranges is not None:
         files["calibration.json"] = _calibration_document(ranges, baseline, report.model.preprocess)
         if engine.dla_cores(report.target) and recipe.precision == "int8":  # NVDLA's table would make all of it int8
-            files[SCALES] = engine.calibration_cache(ranges)
+            files[SCALES] = engine.calibration_cache(scales or ranges)
     if answers is not None:
         files[ANSWERS] = store.to_json({"schema": ANSWERS_SCHEMA, **vars(answers)})
     files |= engine_files(product, control, recipe, report.target, versions)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgehybrid import benchmark, evaluator
 from edgehybrid.errors import GateError
 from edgehybrid.records import (
+    Adjustment,
     Answers,
     Drop,
     Engine,
@@ -37,6 +38,12 @@ LITTLE_INT8 = 25
 """Percent of the multiply-accumulates in int8 below which mixed precision is fp16 with extra conversions."""
 NAMED = 5
 """Groups named in a note; the report has all."""
+_ADJUSTMENTS = {
+    "equalization": "tensors equalized",
+    "range": "ranges changed",
+    "bias": "biases corrected",
+    "rounding": "weights rounded anew",
+}
 GOOD_RANKING = 0.8
 """Spearman's correlation with leave-one-out from which on an estimated ranking is relied on."""
 FORWARDS = 5
@@ -192,6 +199,18 @@ def image_notes(
     return tuple(notes)
 
 
+def tuning_notes(adjustments: tuple[Adjustment, ...]) -> tuple[str, ...]:
+    """What was tried beyond the plain way, and how often it measured better where it acts."""
+    parts = []
+    for kind, plural in _ADJUSTMENTS.items():
+        tried = [a for a in adjustments if a.kind == kind]
+        kept = [a for a in tried if a.accepted]
+        if tried:
+            gain = f" (+{sum(a.after_db - a.before_db for a in kept) / len(kept):.1f} dB there)" if kept else ""
+            parts.append(f"{len(kept)} of {len(tried)} {plural}{gain}")
+    return (f"kept because they measured better at the layer: {', '.join(parts)}",) if parts else ()
+
+
 def weight_notes(spec: ModelSpec) -> tuple[str, ...]:
     """What to know about the weights, and about a preprocessing that is not the model's own."""
     notes = [*([spec.weights.note] if spec.weights.note else []), *spec.notes]
@@ -311,6 +330,9 @@ def command(recipe: Recipe) -> str:
         "num-calib": recipe.num_calib,
         "method": recipe.method,
         "ranges": recipe.ranges,
+        "equalize": recipe.equalize,
+        "refine": recipe.refine,
+        "rounding": recipe.rounding,
         "eval": recipe.eval,
         "num-eval": recipe.num_eval or None,
         "max-drop": recipe.max_drop,

@@ -12,6 +12,9 @@ Dialect = Literal["fp32", "typed"]
 """`fp32`: float32-typed Q/DQ, opset 17 (ONNX Runtime, TensorRT 8.5 and 8.6). `typed`: strongly typed float16
 with Q/DQ, opset 19 (TensorRT 10, 11 and RTX)."""
 Interpolation = Literal["bicubic", "bilinear"]
+Equalize = Literal["all", "folded", "off"]
+Refine = Literal["on", "off"]
+Rounding = Literal["nearest", "optimized"]
 Status = Literal["measured", "estimated", "deferred", "failed"]
 
 
@@ -216,6 +219,9 @@ class Recipe:
     num_eval: int
     seed: int
     ranges: str | None = None  # a calibration file that took the place of calibrating
+    equalize: Equalize = "all"  # these three shape the graph only of int8
+    refine: Refine = "on"
+    rounding: Rounding = "nearest"
     max_drop: float | None = None  # points of top-1; shapes the graph only of `mixed`
     mean: str | None = None  # this and the following as options, None: the model's own
     std: str | None = None
@@ -236,6 +242,10 @@ class Ranges:
     images: int
     sha256: str  # of the calibration images
     tensors: Mapping[str, float]  # tensor name -> amax; int8 scale = amax / 127
+    tied: tuple[tuple[str, ...], ...] = ()  # tensors that share one range
+    factors: Mapping[str, str] = field(default_factory=dict)
+    """Of an equalized graph, to which the ranges then belong: tensor -> by how much each channel was multiplied, in
+    eighths of an octave ("0 -3 12": 1, 2^(-3/8), 2^(12/8))."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +273,18 @@ class Plan:
 
     dialect: Dialect
     decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """One place where something better than the plain way was tried, and whether it measured better there."""
+
+    kind: Literal["equalization", "range", "bias", "rounding"]
+    site: str  # tensor or node
+    accepted: bool
+    before_db: float  # signal to quantization noise at the output of the layers that it concerns
+    after_db: float  # the same with the best that was tried
+    note: str  # what was tried, and what was chosen
 
 
 @dataclass(frozen=True)
@@ -585,6 +607,7 @@ class Report:
     bundle: str
     placement: tuple[Decision, ...] = ()
     layers: tuple[LayerError, ...] = ()
+    adjustments: tuple[Adjustment, ...] = ()
     notes: tuple[str, ...] = ()
     next_command: str = ""
     command: str = ""  # makes this report again, every default spelled out

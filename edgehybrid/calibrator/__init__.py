@@ -2,7 +2,7 @@
 
 `observe` counts activations into histograms (histogram.py, observer.py), `choose` turns histograms into ranges
 (ranges.py), `find_peaks` finds the largest value of every tensor (peaks.py), `compare` says how much noise quantization
-left at each layer (fidelity.py).
+left at each layer (fidelity.py), `sample` keeps a few rows of what layers read (samples.py).
 """
 
 from edgehybrid.calibrator.document import Calibration, merge, read_document, to_document
@@ -10,18 +10,22 @@ from edgehybrid.calibrator.fidelity import compare
 from edgehybrid.calibrator.histogram import Histogram, Observations
 from edgehybrid.calibrator.observer import observe
 from edgehybrid.calibrator.peaks import find_peaks
-from edgehybrid.calibrator.ranges import choose, expected_error
+from edgehybrid.calibrator.ranges import choose, expected_error, range_of
+from edgehybrid.calibrator.samples import Samples, sample
 
 __all__ = [
     "Calibration",
     "Histogram",
     "Observations",
+    "Samples",
     "choose",
     "compare",
     "expected_error",
     "find_peaks",
     "merge",
     "observe",
+    "range_of",
     "read_document",
+    "sample",
     "to_document",
 ]

@@ -59,7 +59,9 @@ def read_document(path: Path) -> Calibration:
         fields = json.loads(path.read_bytes())
         if not isinstance(fields, Mapping) or fields.get("schema") != SCHEMA:
             raise ValueError(f"needed a document of schema {SCHEMA}")
-        ranges = decode(Ranges, {key: fields.get(key) for key in ("method", "images", "sha256", "tensors")})
+        optional = {key: fields[key] for key in ("tied", "factors") if key in fields}
+        needed = {key: fields.get(key) for key in ("method", "images", "sha256", "tensors")}
+        ranges = decode(Ranges, needed | optional)
         if not all(0 <= amax < float("inf") for amax in ranges.tensors.values()):
             raise ValueError("a range is negative or not finite")
         packed, preprocess = fields.get("histograms"), fields.get("preprocess")
@@ -130,7 +132,10 @@ def merge(parts: Mapping[str, Calibration], method: Method | None) -> Calibratio
     sha256, seen = digest_of(digests), _merge_observations(parts)
     if seen is not None:
         return replace(
-            first, ranges=choose(seen, chosen, images=images, sha256=sha256), digests=digests, observations=seen
+            first,
+            ranges=choose(seen, chosen, images=images, sha256=sha256, tied=first.ranges.tied),
+            digests=digests,
+            observations=seen,
         )
     lacking = next(name for name, part in parts.items() if part.observations is None)
     if chosen != "minmax" or any(part.ranges.method != "minmax" for part in given):

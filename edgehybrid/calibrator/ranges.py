@@ -1,11 +1,12 @@
 """Choose the int8 range of every tensor from its histogram: mse, minmax, percentile or entropy."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgehybrid.calibrator.histogram import EDGES, FINITE, Histogram, Observations
+from edgehybrid.calibrator.histogram import EDGES, FINITE, Histogram, Observations, Tally
 from edgehybrid.records import Method, Ranges
 
 LEVELS = 127
@@ -28,7 +29,14 @@ ENTROPY_FLOOR = 1 / 16
 
 
 def choose(
-    observations: Observations, method: Method, *, images: int, sha256: str, percentile: float = PERCENTILE
+    observations: Observations,
+    method: Method,
+    *,
+    images: int,
+    sha256: str,
+    percentile: float = PERCENTILE,
+    tied: Sequence[Sequence[str]] = (),
+    known: Mapping[str, float] | None = None,
 ) -> Ranges:
     """Choose the range of every tensor.
 
@@ -46,6 +54,8 @@ def choose(
         images: How many images were observed.
         sha256: Of the images.
         percentile: Percent, above 0 and at most 100; used by method "percentile".
+        tied: Groups of tensors that get one range, chosen for all their values together.
+        known: Ranges that are not to be chosen.
 
     Returns:
         Ranges, tensors in alphabetical order.
@@ -66,7 +76,23 @@ def choose(
     for name in sorted(observations.tensors):
         histogram = observations.tensors[name]
         chosen[name] = DEAD_AMAX if histogram.amax < _DEAD else search(histogram)
-    return Ranges(method, images, sha256, chosen)
+    for group in tied:
+        together = functools.reduce(Histogram.merge, (observations.tensors[name] for name in sorted(group)))
+        chosen.update(dict.fromkeys(group, DEAD_AMAX if together.amax < _DEAD else search(together)))
+    chosen.update(known or {})
+    return Ranges(method, images, sha256, chosen, tied=tuple(tuple(group) for group in tied))
+
+
+def range_of(values: NDArray[np.float32]) -> float:
+    """The range of least expected squared error for some values at hand, as method "mse" chooses it.
+
+    Args:
+        values: Finite, of any shape.
+    """
+    tally = Tally()
+    tally.add(np.ascontiguousarray(values))
+    histogram = tally.histogram()
+    return DEAD_AMAX if histogram.amax < _DEAD else _least_error(histogram)
 
 
 def expected_error(histogram: Histogram, amax: float) -> float:

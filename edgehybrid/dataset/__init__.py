@@ -80,6 +80,14 @@ class Images:
     def __len__(self) -> int:
         return len(self._chosen)
 
+    def pick(self, count: int) -> "Images":
+        """At most so many of them: those whose digests come first, in that order, however these are ordered."""
+        ranked = sorted(range(len(self)), key=lambda i: self.digests[i])[:count]
+        labels = None if self.labels is None else self.labels[ranked]
+        digests = tuple(self.digests[i] for i in ranked)
+        spec = replace(self.spec, images=len(ranked), sha256=hashlib.sha256(b"".join(digests)).hexdigest())
+        return Images(spec, labels, digests, self._pictures, [self._chosen[i] for i in ranked])
+
     def image(self, index: int) -> NDArray[np.uint8]:
         """One image as it was taken, upright and RGB: (H, W, 3).
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from edgehybrid.pipeline import engines
 from edgehybrid.pipeline.mixing import check_mixed, check_profile, check_trained, mix
 from edgehybrid.pipeline.options import calibration_images, check_counts, check_ranges, engine_options, load_target
-from edgehybrid.records import Engine, Interpolation, Method, Precision, Recipe, Report
+from edgehybrid.records import Engine, Equalize, Interpolation, Method, Precision, Recipe, Refine, Report, Rounding
 from edgehybrid.version import __version__
 
 
@@ -30,6 +30,9 @@ def build(
     num_calib: int | None = None,
     method: Method = "mse",
     ranges: Path | None = None,
+    equalize: Equalize = "all",
+    refine: Refine = "on",
+    rounding: Rounding = "nearest",
     eval: str | None = None,
     num_eval: int | None = None,
     max_drop: float | None = None,
@@ -67,6 +70,9 @@ def build(
         num_calib: How many of them; 128 or all there are by default.
         method: How ranges are chosen: mse, minmax, percentile or entropy.
         ranges: A calibration file, of `edgehybrid calibrate` or a bundle, to use its ranges instead of calibrating.
+        equalize: Give channels one range where it measures better: all; folded, which adds nothing to a GELU; or off.
+        refine: Compare ranges at layer outputs and correct biases where it measures better: on or off.
+        rounding: Of weights: nearest, or optimized, which solves for the best of each layer and takes longer.
         eval: Labelled images to score accuracy on: a named set, a folder of classes, or an .npz file.
         num_eval: How many of them; all by default.
         max_drop: Fail with exit code 6 unless top-1 is lost by at most this many points, 95 % sure; mixed takes
@@ -127,18 +133,36 @@ def build(
     truth = None if eval is None else stages.labels_for(scored, spec)
     baseline = stages.rewrite(run, made.path)
     quantizes = precision in ("int8", "mixed")
-    chosen, calibration = None, images.spec if quantizes else None
+    calibration = images.spec if quantizes else None
+    prepared = stages.Prepared(baseline)
     if ranges is not None:
-        chosen, calibration = stages.reuse_calibration(ranges, baseline, spec.preprocess, method)
+        prepared, calibration = stages.reuse(run, ranges, baseline, spec.preprocess, method)
     elif quantizes:
-        chosen = stages.calibrate(run, baseline, images, spec.preprocess, method)
-    peaks = None if precision == "fp32" else stages.find_peaks(run, baseline, images, spec.preprocess)
+        prepared = stages.prepare(
+            run,
+            baseline,
+            images,
+            spec.preprocess,
+            method,
+            equalize=equalize,
+            refine=refine,
+            rounding=rounding,
+        )
+    chosen, level = prepared.ranges, prepared.path
+    peaks = None if precision == "fp32" else stages.find_peaks(run, level, images, spec.preprocess)
     mixed = None
     if precision == "mixed" and chosen is not None and truth is not None and max_drop is not None:
-        mixed = mix(run, baseline, chosen, peaks, images, scored, truth, spec, goal, max_drop, seed, profile)
-    quantized = mixed.quantized if mixed else stages.quantize(run, baseline, precision, chosen, peaks)
+        mixed = mix(run, baseline, prepared, peaks, images, scored, truth, spec, goal, max_drop, seed, profile)
+    quantized = (
+        mixed.quantized if mixed else stages.quantize(run, level, precision, chosen, peaks, tuning=prepared.tuning)
+    )
+    scales, plain_peaks = chosen, peaks  # of the baseline, which NVDLA and the fp16 control take
+    if level != baseline and goal.backend != "onnxruntime":
+        plain_peaks = stages.find_peaks(run, baseline, images, spec.preprocess)
+        if engines.has_dla(goal):
+            scales = stages.calibrate(run, baseline, images, spec.preprocess, method)
     floats, model_file = (stages.suit_parser(run, path, goal) for path in (baseline, quantized.deployed(goal)))
-    ordered = engines.Ordered(goal, precision, floats, model_file, quantized.typed, chosen, peaks, options)
+    ordered = engines.Ordered(goal, precision, floats, model_file, quantized.typed, scales, plain_peaks, options)
     product = engines.build_product(run, ordered)
     control = engines.build_control(run, ordered)
     engine = product.engine
@@ -151,7 +175,7 @@ def build(
     names = {p: mixed.scored_as if mixed and p == "mixed" else p for p in files}
     logits = {p: stages.predict(run, names[p], path, scored, spec.preprocess) for p, path in files.items()}
     stages.check_collapse(logits, spec)
-    layers = stages.layer_noise(run, baseline, quantized, images, spec.preprocess)
+    layers = stages.layer_noise(run, prepared.path, quantized, images, spec.preprocess)
 
     rows = findings.accuracy_rows(files, logits, truth, spec.weights.trained)
     made_engines: dict[Precision, Engine] = {precision: engine}
@@ -181,6 +205,9 @@ def build(
         ranges=None if ranges is None else str(ranges),
         max_drop=max_drop,
         profile=None if profile is None else str(profile),
+        equalize=equalize,
+        refine=refine,
+        rounding=rounding,
     )
     evaluation = None if eval is None else scored.spec
     shared = dataset.overlap(images, scored) if calibration and evaluation and ranges is None else 0
@@ -202,9 +229,11 @@ def build(
         placement=quantized.plan.decisions,
         roofline=stages.floors({"fp32": baseline, precision: quantized.typed}, goal),
         layers=layers,
+        adjustments=prepared.adjustments,
         notes=(
             *findings.weight_notes(spec),
             *findings.image_notes(recipe, calibration, evaluation, shared),
+            *findings.tuning_notes(prepared.adjustments),
             *findings.sample_notes(rows),
             *findings.range_notes(quantized.plan, goal),
             *findings.search_notes(mixed.search if mixed else None, evaluation),
@@ -220,6 +249,7 @@ def build(
         baseline=baseline,
         deployed=ordered.deployed,
         ranges=chosen,
+        scales=scales,
         product=product,
         control=control,
         versions=stages.versions(),

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgehybrid.errors import InputError, UsageError
-from edgehybrid.records import Drop, GroupLoss, Look, ModelSpec, Precision, Ranges, Search, Target
+from edgehybrid.records import Drop, GroupLoss, Look, ModelSpec, Precision, Search, Target
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgehybrid.dataset import Images
-    from edgehybrid.stages import Quantized, Run
+    from edgehybrid.stages import Prepared, Quantized, Run
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read_profile(path: Path) -> dict[str, dict[str, float]]:
 def mix(
     run: "Run",
     baseline: Path,
-    ranges: Ranges,
+    prepared: "Prepared",
     peaks: Mapping[str, float] | None,
     calibration: "Images",
     scored: "Images",
@@ -126,8 +126,8 @@ def mix(
 
     Args:
         run: The chain.
-        baseline: The float32 graph.
-        ranges: Of all activations.
+        baseline: The float32 graph, the reference.
+        prepared: The graph that is quantized, ranges of all its activations, and how it was tuned.
         peaks: Of all float tensors: what float16 cannot hold.
         calibration: Images to rank on.
         scored: Images to judge on.
@@ -143,9 +143,10 @@ def mix(
     """
     from edgehybrid import evaluator, graph, search, stages
 
-    int8 = stages.quantize(run, baseline, "int8", ranges, peaks)
-    ranking = stages.rank_groups(run, baseline, int8, calibration, spec.preprocess, seed=seed)
-    model = graph.load(baseline)
+    level, ranges, tuning = prepared.path, prepared.ranges, prepared.tuning
+    int8 = stages.quantize(run, level, "int8", ranges, peaks, tuning=tuning)
+    ranking = stages.rank_groups(run, level, int8, calibration, spec.preprocess, seed=seed)
+    model = graph.load(level)
     gains = search.estimate_gains(model, [loss.group for loss in ranking.groups], target)
     if profile is not None:
         times = read_profile(profile)
@@ -158,7 +159,7 @@ def mix(
     def quantized(kept: int) -> "Quantized":
         if not kept:
             return int8
-        return stages.quantize(run, baseline, "mixed", ranges, peaks, _reasons(ordered, kept))
+        return stages.quantize(run, level, "mixed", ranges, peaks, _reasons(ordered, kept), tuning)
 
     def worst_case(kept: int) -> float:
         logits = stages.predict(run, "mixed" if kept else "int8", quantized(kept).runnable, scored, spec.preprocess)

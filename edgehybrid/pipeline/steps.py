@@ -11,7 +11,7 @@ from edgehybrid.pipeline.options import (
     deliver_merged,
     load_target,
 )
-from edgehybrid.records import Artifact, Interpolation, Method
+from edgehybrid.records import Artifact, Equalize, Interpolation, Method, Refine, Rounding
 
 
 def export(
@@ -166,6 +166,9 @@ def quantize(
     num_calib: int | None = None,
     method: Method = "mse",
     ranges: Path | None = None,
+    equalize: Equalize = "all",
+    refine: Refine = "on",
+    rounding: Rounding = "nearest",
     output: Path | None = None,
     seed: int = 0,
 ) -> Artifact:
@@ -191,6 +194,9 @@ def quantize(
         num_calib: How many of them; 128 or all there are by default.
         method: mse, minmax, percentile or entropy.
         ranges: A calibration file, to use its ranges instead of calibrating.
+        equalize: Give channels one range where it measures better: all; folded, which adds nothing to a GELU; or off.
+        refine: Compare ranges at layer outputs and correct biases where it measures better: on or off.
+        rounding: Of weights: nearest, or optimized, which solves for the best of each layer and takes longer.
         output: The file; <model>-<size>-b<batch>-<precision>.onnx by default.
         seed: Of image sampling and of untrained weights.
 
@@ -214,14 +220,16 @@ def quantize(
     )
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
     made = stages.export(run, source, images)
-    baseline, prepared = stages.rewrite(run, made.path), made.spec.preprocess
-    found = None
+    baseline, ready = stages.rewrite(run, made.path), made.spec.preprocess
+    prepared = stages.Prepared(baseline)
     if ranges is not None:
-        found, _ = stages.reuse_calibration(ranges, baseline, prepared, method)
+        prepared, _ = stages.reuse(run, ranges, baseline, ready, method)
     elif precision == "int8":
-        found = stages.calibrate(run, baseline, images, prepared, method)
-    peaks = stages.find_peaks(run, baseline, images, prepared)
-    quantized = stages.quantize(run, baseline, precision, found, peaks)
+        prepared = stages.prepare(
+            run, baseline, images, ready, method, equalize=equalize, refine=refine, rounding=rounding
+        )
+    peaks = stages.find_peaks(run, prepared.path, images, ready)
+    quantized = stages.quantize(run, prepared.path, precision, prepared.ranges, peaks, tuning=prepared.tuning)
     name = f"{made.spec.name}-{made.spec.preprocess.size}-b{made.batch}-{precision}.onnx"
     product = stages.suit_parser(run, quantized.deployed(goal), goal)
     return deliver(output or Path(name), product, "onnx", made.spec)

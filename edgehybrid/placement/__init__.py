@@ -41,9 +41,10 @@ from edgehybrid.placement.rules import (
     Rule,
     choose,
 )
+from edgehybrid.placement.ties import known_ranges, tie
 from edgehybrid.records import Decision, Dialect, Plan
 
-__all__ = ["keep_float32", "plan"]
+__all__ = ["keep_float32", "known_ranges", "plan", "tie"]
 
 SiteT = TypeVar("SiteT")
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from edgehybrid.errors import GraphError
 from edgehybrid.graph import Graph, constant, label_nodes, tidy
+from edgehybrid.graph.tuning import Tuning
 from edgehybrid.quantizer.float16 import type_float16, upgrade
 from edgehybrid.quantizer.norms import spell_norms
-from edgehybrid.quantizer.qdq import MIN_SCALE, QMAX, Writer, choose_weight_scales, wrong_plan
+from edgehybrid.quantizer.qdq import MIN_SCALE, QMAX, Writer, choose_weight_scales, correct_biases, wrong_plan
 from edgehybrid.records import Plan, Ranges
 
 __all__ = ["MIN_SCALE", "QMAX", "choose_weight_scales", "quantize", "spell_norms", "to_fp16"]
@@ -19,7 +20,7 @@ __all__ = ["MIN_SCALE", "QMAX", "choose_weight_scales", "quantize", "spell_norms
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "BatchNormalization"}
 
 
-def quantize(graph: Graph, ranges: Ranges, plan: Plan) -> Graph:
+def quantize(graph: Graph, ranges: Ranges, plan: Plan, tuning: Tuning | None = None) -> Graph:
     """Insert Q/DQ where the plan says.
 
     Activations get one per-tensor pair for all their planned readers, scale = amax / 127. Weights become int8
@@ -30,6 +31,8 @@ def quantize(graph: Graph, ranges: Ranges, plan: Plan) -> Graph:
         graph: float32, the one the plan was made for. Not changed.
         ranges: amax of every tensor that the plan quantizes as an activation.
         plan: From `placement.plan`; its dialect decides what is emitted.
+        tuning: Weights as they are to be rounded, and what to add to biases, by node; what the plan leaves float, or
+            what is not named, is as without. Made for this very graph.
 
     Returns:
         A new graph. Equal arguments give equal bytes.
@@ -43,7 +46,9 @@ def quantize(graph: Graph, ranges: Ranges, plan: Plan) -> Graph:
     result = upgrade(graph) if typed else graph.clone()
     planned = {(d.node, d.input): d for d in plan.decisions if d.kind in ("activation", "weight")}
     names, wide = label_nodes(result), _wide(plan)
-    writer = Writer(result, ranges, plan.dialect, wide)
+    writer = Writer(result, ranges, plan.dialect, wide, tuning)
+    if tuning is not None:
+        correct_biases(result, names, tuning, {d.node for d in plan.decisions if d.kind == "weight"})
     for node in list(result.nodes()):
         for index, value in enumerate(node.inputs):
             decision = planned.pop((names[node], index), None)

@@ -1,6 +1,6 @@
 """Int8 scales, and the QuantizeLinear and DequantizeLinear nodes that carry them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from edgehybrid.errors import StageError
 from edgehybrid.graph import Graph, add_constant, constant, name_of, unused, values
 from edgehybrid.graph.half import FLOAT16_MAX
+from edgehybrid.graph.products import bias_place, unfold
+from edgehybrid.graph.tuning import Tuning
 from edgehybrid.records import Decision, Dialect, Ranges
 
 QMAX = 127
@@ -58,16 +60,58 @@ def _round_to_levels(x: NDArray[np.float32], scale: NDArray[np.float32]) -> NDAr
     return np.asarray(np.clip(np.rint(x / scale), -QMAX, QMAX), np.float32)
 
 
+def correct_biases(graph: Graph, names: Mapping[ir.Node, str], tuning: Tuning, int8: Collection[str]) -> None:
+    """Add the corrections of int8 nodes to their biases, in place; a convolution without a bias gets one.
+
+    Raises:
+        StageError: A correction that finds no bias, or another number of channels.
+    """
+    taken = {value.name for value in values(graph)}
+    for node, label in names.items():
+        if label not in int8 or label not in tuning.biases:
+            continue
+        place, correction = bias_place(node), tuning.biases[label]
+        if place is None:
+            raise _wrong_correction(label)
+        holder, index = place
+        old = holder.inputs[index] if index < len(holder.inputs) else None
+        array = constant(old)
+        before = np.zeros(correction.shape, np.float32) if array is None else array.astype(np.float32)
+        if before.shape[-1:] != correction.shape:
+            raise _wrong_correction(label)
+        if index >= len(holder.inputs):
+            holder.resize_inputs(index + 1)
+        name = f"{label}.bias" if old is None else name_of(old)
+        corrected = add_constant(graph, f"{name}_corrected", (before + correction).astype(np.float32), taken=taken)
+        holder.replace_input_with(index, corrected)
+
+
+def _wrong_correction(label: str) -> StageError:
+    return StageError(
+        f"the bias correction of '{label}' finds no bias of its size",
+        why="it was made for another graph",
+        fix="tune the very graph that is quantized",
+    )
+
+
 class Writer:
     """Makes each Q/DQ pair once and remembers it for later readers of the tensor."""
 
-    def __init__(self, graph: Graph, ranges: Ranges, dialect: Dialect, wide: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        ranges: Ranges,
+        dialect: Dialect,
+        wide: Collection[str] = (),
+        tuning: Tuning | None = None,
+    ) -> None:
         self.graph = graph
+        self.tuning = tuning
         self.ranges = ranges
         self.dialect = dialect
         self.wide = wide  # nodes that read float32 in the typed dialect too
         self.taken = {value.name for value in values(graph)}
-        self.made: dict[tuple[ir.Value, int | None], ir.Value] = {}
+        self.made: dict[tuple[ir.Value, int | None, str], ir.Value] = {}
         self.zero = self._constant("int8_zero", np.zeros((), np.int8))
 
     def dequantize(self, reader: ir.Node, value: ir.Value, decision: Decision) -> ir.Value:
@@ -76,7 +120,8 @@ class Writer:
         Raises:
             StageError: As `quantize`.
         """
-        key = (value, decision.axis)
+        tuned = decision.kind == "weight" and self.tuning is not None and decision.node in self.tuning.levels
+        key = (value, decision.axis, decision.node if tuned else "")
         if key not in self.made:
             weight = decision.kind == "weight"
             self.made[key] = (self._weight if weight else self._activation)(reader, value, decision)
@@ -96,9 +141,16 @@ class Writer:
         if array is None or axis is None or array.dtype != np.float32:
             raise wrong_plan(decision)
         weight = array.astype(np.float32, copy=False)
-        scales = choose_weight_scales(weight, axis)
-        column = scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-        quantized = self._constant(f"{name}_quantized", _round_to_levels(weight, column).astype(np.int8))
+        if self.tuning is not None and decision.node in self.tuning.levels:
+            scales = self.tuning.scales[decision.node]
+            levels = unfold(reader, self.tuning.levels[decision.node], weight.shape)
+            if levels.shape != weight.shape or scales.shape != (weight.shape[axis],):
+                raise wrong_plan(decision)
+        else:
+            scales = choose_weight_scales(weight, axis)
+            column = scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+            levels = _round_to_levels(weight, column).astype(np.int8)
+        quantized = self._constant(f"{name}_quantized", levels)
         scale = self._constant(f"{name}_scale", scales)
         zero = self._constant(f"{name}_zero", np.zeros(len(scales), np.int8))
         return self._dequantized(reader, quantized, scale, zero, name, axis)

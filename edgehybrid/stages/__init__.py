@@ -27,16 +27,19 @@ from edgehybrid.stages.run import Run, require, versions
 from edgehybrid.stages.sensitivity import How, Ranking, Unit, check_ranking, rank_groups
 from edgehybrid.stages.source import Exported, Source, export, settle
 from edgehybrid.stages.timing import Timed, time_networks
+from edgehybrid.stages.tuning import Prepared, apply_factors, prepare, reuse
 
 __all__ = [
     "Exported",
     "How",
+    "Prepared",
     "Quantized",
     "Ranking",
     "Run",
     "Source",
     "Timed",
     "Unit",
+    "apply_factors",
     "bench",
     "build_engine",
     "builds_here",
@@ -52,10 +55,12 @@ __all__ = [
     "measure_power",
     "merge_calibrations",
     "predict",
+    "prepare",
     "quantize",
     "rank_groups",
     "require",
     "reuse_calibration",
+    "reuse",
     "rewrite",
     "settle",
     "suit_builder",

@@ -72,10 +72,19 @@ def calibrate(run: Run, baseline: Path, images: Images, preprocess: Preprocess, 
     observed = observe(run, baseline, images, preprocess)
 
     def choose(folder: Path) -> None:
-        from edgehybrid import calibrator
+        from edgehybrid import calibrator, graph, placement
 
         seen = calibrator.Observations.load(observed)
-        ranges = calibrator.choose(seen, method, images=len(images), sha256=images.spec.sha256)
+        model = graph.load(baseline)
+        plan = placement.plan(model, "fp32")
+        ranges = calibrator.choose(
+            seen,
+            method,
+            images=len(images),
+            sha256=images.spec.sha256,
+            tied=placement.tie(model, plan),
+            known=placement.known_ranges(model, plan),
+        )
         write_atomic(folder / "ranges.json", to_json(ranges))
 
     inputs = {**_observation_inputs(baseline, images, preprocess), "method": method}
@@ -143,6 +152,7 @@ def quantize(
     ranges: Ranges | None,
     peaks: Mapping[str, float] | None,
     keep: Mapping[str, str] = NOTHING_KEPT,
+    tuning: Path | None = None,
 ) -> Quantized:
     """The deployable graphs of one precision; fp32 is the baseline itself.
 
@@ -153,22 +163,25 @@ def quantize(
         ranges: Of int8 and mixed; None for fp16.
         peaks: Of every float tensor: what float16 cannot hold stays float32. None for fp32.
         keep: Operators that `mixed` leaves float -> why.
+        tuning: What `tune` left for the quantizer.
     """
     if precision == "fp32":
         return Quantized(baseline, baseline, Plan("fp32", ()), None)
 
     def produce(folder: Path) -> None:
         from edgehybrid import graph, placement, quantizer
+        from edgehybrid.graph.tuning import load_tuning
 
         model = graph.load(baseline)
         kept = placement.keep_float32(model, peaks or {})
         plan = Plan("typed", kept)
+        tuned = None if tuning is None else load_tuning(tuning)
         if ranges is None:
             write_atomic(folder / "typed.onnx", quantizer.to_fp16(model, plan).to_bytes())
         else:
             plan = Plan("typed", (*placement.plan(model, "typed", keep=keep).decisions, *kept))
-            write_atomic(folder / "typed.onnx", quantizer.quantize(model, ranges, plan).to_bytes())
-            twin = quantizer.quantize(model, ranges, placement.plan(model, "fp32", keep=keep))
+            write_atomic(folder / "typed.onnx", quantizer.quantize(model, ranges, plan, tuned).to_bytes())
+            twin = quantizer.quantize(model, ranges, placement.plan(model, "fp32", keep=keep), tuned)
             write_atomic(folder / "runnable.onnx", twin.to_bytes())
         write_atomic(folder / "plan.json", to_json(plan))
 
@@ -178,6 +191,7 @@ def quantize(
         "ranges": ranges,
         "peaks": peaks,
         "keep": dict(keep),
+        "tuning": None if tuning is None else sha256_of(tuning),
     }
     folder = run.do("quantize", inputs, produce)
     plan = decode(Plan, json.loads((folder / "plan.json").read_bytes()))

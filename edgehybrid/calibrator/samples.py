@@ -1,0 +1,74 @@
+"""Keep a few rows of what each layer reads, from a few images: enough to try a choice at the layer's own output."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehybrid.calibrator.session import open_session, regroup, run_error
+from edgehybrid.graph import Graph, name_of, shape_of
+from edgehybrid.graph.products import Product
+from edgehybrid.graph.structure import input_of
+
+ROWS = 768
+"""Rows per layer at most."""
+ELEMENTS = 1 << 18
+"""Numbers per layer at most, as long as LEAST_ROWS allow: wide layers get fewer rows; 1 MiB."""
+LEAST_ROWS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What was kept, by the name of a product's first output."""
+
+    rows: Mapping[str, NDArray[np.float32]]  # (groups, rows, in), each image giving as many, in the images' order
+    reach: Mapping[str, NDArray[np.float32]]  # (channels,): largest |x| of every channel of the input, everywhere
+
+
+def sample(
+    graph: Graph,
+    batches: Iterable[NDArray[np.float32]],
+    products: Sequence[Product],
+    images: int,
+    *,
+    rows: int = ROWS,
+    threads: int = 0,
+) -> Samples:
+    """Run a few images and keep some rows of the input of every product.
+
+    Memory does not grow with the number of images.
+
+    Args:
+        graph: float32, static shapes. Not modified.
+        batches: Preprocessed images, float32 (B, 3, H, W), in an order that belongs to the set, such as by digest.
+        products: Of the graph.
+        images: How many there are.
+        rows: Per layer at most.
+        threads: Of ONNX Runtime; 0 for every core this process may use.
+
+    Returns:
+        Rows, and how far every channel reaches.
+
+    Raises:
+        ImagesError: An image does not fit the graph, or there is none.
+        StageError: ONNX Runtime failed.
+    """
+    taps = sorted({name_of(input_of(p.node, 0)) for p in products} - {graph.input.name})
+    session = open_session(graph, taps, threads=threads)
+    groups = max(1, images // shape_of(graph.input)[0])
+    reach: dict[str, NDArray[np.float32]] = {}
+    kept: dict[str, list[NDArray[np.float32]]] = {name_of(p.node.outputs[0]): [] for p in products}
+    for ordinal, (group, _) in enumerate(regroup(batches, shape_of(graph.input))):
+        try:
+            found = dict(zip(taps, session.run(taps, {graph.input.name: group}), strict=True)) if taps else {}
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+            raise run_error(error) from error
+        for product in products:
+            x = found.get(name_of(input_of(product.node, 0)), group)
+            total = max(LEAST_ROWS, min(rows, ELEMENTS // (product.weight.shape[0] * product.weight.shape[2])))
+            name = name_of(product.node.outputs[0])
+            kept[name].append(product.rows(x, max(1, total // groups), ordinal))
+            largest = np.abs(x).max(axis=tuple(i for i in range(x.ndim) if i != product.axis % x.ndim))
+            reach[name] = np.maximum(reach.get(name, largest), largest)
+    return Samples({name: np.concatenate(parts, axis=1) for name, parts in kept.items()}, reach)

@@ -1,0 +1,200 @@
+"""Tuning to int8 on a few images, as cached stages: channels equalized before calibration, choices refined after."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgehybrid.dataset import Images
+from edgehybrid.records import Adjustment, Equalize, ImageSet, Method, Plan, Preprocess, Ranges, Refine, Rounding
+from edgehybrid.stages.calibration import reuse_calibration
+from edgehybrid.stages.product import calibrate
+from edgehybrid.stages.run import FORWARD_BATCH, Run
+from edgehybrid.store import decode, sha256_of, to_json, write_atomic
+
+if TYPE_CHECKING:
+    from edgehybrid.calibrator import Samples
+    from edgehybrid.graph import Graph
+
+TUNING_IMAGES = 32
+"""Images on which choices are compared. More did not change scales for others (PTQ4ViT: 32 against 128, 0.1 points)."""
+ROUNDING_IMAGES = 128
+ROUNDING_ROWS = 2048
+"""Rounding solves for as many unknowns as a layer has inputs, so it gets more of both."""
+SAMPLE_ROWS = 768
+"""Positions per layer: choices differ by tenths of a dB, which so many settle."""
+STRETCHES = (1.19, 1.41)
+"""A quarter and half of an octave above the range chosen so far."""
+
+
+@dataclass(frozen=True)
+class Equalized:
+    """The same function with its channels equalized."""
+
+    path: Path
+    factors: Mapping[str, str]  # tensor -> its factors, see `Ranges.factors`
+    adjustments: tuple[Adjustment, ...]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Refined ranges, and what else the quantizer is to write."""
+
+    ranges: Ranges
+    tuning: Path
+    adjustments: tuple[Adjustment, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The graph that is quantized, and how."""
+
+    path: Path
+    ranges: Ranges | None = None  # None: nothing is
+    tuning: Path | None = None
+    adjustments: tuple[Adjustment, ...] = ()
+
+
+def prepare(
+    run: Run,
+    baseline: Path,
+    images: Images,
+    preprocess: Preprocess,
+    method: Method,
+    *,
+    equalize: Equalize,
+    refine: Refine,
+    rounding: Rounding,
+) -> Prepared:
+    """Everything between the rewritten graph and its int8 form: equalize, calibrate, refine."""
+    level = equalize_channels(run, baseline, images, preprocess, equalize)
+    ranges = calibrate(run, level.path, images, preprocess, method)
+    ranges = replace(ranges, factors=level.factors)
+    if refine == "off" and rounding == "nearest":
+        return Prepared(level.path, ranges, None, level.adjustments)
+    tuned = tune(run, level.path, ranges, images, preprocess, rounding)
+    return Prepared(level.path, tuned.ranges, tuned.tuning, level.adjustments + tuned.adjustments)
+
+
+def reuse(run: Run, path: Path, baseline: Path, preprocess: Preprocess, method: Method) -> tuple[Prepared, ImageSet]:
+    """The graph and the ranges of a calibration file, and its images; biases stay, as correcting them needs images."""
+    ranges, about = reuse_calibration(path, baseline, preprocess, method)
+    return Prepared(apply_factors(run, baseline, ranges.factors), ranges), about
+
+
+def equalize_channels(run: Run, baseline: Path, images: Images, preprocess: Preprocess, sites: Equalize) -> Equalized:
+    """Equalize channels where that measures better; the baseline stays what accuracy is compared with."""
+
+    def produce(folder: Path) -> None:
+        from edgehybrid import calibrator, graph, placement, tuner
+
+        model = graph.load(baseline)
+        plan = placement.plan(model, "fp32")
+        kept = _sample(model, plan, images, preprocess, TUNING_IMAGES)
+        made, factors, records = tuner.equalize(model, plan, kept.rows, kept.reach, calibrator.range_of, sites=sites)
+        write_atomic(folder / "equalized.onnx", made.to_bytes())
+        write_atomic(folder / "equalized.json", to_json({"factors": factors, "adjustments": records}))
+
+    if sites == "off":
+        return Equalized(baseline, {}, ())
+    inputs = {"model": sha256_of(baseline), "images": images.spec.sha256, "preprocess": preprocess, "sites": sites}
+    folder = run.do("equalize", inputs, produce)
+    kept = json.loads((folder / "equalized.json").read_bytes())
+    adjustments = tuple(decode(Adjustment, x) for x in kept["adjustments"])
+    return Equalized(folder / "equalized.onnx", kept["factors"], adjustments)
+
+
+def apply_factors(run: Run, baseline: Path, factors: Mapping[str, str]) -> Path:
+    """The graph that ranges with factors belong to."""
+
+    def produce(folder: Path) -> None:
+        from edgehybrid import graph, tuner
+
+        write_atomic(folder / "equalized.onnx", tuner.apply_factors(graph.load(baseline), factors).to_bytes())
+
+    if not factors:
+        return baseline
+    return run.do("factors", {"model": sha256_of(baseline), "factors": factors}, produce) / "equalized.onnx"
+
+
+def tune(
+    run: Run,
+    prepared: Path,
+    ranges: Ranges,
+    images: Images,
+    preprocess: Preprocess,
+    rounding: Rounding,
+) -> Tuned:
+    """Re-rank ranges (of method mse only: another one was asked for by name), correct biases, round weights if asked.
+
+    Args:
+        run: The chain.
+        prepared: The graph that was calibrated.
+        ranges: As chosen.
+        images: Of calibration.
+        preprocess: Of the network.
+        rounding: `optimized` costs about as much again as everything else in calibration, see the README.
+    """
+    others = _others(run, prepared, images, preprocess, ranges)
+
+    def produce(folder: Path) -> None:
+        from edgehybrid import graph, placement, quantizer, tuner
+        from edgehybrid.graph.tuning import save_tuning
+
+        model = graph.load(prepared)
+        plan = placement.plan(model, "fp32")
+        optimised = rounding == "optimized"
+        count, rows = (ROUNDING_IMAGES, ROUNDING_ROWS) if optimised else (TUNING_IMAGES, SAMPLE_ROWS)
+        kept = _sample(model, plan, images, preprocess, count, rows)
+        refined, found, records = tuner.refine(
+            model,
+            plan,
+            ranges,
+            others,
+            kept.rows,
+            quantizer.choose_weight_scales,
+            tied=placement.tie(model, plan),
+            rounding=rounding,
+        )
+        save_tuning(found, folder / "tuning.npz")
+        write_atomic(folder / "tuned.json", to_json({"ranges": refined, "adjustments": records}))
+
+    inputs = {
+        "model": sha256_of(prepared),
+        "images": images.spec.sha256,
+        "preprocess": preprocess,
+        "ranges": ranges,
+        "others": others,
+        "rounding": rounding,
+    }
+    folder = run.do("tune", inputs, produce)
+    kept = json.loads((folder / "tuned.json").read_bytes())
+    adjustments = tuple(decode(Adjustment, x) for x in kept["adjustments"])
+    return Tuned(decode(Ranges, kept["ranges"]), folder / "tuning.npz", adjustments)
+
+
+def _others(run: Run, prepared: Path, images: Images, preprocess: Preprocess, ranges: Ranges) -> list[Ranges]:
+    """Other ranges to choose from, of the same histograms; none where a method other than mse was asked for by name."""
+    if ranges.method != "mse":
+        return []
+    methods: tuple[Method, ...] = ("minmax", "percentile")
+    found = [calibrate(run, prepared, images, preprocess, method) for method in methods]
+    stretched = ({name: amax * stretch for name, amax in ranges.tensors.items()} for stretch in STRETCHES)
+    return [*found, *(replace(ranges, tensors=tensors) for tensors in stretched)]
+
+
+def _sample(
+    model: "Graph", plan: Plan, images: Images, preprocess: Preprocess, count: int, rows: int = SAMPLE_ROWS
+) -> "Samples":
+    """Rows of a few images, the same ones in the same order however the set is ordered."""
+    from edgehybrid import calibrator
+    from edgehybrid.graph import label_nodes
+    from edgehybrid.graph.products import product_at
+
+    few = images.pick(count)
+    int8 = {d.node for d in plan.decisions if d.kind == "weight"}
+    products = [
+        p for node, label in label_nodes(model).items() if label in int8 and (p := product_at(node)) is not None
+    ]
+    return calibrator.sample(model, few.batches(preprocess, FORWARD_BATCH), products, len(few), rows=rows)

@@ -1,0 +1,402 @@
+"""Find where a factor per channel can hide: every tensor that it multiplies, every constant that takes or undoes it.
+
+A factor f_c > 0 for channel c of a tensor is the same function if what computes the tensor multiplies its constants by
+f_c, and what reads it divides its own by f_c. Between the two the factor passes through whatever is homogeneous: layout
+changes, ReLU, pooling, products, the values of an attention. Channels are followed by moving an array of their numbers.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgehybrid.graph import Graph, add_constant, constant, name_of, values
+
+Index = NDArray[np.int32]
+"""For each element of a tensor, the number of the factor that multiplies it; -1: none."""
+
+_RESHAPES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+_MAPS = {"MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Pad", "ReduceMean"}
+"""What works on each channel of a map by itself, and turns f x into f times its result."""
+_HOMOGENEOUS = {"Relu", "LeakyRelu"}
+
+
+class Blocked(Exception):  # noqa: N818 - not an error: the site is left alone
+    """The factor meets something that neither takes nor passes it."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One constant to be multiplied by the factors, or divided by them."""
+
+    node: ir.Node
+    input: int
+    index: Index  # broadcasts with the constant
+    sign: int  # 1: multiplied, -1: divided
+
+
+@dataclass
+class Region:
+    """What one set of factors touches."""
+
+    factors: int
+    tensors: dict[ir.Value, tuple[Index, int]] = field(default_factory=dict)  # and whether multiplied or divided
+    edits: list[Edit] = field(default_factory=list)
+    takers: list[ir.Node] = field(default_factory=list)  # they compute the tensors, in the order found
+    grows: bool = False  # a scalar, such as the 0.5 of a GELU, becomes one number per channel
+
+    def line(self, value: ir.Value, axis: int) -> tuple[Index, int]:
+        """The factor of each channel of a tensor, (channels,), and its sign."""
+        index, sign = self.tensors[value]
+        return _line(index, axis), sign
+
+
+def find_region(seed: ir.Value, axis: int) -> Region | None:
+    """Give every channel of a tensor a factor, and see where the factors go.
+
+    Args:
+        seed: A computed tensor of static shape.
+        axis: Where it has its channels.
+
+    Returns:
+        None where some reader or maker can neither take the factors nor pass them on. The graph is not changed.
+    """
+    for preferred in (1, 0):  # which operand of a product of two tensors takes the factors
+        try:
+            shape = _shape(seed)
+            flood = _Flood(Region(shape[axis]), preferred)
+            flood.join(seed, _along(np.arange(shape[axis], dtype=np.int32), shape, axis), 1)
+            flood.run()
+        except Blocked:
+            continue
+        return flood.region
+    return None
+
+
+def write_factors(graph: Graph, region: Region, factors: NDArray[np.float32]) -> None:
+    """Multiply and divide the constants of a region, in place; a constant that others read too gets a copy."""
+    taken = {value.name for value in values(graph)}
+    for edit in region.edits:
+        old = edit.node.inputs[edit.input]
+        array = constant(old)
+        if old is None or array is None:
+            raise ValueError(f"'{edit.node.name}' lost a constant")
+        known = np.where(edit.index < 0, np.float32(1), factors[edit.index])
+        new = (array * known if edit.sign > 0 else array / known).astype(np.float32)
+        if old.is_initializer() and len(old.uses()) == 1:
+            tensor = ir.tensor(new, name=old.name)
+            old.const_value, old.shape = tensor, ir.Shape(new.shape)
+        else:
+            edit.node.replace_input_with(edit.input, add_constant(graph, name_of(old), new, taken=taken))
+
+
+class _Flood:
+    """Follows the factors in both directions until nothing new is reached."""
+
+    def __init__(self, region: Region, preferred: int) -> None:
+        self.region = region
+        self._preferred = preferred
+        self._pending: list[ir.Value] = []
+
+    def join(self, value: ir.Value | None, index: Index, sign: int) -> None:
+        """The tensor is multiplied by the factors (divided, where the sign is negative).
+
+        Raises:
+            Blocked: It cannot be, or in two ways.
+        """
+        if (index < 0).all():
+            return
+        if value is None or value.producer() is None or value.is_graph_output() or constant(value) is not None:
+            raise Blocked
+        known = self.region.tensors.get(value)
+        if known is not None:
+            if known[1] != sign or not np.array_equal(known[0], index):
+                raise Blocked
+            return
+        self.region.tensors[value] = (index, sign)
+        self._pending.append(value)
+
+    def run(self) -> None:
+        """Visit the maker and the readers of every tensor."""
+        while self._pending:
+            value = self._pending.pop()
+            index, sign = self.region.tensors[value]
+            node = value.producer()
+            if node is None or node.domain != "":
+                raise Blocked
+            self._up(node, value, index, sign)
+            for use in value.uses():
+                if use.node.domain != "":
+                    raise Blocked
+                self._down(use.node, use.idx, value, index, sign)
+
+    # --- towards the makers -------------------------------------------------------------------------
+
+    def _up(self, node: ir.Node, output: ir.Value, index: Index, sign: int) -> None:
+        """What computes a tensor takes the factors, or its own input carries them."""
+        op = node.op_type
+        if op == "LayerNormalization":
+            if node.attributes.get_int("axis", -1) not in (-1, index.ndim - 1) or output is not node.outputs[0]:
+                raise Blocked
+            self._take(node, (1, 2), _line(index, -1), sign)
+        elif op == "BatchNormalization":
+            self._take(node, (1, 2), _line(index, 1), sign)
+        elif op == "Conv":
+            line = _line(index, 1)
+            self._take(node, (1,), line.reshape(-1, *(1,) * (_rank(node.inputs[1]) - 1)), sign)
+            self._take(node, (2,), line, sign)
+        elif op in ("MatMul", "Gemm") and constant(node.inputs[1]) is not None:
+            line = _line(index, -1)
+            flipped = op == "Gemm" and bool(node.attributes.get_int("transB", 0))
+            if _rank(node.inputs[1]) != 2:
+                raise Blocked
+            self._take(node, (1,), line[:, np.newaxis] if flipped else line, sign)
+            self._take(node, (2,), line, sign)
+        elif op == "MatMul":
+            values_ = node.inputs[1]
+            self.join(values_, _insert(_lines(index, -2), _shape(values_), -2), sign)
+        elif op in ("Add", "Mul"):
+            self._up_pair(node, index, sign)
+        elif op == "Split":
+            self._up_split(node, output, index, sign)
+        elif op == "Concat":
+            axis, start = node.attributes.get_int("axis", 0) % index.ndim, 0
+            for part in node.inputs:
+                end = start + _shape(part)[axis]
+                self.join(part, np.take(index, np.arange(start, end), axis), sign)
+                start = end
+        elif op == "Transpose":
+            perm = _permutation(node, index.ndim)
+            self.join(node.inputs[0], index.transpose(np.argsort(perm)), sign)
+        elif op in _RESHAPES:
+            self.join(node.inputs[0], index.reshape(_shape(node.inputs[0])), sign)
+        elif op in _HOMOGENEOUS:
+            self.join(node.inputs[0], index, sign)
+        elif op in _MAPS:
+            self._check_map(node)
+            self.join(node.inputs[0], _along(_line(index, 1), _shape(node.inputs[0]), 1), sign)
+        else:
+            raise Blocked
+
+    def _up_pair(self, node: ir.Node, index: Index, sign: int) -> None:
+        """Of a sum both terms are multiplied, of a product one factor."""
+        fixed = [i for i in (0, 1) if constant(node.inputs[i]) is not None]
+        if node.op_type == "Mul":
+            if fixed:
+                self.region.takers.append(node)
+                self._take_broadcast(node, fixed[0], index, sign)
+                return
+            if node.inputs[0] is node.inputs[1]:
+                raise Blocked
+            carrying = [v for v in node.inputs if v in self.region.tensors]
+            if len(carrying) == 1:
+                return  # the factors came from there
+            operand = node.inputs[self._preferred]
+            if carrying or _shape(operand) != index.shape:
+                raise Blocked
+            self.join(operand, index, sign)
+            return
+        if not fixed or _shape(node.inputs[1 - fixed[0]]) != index.shape:
+            raise Blocked
+        if node.inputs[1 - fixed[0]] in self.region.tensors:
+            return  # the factors came from there, and the constant has them
+        self._take_broadcast(node, fixed[0], index, sign)
+        self.join(node.inputs[1 - fixed[0]], index, sign)
+
+    def _up_split(self, node: ir.Node, output: ir.Value, index: Index, sign: int) -> None:
+        """The other parts of what is split have no factor."""
+        axis = node.attributes.get_int("axis", 0) % index.ndim
+        before = sum(_shape(part)[axis] for part in node.outputs[: list(node.outputs).index(output)])
+        whole = np.full(_shape(node.inputs[0]), -1, np.int32)
+        np.moveaxis(whole, axis, 0)[before : before + index.shape[axis]] = np.moveaxis(index, axis, 0)
+        self.join(node.inputs[0], whole, sign)
+
+    # --- towards the readers ------------------------------------------------------------------------
+
+    def _down(self, node: ir.Node, place: int, value: ir.Value, index: Index, sign: int) -> None:
+        """What reads a tensor undoes the factors, or its own output carries them."""
+        op = node.op_type
+        if op == "Conv" and place == 0:
+            self._undo_convolution(node, _line(index, 1), sign)
+        elif op in ("MatMul", "Gemm") and place == 0 and constant(node.inputs[1]) is not None:
+            flipped = op == "Gemm" and bool(node.attributes.get_int("transB", 0))
+            if _rank(node.inputs[1]) != 2 or node.attributes.get_int("transA", 0) == 1:
+                raise Blocked
+            line = _line(index, -1)
+            self._undo(node, 1, line if flipped else line[:, np.newaxis], sign)
+        elif op == "MatMul":
+            self._down_core(node, place, index, sign)
+        elif op == "BatchNormalization" and place == 0:
+            line = _line(index, 1)
+            self._undo(node, 1, line, sign)
+            self.region.edits.append(Edit(node, 3, line, sign))
+            _check_constant(node, 3)
+        elif op in ("Add", "Mul"):
+            self._down_pair(node, place, index, sign)
+        elif op == "Split" and place == 0:
+            self._down_split(node, index, sign)
+        elif op == "Concat":
+            axis = node.attributes.get_int("axis", 0) % index.ndim
+            parts = [np.full(_shape(part), -1, np.int32) for part in node.inputs]
+            parts[place] = index
+            self._merge(node.outputs[0], np.concatenate(parts, axis), sign)
+        elif op == "Transpose":
+            self.join(node.outputs[0], index.transpose(_permutation(node, index.ndim)), sign)
+        elif op in _RESHAPES and place == 0:
+            self.join(node.outputs[0], index.reshape(_shape(node.outputs[0])), sign)
+        elif op in _HOMOGENEOUS:
+            self.join(node.outputs[0], index, sign)
+        elif op in _MAPS and place == 0:
+            self._check_map(node)
+            self.join(node.outputs[0], _along(_line(index, 1), _shape(node.outputs[0]), 1), sign)
+        else:
+            raise Blocked
+
+    def _down_core(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
+        """A product of two tensors: the factors pass to its output, or the other operand undoes them."""
+        other, output = node.inputs[1 - place], node.outputs[0]
+        rows_alike = bool((index == index[..., :1, :]).all())
+        if place == 1 and rows_alike:  # values of an attention: the last axis is the output's
+            self.join(output, _insert(_lines(index, -2), _shape(output), -2), sign)
+        elif place == 1 and bool((index == index[..., :1]).all()):  # keys, turned: summed over
+            self.join(other, _insert(_lines(index, -1), _shape(other), -2), -sign)
+        elif place == 0 and rows_alike:  # queries
+            self.join(other, _insert(_lines(index, -2), _shape(other), -1), -sign)
+        else:
+            raise Blocked
+
+    def _down_pair(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
+        output, other = node.outputs[0], node.inputs[1 - place]
+        if _shape(output) != index.shape or other is node.inputs[place]:
+            raise Blocked
+        if constant(other) is None:
+            if node.op_type == "Add" or other in self.region.tensors:
+                raise Blocked
+            self.join(output, index, sign)
+        elif node.op_type == "Mul":
+            self._take_broadcast(node, 1 - place, index, -sign)
+        elif output not in self.region.tensors:  # else the factors came from there, and the constant has them
+            self._take_broadcast(node, 1 - place, index, sign)
+            self.join(output, index, sign)
+
+    def _down_split(self, node: ir.Node, index: Index, sign: int) -> None:
+        axis, start = node.attributes.get_int("axis", 0) % index.ndim, 0
+        for part in node.outputs:
+            end = start + _shape(part)[axis]
+            self.join(part, np.take(index, np.arange(start, end), axis), sign)
+            start = end
+
+    def _merge(self, output: ir.Value, index: Index, sign: int) -> None:
+        """The output of a Concat, which may have its factors from another part already."""
+        known = self.region.tensors.get(output)
+        if known is None:
+            self.join(output, index, sign)
+        elif known[1] != sign or not np.array_equal(np.where(index < 0, known[0], index), known[0]):
+            raise Blocked
+
+    # --- constants ----------------------------------------------------------------------------------
+
+    def _take(self, node: ir.Node, places: Sequence[int], index: Index, sign: int) -> None:
+        """Constants of a maker, those that are there."""
+        if node not in self.region.takers:
+            self.region.takers.append(node)
+        for place in places:
+            if place < len(node.inputs) and node.inputs[place] is not None:
+                _check_constant(node, place)
+                self.region.edits.append(Edit(node, place, index, sign))
+
+    def _take_broadcast(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
+        """The constant operand of a sum or product, as small as the factors allow."""
+        _check_constant(node, place)
+        shape = _shape(node.inputs[place])
+        if len(shape) > index.ndim:
+            raise Blocked
+        padded = (1,) * (index.ndim - len(shape)) + shape
+        for axis, side in enumerate(padded):
+            first = np.take(index, [0], axis)
+            if side == 1 and (index == first).all():
+                index = first
+        while index.ndim > len(shape) and index.shape[0] == 1:
+            index = index[0]
+        self.region.edits.append(Edit(node, place, index, sign))
+        self.region.grows |= index.size > math.prod(shape)
+
+    def _undo(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
+        _check_constant(node, place)
+        self.region.edits.append(Edit(node, place, index, -sign))
+
+    def _undo_convolution(self, node: ir.Node, line: Index, sign: int) -> None:
+        shape = _shape(node.inputs[1])
+        groups = node.attributes.get_int("group", 1)
+        each = np.repeat(line.reshape(groups, shape[1]), shape[0] // groups, axis=0)
+        self._undo(node, 1, each.reshape(*shape[:2], *(1,) * (len(shape) - 2)), sign)
+
+    @staticmethod
+    def _check_map(node: ir.Node) -> None:
+        """Raise Blocked unless channels lie on axis 1 before and after."""
+        before, after = _shape(node.inputs[0]), _shape(node.outputs[0])
+        if len(before) != 4 or len(after) < 2 or before[1] != after[1]:
+            raise Blocked
+        if node.op_type == "Pad":
+            fill = node.inputs[2] if len(node.inputs) > 2 else None
+            value = constant(fill) if fill is not None else np.zeros(1)
+            if node.attributes.get_string("mode", "constant") != "constant" or value is None or value.any():
+                raise Blocked
+
+
+def _check_constant(node: ir.Node, place: int) -> None:
+    array = constant(node.inputs[place])
+    if array is None or array.dtype != np.float32:
+        raise Blocked
+
+
+def _shape(value: ir.Value | None) -> tuple[int, ...]:
+    if value is None or value.shape is None or any(not isinstance(d, int) for d in value.shape):
+        raise Blocked
+    return tuple(int(d) for d in value.shape if isinstance(d, int))
+
+
+def _rank(value: ir.Value | None) -> int:
+    return len(_shape(value))
+
+
+def _permutation(node: ir.Node, rank: int) -> tuple[int, ...]:
+    return tuple(node.attributes.get_ints("perm", tuple(reversed(range(rank)))))
+
+
+def _line(index: Index, axis: int) -> Index:
+    """The factor at each position of an axis; raises Blocked where one position has several."""
+    lines = np.moveaxis(index, axis, 0).reshape(index.shape[axis], -1)
+    if not lines.size or not (lines == lines[:, :1]).all():
+        raise Blocked
+    return np.ascontiguousarray(lines[:, 0])
+
+
+def _lines(index: Index, axis: int) -> Index:
+    """The index without an axis along which it does not change."""
+    first = np.take(index, [0], axis)
+    if not (index == first).all():
+        raise Blocked
+    return first.squeeze(axis)
+
+
+def _along(line: Index, shape: tuple[int, ...], axis: int) -> Index:
+    """The factors of a line of channels, which lie on an axis of the shape."""
+    sides = [1] * len(shape)
+    sides[axis] = len(line)
+    return _broadcast(line.reshape(sides), shape)
+
+
+def _insert(index: Index, shape: tuple[int, ...], axis: int) -> Index:
+    """An index that lacks an axis, unchanged along it."""
+    return _broadcast(np.expand_dims(index, axis), shape)
+
+
+def _broadcast(index: Index, shape: tuple[int, ...]) -> Index:
+    try:
+        return np.broadcast_to(index, shape)
+    except ValueError as error:
+        raise Blocked from error

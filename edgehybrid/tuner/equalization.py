@@ -1,0 +1,224 @@
+"""Equalize channels: spread the range of a tensor over its channels by factors that the layers around it take and undo.
+
+One scale serves all channels of an activation, so a channel with a tenth of the range has a tenth of the levels. A
+weight has a scale per output channel and room to spare. Factors f_c = a_c^-alpha w_c^(1 - alpha), with a_c the largest
+|x| of a channel and w_c the largest weight that reads it, move the difference from the activation into the weight. In
+real numbers the network stays the same function: what makes the tensor (the gain of a normalisation, the rows of a
+layer, the values of an attention, the constant of a product) takes the factors, what reads it is divided by them.
+
+Source:
+    Xiao et al., "SmoothQuant", ICML 2023 (layer norm); Nagel et al., "Data-Free Quantization", ICCV 2019 (ReLU).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgehybrid.errors import ArtifactError
+from edgehybrid.graph import Graph, label_nodes, name_of
+from edgehybrid.graph.products import Product, product_at
+from edgehybrid.graph.structure import input_of
+from edgehybrid.records import Adjustment, Equalize, Plan
+from edgehybrid.tuner.channels import Region, find_region, write_factors
+from edgehybrid.tuner.local import decibels, multiply, peak_scales, power, round_rows, round_weight
+
+ALPHAS = (0.5, 0.75, 1.0)
+"""How much of the difference between channels the weights take; 0 is where the network stands."""
+GAIN = 0.95
+"""A site is changed where the error at its readers falls to this part of what it was, or less."""
+STEPS = 8
+"""Factors are powers of two with exponents in eighths: finer ones gain nothing, and these are short to write down."""
+SPREAD = 2.0**8
+"""Channels whose range is below this part of the largest are treated as if they had it: a dead channel has no range."""
+
+ChooseRange = Callable[[NDArray[np.float32]], float]
+"""Sampled values -> amax."""
+
+
+def equalize(
+    graph: Graph,
+    plan: Plan,
+    samples: Mapping[str, NDArray[np.float32]],
+    reach: Mapping[str, NDArray[np.float32]],
+    choose_range: ChooseRange,
+    *,
+    sites: Equalize = "all",
+) -> tuple[Graph, dict[str, str], tuple[Adjustment, ...]]:
+    """Equalize every quantized tensor whose makers and readers allow it, where that measures better.
+
+    A site is judged at the outputs of the int8 products that read it: the error there, on sampled rows, must fall by
+    5 % at least and at no reader rise. The largest values of the channels come from whole tensors, not from the rows:
+    of a few hundred rows they are too small by chance, and factors made from them clip what they have not seen.
+
+    Args:
+        graph: float32. Not changed.
+        plan: Its placement.
+        samples: Output of each int8 product -> rows of its input, (groups, rows, in), from `calibrator.sample`.
+        reach: The same key -> largest |x| of every channel of its input.
+        choose_range: How the range of a tensor will be chosen.
+        sites: `folded` leaves alone what only a scalar could take, such as the constant of a GELU; `off` all.
+
+    Returns:
+        A new graph, the same function up to float32 rounding; the factors of each tensor that got any, from which
+        `apply_factors` makes the same graph again; one record per site that could be changed.
+    """
+    result = graph.clone()
+    if sites == "off":
+        return result, {}, ()
+    makers = {name_of(node.outputs[0]): node for node in result.nodes()}
+    labels = label_nodes(result)
+    inverse = {label: node for node, label in labels.items()}
+    weighted = {d.node for d in plan.decisions if d.kind == "weight"}
+    products = [p for label in sorted(weighted) if (p := product_at(inverse[label])) and _key(p) in samples]
+    rows = {_key(p): samples[_key(p)] for p in products}
+    done: set[str] = set()
+    records, written = [], {}
+    for tensor in dict.fromkeys(d.tensor for d in plan.decisions if d.kind == "activation"):
+        seed = next((out for out in makers.get(tensor, _none()).outputs if out.name == tensor), None)
+        if seed is None or tensor in done:
+            continue
+        region = _region(seed)
+        if region is None or (region.grows and sites == "folded"):
+            continue
+        done.update(name_of(value) for value in region.tensors)
+        site = _Site(region, [p for p in products if input_of(p.node, 0) in region.tensors], rows, reach)
+        if not site.readers:
+            continue
+        record, exponents = _try(site, tensor, choose_range)
+        records.append(record)
+        if exponents is None:
+            continue
+        factors = _powers(exponents)
+        written[tensor] = " ".join(map(str, exponents.tolist()))
+        for product in site.readers:
+            rows[_key(product)] = rows[_key(product)] * site.columns(product, factors)
+        write_factors(result, region, factors)
+        products = [p for old in products if (p := product_at(old.node)) is not None]
+    return result, written, tuple(records)
+
+
+def apply_factors(graph: Graph, factors: Mapping[str, str]) -> Graph:
+    """The graph that `equalize` made when it wrote these factors.
+
+    Args:
+        graph: float32, the one that was equalized. Not changed.
+        factors: As `Ranges.factors`.
+
+    Raises:
+        ArtifactError: They are of another graph.
+    """
+    result = graph.clone()
+    found = {name_of(out): out for node in result.nodes() for out in node.outputs}
+    for tensor, text in factors.items():
+        exponents = np.array(text.split(), np.int64)
+        seed = found.get(tensor)
+        region = None if seed is None else _region(seed)
+        if region is None or region.factors != exponents.size:
+            raise ArtifactError(
+                f"the equalization factors of '{tensor}' do not fit the network",
+                why=f"{exponents.size} factors were chosen for a tensor that this network has not, or cannot scale",
+                fix="calibrate this very network",
+            )
+        write_factors(result, region, _powers(exponents))
+    return result
+
+
+def _powers(exponents: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Factors from eighths of an octave."""
+    return np.exp2(exponents / STEPS).astype(np.float32)
+
+
+def _none() -> ir.Node:
+    return ir.node("Identity", [])
+
+
+def _region(seed: ir.Value) -> Region | None:
+    """Maps have their channels on axis 1, tokens on the last one, and some networks write maps as tokens."""
+    maps = seed.shape is not None and len(seed.shape) == 4
+    for axis in (1, -1) if maps else (-1,):
+        region = find_region(seed, axis)
+        if region is not None:
+            return region
+    return None
+
+
+def _key(product: Product) -> str:
+    return name_of(product.node.outputs[0])
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A region and the int8 products that read it."""
+
+    region: Region
+    readers: Sequence[Product]
+    rows: Mapping[str, NDArray[np.float32]]
+    reach: Mapping[str, NDArray[np.float32]]
+
+    def columns(self, product: Product, factors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The factor of every column of a reader, (groups, 1, in); its weight is divided by them."""
+        line, sign = self.region.line(input_of(product.node, 0), product.axis)
+        each = np.where(line < 0, np.float32(1), factors[line])
+        return product.column((each if sign > 0 else 1 / each).astype(np.float32))
+
+
+def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustment, NDArray[np.int64] | None]:
+    """Exponents of factors for the site, None where the best do not pay; and the record of the attempt."""
+    exponents = np.zeros(site.region.factors, np.int64)
+    before = best = _errors(site, _powers(exponents), choose_range)
+    alpha = 0.0
+    for candidate in ALPHAS:
+        tried = _exponents(site, candidate)
+        found = _errors(site, _powers(tried), choose_range)
+        if sum(found) < sum(best):
+            best, alpha, exponents = found, candidate, tried
+    accepted = sum(best) <= GAIN * sum(before) and all(b <= a for a, b in zip(before, best, strict=True))
+    takers = "+".join(dict.fromkeys(node.op_type for node in site.region.takers))
+    readers = len(site.readers)
+    record = Adjustment(
+        kind="equalization",
+        site=tensor,
+        accepted=accepted,
+        before_db=decibels(readers, sum(before)),
+        after_db=decibels(readers, sum(best)),
+        note=f"alpha {alpha:g}; {takers} takes the factors, {readers} int8 reader{'' if readers == 1 else 's'}"
+        if alpha
+        else f"none of alpha {', '.join(f'{a:g}' for a in ALPHAS)} lowers the error",
+    )
+    return record, exponents if accepted else None
+
+
+def _exponents(site: _Site, alpha: float) -> NDArray[np.int64]:
+    """a^-alpha w^(1 - alpha) from all readers together, in eighths of an octave.
+
+    The geometric mean is 1, or less where the largest value would else grow: float16 must hold it as before.
+    """
+    reach, weight = (np.zeros(site.region.factors) for _ in range(2))
+    for product in site.readers:
+        line, sign = site.region.line(input_of(product.node, 0), product.axis)
+        numbers = line[product.channels].reshape(-1)
+        if sign < 0:
+            continue  # judged by its error, but it has no say
+        np.maximum.at(reach, line[line >= 0], site.reach[_key(product)][line >= 0])
+        np.maximum.at(weight, numbers[numbers >= 0], np.abs(product.weight).max(axis=1).reshape(-1)[numbers >= 0])
+    reach, weight = (np.maximum(v, max(v.max() / SPREAD, np.finfo(np.float32).tiny)) for v in (reach, weight))
+    factors = reach**-alpha * weight ** (1 - alpha)
+    factors /= max(np.exp(np.log(factors).mean()), (reach * factors).max() / reach.max())
+    return np.asarray(np.floor(STEPS * np.log2(factors)), np.int64)
+
+
+def _errors(site: _Site, factors: NDArray[np.float32], choose_range: ChooseRange) -> list[float]:
+    """Noise over signal at the output of each reader."""
+    found = []
+    for product in site.readers:
+        x, column = site.rows[_key(product)], site.columns(product, factors)
+        scaled, weight = x * column, product.weight / column
+        exact = multiply(x, product.weight)
+        rounded = round_weight(weight, peak_scales(weight))
+        got = multiply(round_rows(scaled, choose_range(scaled)), rounded)
+        got -= exact
+        found.append(power(got) / max(power(exact), np.finfo(np.float64).tiny))
+    return found

@@ -1,0 +1,49 @@
+"""Judge a choice where it acts: the error that quantization makes at the output of one product, on sampled rows."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVELS = 127
+"""Largest level of symmetric int8."""
+
+WeightScales = Callable[[NDArray[np.float32], int], NDArray[np.float32]]
+"""(weight, axis of its output channels) -> one scale per channel; the quantizer's own."""
+
+
+def round_rows(x: NDArray[np.float32], amax: float) -> NDArray[np.float32]:
+    """X after QuantizeLinear and DequantizeLinear with scale amax / 127."""
+    scale = np.float32(amax / LEVELS)
+    levels: NDArray[np.float32] = np.rint(x / scale)
+    np.clip(levels, -LEVELS - 1, LEVELS, out=levels)
+    levels *= scale
+    return levels
+
+
+def round_weight(weight: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A weight (groups, out, in) after rounding with a scale per output channel, (groups, out, 1)."""
+    return np.asarray(np.clip(np.rint(weight / scales), -LEVELS, LEVELS) * scales, np.float32)
+
+
+def peak_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(groups, out, 1): scales that clip nothing, for comparisons that need no better ones."""
+    peak = np.abs(weight).max(axis=2, keepdims=True) / LEVELS
+    return np.where(peak > 0, peak, np.float32(1))
+
+
+def multiply(rows: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Y = W x of every row: (groups, rows, out) from (groups, rows, in) and (groups, out, in)."""
+    return np.asarray(rows @ weight.transpose(0, 2, 1), np.float32)
+
+
+def power(y: NDArray[np.float32]) -> float:
+    """Sum of squares, in float64."""
+    return float(np.einsum("grn,grn->", y, y, dtype=np.float64))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise), cut to -200 and 200."""
+    if noise <= 0 or signal <= 0:
+        return 200.0 if noise <= 0 else -200.0
+    return float(np.clip(10 * np.log10(signal / noise), -200.0, 200.0))

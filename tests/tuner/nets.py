@@ -1,0 +1,65 @@
+"""Small networks in which factors per channel can hide, or cannot."""
+
+import numpy as np
+
+from edgehybrid.graph import Graph
+from tests.single import SingleNet
+
+
+def normed(*, spread: float = 2.0) -> Graph:
+    """LayerNormalization, read by a linear layer and, as a map, by a strided depthwise convolution; a residual sum."""
+    net = SingleNet(1, 16, 32)
+    gain = net.const(np.exp2(spread * net.random.normal(size=32)))
+    x = net.op("LayerNormalization", "input", gain, net.weight(32), axis=-1)
+    q = net.linear(x, 32, 48)
+    maps = net.reshape(net.transpose(x, 0, 2, 1), 1, 32, 4, 4)
+    small = net.conv(maps, 32, 32, 2, group=32, strides=[2, 2])
+    k = net.linear(net.transpose(net.reshape(small, 1, 32, 4), 0, 2, 1), 32, 48)
+    return net.graph(net.op("MatMul", q, net.transpose(k, 0, 2, 1)))
+
+
+def rectified() -> Graph:
+    """Convolution, batch norm, ReLU, pooling, padded convolution, GELU, convolution."""
+    net = SingleNet(1, 16, 12, 12)
+    x = net.op("Relu", net.conv("input", 16, 24, 3, pads=[1, 1, 1, 1]))
+    x = net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    x = net.gelu(net.conv(x, 24, 32, 3, pads=[1, 1, 1, 1]))
+    x = net.norm(x, 32)
+    return net.graph(net.conv(x, 32, 16, 3, pads=[1, 1, 1, 1]))
+
+
+def gated() -> Graph:
+    """Conv2Former's product of an attention map and values, then a GELU without a norm."""
+    net = SingleNet(1, 16, 8, 8)
+    a = net.depthwise(net.gelu(net.conv("input", 16, 32)), 32, 5)
+    x = net.conv(net.op("Mul", a, net.conv("input", 16, 32)), 32, 16)
+    return net.graph(net.conv(net.gelu(x), 16, 16))
+
+
+def attending(*, scores_int8: bool = False) -> Graph:
+    """Heads with one layer for keys and values, split in two."""
+    net = SingleNet(1, 16, 32)
+    q = net.transpose(net.reshape(net.linear("input", 32, 32), 1, 16, 2, 16), 0, 2, 1, 3)
+    both = net.linear("input", 32, 64)
+    net.op("Split", both, net.ints(32, 32), outputs=2, axis=-1)
+    k, v = net.last_outputs()
+    k = net.transpose(net.reshape(k, 1, 16, 2, 16), 0, 2, 3, 1)
+    v = net.transpose(net.reshape(v, 1, 16, 2, 16), 0, 2, 1, 3)
+    x = net.op("MatMul", net.op("Softmax", net.op("MatMul", q, k), axis=-1), v)
+    x = net.reshape(net.transpose(x, 0, 2, 1, 3), 1, 16, 32)
+    return net.graph(net.linear(x, 32, 32))
+
+
+def joined() -> Graph:
+    """Two convolutions, concatenated, read by one."""
+    net = SingleNet(1, 16, 6, 6)
+    parts = [net.op("Relu", net.conv("input", 16, 16)) for _ in range(2)]
+    return net.graph(net.conv(net.op("Concat", *parts, axis=1), 32, 16))
+
+
+def residual() -> Graph:
+    """A sum that a norm and a layer read: nothing may scale it."""
+    net = SingleNet(1, 16, 32)
+    x = net.op("Add", net.linear("input", 32, 32), "input")
+    y = net.linear(x, 32, 32)
+    return net.graph(net.op("Add", y, x))

@@ -1,0 +1,104 @@
+"""Factors per channel: the function stays, every tensor that carries them is scaled, and sums are left alone."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgehybrid.graph import Graph, name_of, values
+from edgehybrid.tuner.channels import Region, find_region, write_factors
+from tests.single import draw, run
+from tests.tuner import nets
+
+
+def tensor(graph: Graph, op: str, last: bool = True) -> str:
+    """The output of the last (or first) operator of a type."""
+    found = [name_of(node.outputs[0]) for node in graph.nodes(op)]
+    return found[-1 if last else 0]
+
+
+def region_of(graph: Graph, name: str, axis: int) -> Region | None:
+    return find_region(next(v for v in values(graph) if v.name == name), axis)
+
+
+CASES: dict[str, tuple[Callable[[], Graph], str, int, set[str]]] = {
+    "layer norm": (nets.normed, "LayerNormalization", -1, {"LayerNormalization"}),
+    "batch norm before a padded convolution": (nets.rectified, "BatchNormalization", 1, {"BatchNormalization"}),
+    "relu and pooling": (nets.rectified, "MaxPool", 1, {"Conv"}),
+    "product of two tensors": (nets.gated, "Mul", 1, {"Mul"}),
+    "concatenation": (nets.joined, "Concat", 1, {"Conv"}),
+    "values of an attention": (nets.attending, "Reshape", -1, {"MatMul"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10_000))
+def test_the_function_stays_and_the_tensor_is_scaled(case: str, seed: int) -> None:
+    make, op, axis, takers = CASES[case]
+    graph = make()
+    name = tensor(graph, op)
+    region = region_of(graph, name, axis)
+    assert region is not None
+    assert {node.op_type for node in region.takers} == takers
+    x = draw(graph, seed)
+    before = run(graph, x, name)
+    factors = np.exp2(np.random.default_rng(seed).uniform(-3, 3, region.factors)).astype(np.float32)
+    write_factors(graph, region, factors)
+    after = run(graph, x, name)
+    scale = np.abs(before[0]).max()
+    np.testing.assert_allclose(after[0], before[0], atol=2e-5 * scale, rtol=0)
+    shape = [1] * before[1].ndim
+    shape[axis] = -1
+    wanted = before[1] * factors.reshape(shape)
+    np.testing.assert_allclose(after[1], wanted, atol=2e-5 * np.abs(wanted).max(), rtol=0)
+
+
+def test_powers_of_two_change_no_bit_of_the_output() -> None:
+    graph = nets.rectified()
+    region = region_of(graph, tensor(graph, "BatchNormalization"), 1)
+    assert region is not None
+    x = draw(graph)
+    before = run(graph, x)[0]
+    write_factors(graph, region, np.exp2(np.arange(region.factors) % 5 - 2).astype(np.float32))
+    np.testing.assert_array_equal(run(graph, x)[0], before)
+
+
+def test_queries_and_keys_exchange_their_range() -> None:
+    graph = nets.attending()
+    scores = next(n for n in graph.nodes("MatMul") if n.inputs[1] is not None and not n.inputs[1].is_initializer())
+    q = scores.inputs[0]
+    assert q is not None
+    region = find_region(q, -1)
+    assert region is not None
+    assert {sign for _, sign in region.tensors.values()} == {1, -1}
+    x = draw(graph)
+    before = run(graph, x)[0]
+    write_factors(graph, region, np.linspace(0.25, 4, region.factors).astype(np.float32))
+    np.testing.assert_allclose(run(graph, x)[0], before, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", ["Add", "Softmax", "Erf"])
+def test_what_cannot_pass_factors_blocks_them(op: str) -> None:
+    graph = {"Add": nets.residual, "Softmax": nets.attending, "Erf": nets.gated}[op]()
+    made = [node for node in graph.nodes(op) if not any(v is not None and v.is_initializer() for v in node.inputs)]
+    name = name_of(made[0].outputs[0])
+    assert region_of(graph, name, -1 if op != "Erf" else 1) is None
+
+
+def test_a_constant_that_others_read_is_copied() -> None:
+    graph = nets.gated()
+    halves = [node for node in graph.nodes("Mul") if node.inputs[1] is not None and node.inputs[1].is_initializer()]
+    assert len(halves) == 2
+    shared = halves[0].inputs[1]
+    halves[1].replace_input_with(1, shared)
+    region = find_region(halves[1].outputs[0], 1)
+    assert region is not None
+    assert region.grows
+    x = draw(graph)
+    before = run(graph, x)[0]
+    write_factors(graph, region, np.full(region.factors, 3, np.float32))
+    np.testing.assert_allclose(run(graph, x)[0], before, rtol=1e-4, atol=1e-5)
+    assert halves[0].inputs[1] is shared

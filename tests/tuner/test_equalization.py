@@ -1,0 +1,78 @@
+"""Equalization: accepted where it measures better, the same function, and written down completely."""
+
+import numpy as np
+import pytest
+
+from edgehybrid.calibrator import range_of, sample
+from edgehybrid.errors import ArtifactError
+from edgehybrid.graph import Graph, label_nodes
+from edgehybrid.graph.products import product_at
+from edgehybrid.placement import plan
+from edgehybrid.records import Adjustment, Equalize
+from edgehybrid.tuner import apply_factors, equalize
+from tests.single import draw, run
+from tests.tuner import nets
+
+
+def level(graph: Graph, sites: Equalize = "all") -> tuple[Graph, dict[str, str], tuple[Adjustment, ...]]:
+    made = plan(graph, "fp32")
+    int8 = {d.node for d in made.decisions if d.kind == "weight"}
+    products = [p for node, label in label_nodes(graph).items() if label in int8 and (p := product_at(node))]
+    images = np.concatenate([draw(graph, seed) for seed in range(8)])
+    kept = sample(graph, [images], products, 8, threads=1)
+    return equalize(graph, made, kept.rows, kept.reach, range_of, sites=sites)
+
+
+def test_uneven_channels_are_equalized_and_the_function_stays() -> None:
+    graph = nets.normed(spread=2.0)
+    result, factors, records = level(graph)
+    (norm,) = [r for r in records if "LayerNormalization takes" in r.note]
+    assert norm.accepted
+    assert norm.after_db > norm.before_db + 3
+    assert norm.site in factors
+    x = draw(graph, 99)
+    before = run(graph, x)[0]
+    np.testing.assert_allclose(run(result, x)[0], before, atol=2e-5 * np.abs(before).max())
+
+
+def test_only_what_measures_better_is_changed() -> None:
+    for graph in (nets.normed(spread=0.0), nets.joined(), nets.rectified()):
+        _, factors, records = level(graph)
+        for record in records:
+            assert record.accepted == (record.site in factors)
+            assert not record.accepted or record.after_db > record.before_db + 0.2
+
+
+def test_the_factors_make_the_same_graph_again() -> None:
+    for graph in (nets.normed(), nets.rectified(), nets.gated(), nets.attending()):
+        result, factors, records = level(graph)
+        assert len(factors) == sum(r.accepted for r in records)
+        assert apply_factors(graph, factors).digest() == result.digest()
+
+
+def test_folded_leaves_the_constant_of_a_gelu() -> None:
+    graph = nets.gated()
+    everything, folded = level(graph)[2], level(graph, "folded")[2]
+    assert len(folded) < len(everything)
+    halves = [n.inputs[1] for n in level(graph, "folded")[0].nodes("Mul") if n.inputs[1] is not None]
+    assert all(v.const_value is None or v.const_value.size == 1 for v in halves)
+
+
+def test_off_changes_nothing() -> None:
+    graph = nets.normed()
+    result, factors, records = level(graph, "off")
+    assert (result.digest(), factors, records) == (graph.digest(), {}, ())
+
+
+@pytest.mark.parametrize("factors", [{"nowhere": "0 1"}, {"layernormalization_3": "0 1 2"}])
+def test_factors_of_another_network_are_refused(factors: dict[str, str]) -> None:
+    with pytest.raises(ArtifactError, match="do not fit"):
+        apply_factors(nets.normed(), factors)
+
+
+def test_the_largest_value_never_grows() -> None:
+    graph = nets.normed()
+    result, factors, _ = level(graph)
+    x = draw(graph, 3)
+    for name in factors:
+        assert np.abs(run(result, x, name)[1]).max() <= 1.5 * np.abs(run(graph, x, name)[1]).max()
