@@ -1,7 +1,7 @@
 """Run a network on a camera, a clip or a test scene, show it on a page, and say how old every answer was.
 
 address.py    what a user calls a source -> Address; credentials stay inside
-readers.py    Address -> Reader: synthetic.py, pictures.py, video.py (PyAV), gstreamer.py (Jetson)
+readers.py    Address -> Reader: synthetic.py, pictures.py, video.py (PyAV), gstreamer.py (Jetson, in a child)
 capture.py    keep a Reader connected, refuse what is no picture  ── Mailbox of depth one ──▶  session.py
 session.py    newest frame -> network.py -> Answer -> watchers: journal.py, recorder.py, gallery.py
 gallery.py    the newest answer as a picture for whoever looks -> server.py -> page.html, page.css, page.js

@@ -61,7 +61,7 @@ function choice(variant) {
   const name = document.createElement("b"), text = document.createElement("small");
   name.textContent = variant.name;
   text.textContent = cost(variant);
-  label.style.setProperty("--mark", ["int8", "fp16"].includes(variant.name) ? `var(--${variant.name})` : "var(--fp32)");
+  label.style.setProperty("--mark", ({ fp16: "var(--fp16)", fp32: "var(--fp32)", model: "var(--fp32)" })[variant.name] || "var(--int8)");
   label.append(input, name, text);
   return label;
 }
