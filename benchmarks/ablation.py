@@ -4,10 +4,11 @@
         --calib cifar10_calib.npz --eval cifar10_eval.npz
     python benchmarks/ablation.py --weights fashion-mnist --calib fashion-mnist --eval fashion-mnist
 
-Steps: weights clipped nowhere (`none`), weight scales of least squared error, ranges re-ranked at layer outputs,
-channels equalized, biases corrected, weights rounded by closed form. Every graph is scored in ONNX Runtime with graph
-optimisation disabled, against the same float32 network. Seconds are of this process and of one step each; `forwards`
-is what as many bare forward passes of all calibration images take. Writes `benchmarks/results/ablation-<weights>.json`.
+Steps: weights clipped nowhere (`none`), weight scales of least squared error, channels equalized, biases corrected,
+which is the default; then ranges re-ranked at layer outputs, and in its place weights rounded by closed form. Every
+graph is scored in ONNX Runtime with graph optimisation disabled, against the same float32 network. Seconds are of this
+process and of one step each; `over_forwards` is how many times the bare forward passes of all calibration images that
+is. Writes `benchmarks/results/ablation-<weights>.json`.
 """
 
 import argparse
@@ -100,7 +101,7 @@ def main() -> None:
 
 
 def build_steps(baseline: Graph, images: Images, preprocess: Preprocess, threads: int) -> Sequence[Step]:
-    """Each step keeps what those before it did."""
+    """Each step keeps what those before it did, but for the last, which leaves the re-ranked ranges."""
     few, more = images.pick(TUNING_IMAGES), images.pick(ROUNDING_IMAGES)
     steps = []
     clock = time.perf_counter()
@@ -115,18 +116,18 @@ def build_steps(baseline: Graph, images: Images, preprocess: Preprocess, threads
     add("none", baseline, ranges, clip_nothing(baseline, plan))
     add("+ weights by mse", baseline, ranges, None)
     kept = sample(baseline, plan, few, preprocess, threads)
-    ranked, tuning, _ = refine(baseline, plan, ranges, others, kept)
-    add("+ ranges re-ranked", baseline, ranked, dataclasses.replace(tuning, biases={}))
     level, _, _ = tuner.equalize(baseline, plan, kept.rows, kept.reach, calibrator.range_of)
     plan = placement.plan(level, "fp32")
     ranges, others = observe(level, plan, images, preprocess, threads)
+    add("+ equalized", level, ranges, None)
     kept = sample(level, plan, few, preprocess, threads)
+    _, tuning, _ = refine(level, plan, ranges, (), kept)
+    add("+ biases corrected (default)", level, ranges, tuning)
     ranked, tuning, _ = refine(level, plan, ranges, others, kept)
-    add("+ equalized", level, ranked, dataclasses.replace(tuning, biases={}))
-    add("+ biases corrected (default)", level, ranked, tuning)
+    add("and ranges re-ranked", level, ranked, tuning)
     kept = sample(level, plan, more, preprocess, threads, ROUNDING_ROWS)
-    ranked, tuning, _ = refine(level, plan, ranges, others, kept, optimised=True)
-    add("+ rounding optimized", level, ranked, tuning)
+    _, tuning, _ = refine(level, plan, ranges, (), kept, optimised=True)
+    add("default + rounding optimized", level, ranges, tuning)
     return steps
 
 

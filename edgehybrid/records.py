@@ -13,7 +13,7 @@ Dialect = Literal["fp32", "typed"]
 with Q/DQ, opset 19 (TensorRT 10, 11 and RTX)."""
 Interpolation = Literal["bicubic", "bilinear"]
 Equalize = Literal["all", "folded", "off"]
-Refine = Literal["on", "off"]
+Refine = Literal["biases", "all", "off"]
 Rounding = Literal["nearest", "optimized"]
 Status = Literal["measured", "estimated", "deferred", "failed"]
 
@@ -220,7 +220,7 @@ class Recipe:
     seed: int
     ranges: str | None = None  # a calibration file that took the place of calibrating
     equalize: Equalize = "all"  # these three shape the graph only of int8
-    refine: Refine = "on"
+    refine: Refine = "biases"
     rounding: Rounding = "nearest"
     max_drop: float | None = None  # points of top-1; shapes the graph only of `mixed`
     mean: str | None = None  # this and the following as options, None: the model's own

@@ -31,7 +31,7 @@ def build(
     method: Method = "mse",
     ranges: Path | None = None,
     equalize: Equalize = "all",
-    refine: Refine = "on",
+    refine: Refine = "biases",
     rounding: Rounding = "nearest",
     eval: str | None = None,
     num_eval: int | None = None,
@@ -71,7 +71,7 @@ def build(
         method: How ranges are chosen: mse, minmax, percentile or entropy.
         ranges: A calibration file, of `edgehybrid calibrate` or a bundle, to use its ranges instead of calibrating.
         equalize: Give channels one range where it measures better: all; folded, which adds nothing to a GELU; or off.
-        refine: Compare ranges at layer outputs and correct biases where it measures better: on or off.
+        refine: Correct biases where it measures better: biases; all, which changes ranges too and is no gain; or off.
         rounding: Of weights: nearest, or optimized, which solves for the best of each layer and takes longer.
         eval: Labelled images to score accuracy on: a named set, a folder of classes, or an .npz file.
         num_eval: How many of them; all by default.

@@ -167,7 +167,7 @@ def quantize(
     method: Method = "mse",
     ranges: Path | None = None,
     equalize: Equalize = "all",
-    refine: Refine = "on",
+    refine: Refine = "biases",
     rounding: Rounding = "nearest",
     output: Path | None = None,
     seed: int = 0,
@@ -195,7 +195,7 @@ def quantize(
         method: mse, minmax, percentile or entropy.
         ranges: A calibration file, to use its ranges instead of calibrating.
         equalize: Give channels one range where it measures better: all; folded, which adds nothing to a GELU; or off.
-        refine: Compare ranges at layer outputs and correct biases where it measures better: on or off.
+        refine: Correct biases where it measures better: biases; all, which changes ranges too and is no gain; or off.
         rounding: Of weights: nearest, or optimized, which solves for the best of each layer and takes longer.
         output: The file; <model>-<size>-b<batch>-<precision>.onnx by default.
         seed: Of image sampling and of untrained weights.

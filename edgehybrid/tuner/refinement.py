@@ -42,13 +42,13 @@ def refine(
     tied: Sequence[Sequence[str]] = (),
     rounding: Rounding = "nearest",
 ) -> tuple[Ranges, Tuning, tuple[Adjustment, ...]]:
-    """Choose among ranges by the error they cause at layer outputs, then correct biases, and round weights if asked.
+    """Choose among ranges by the error they cause at layer outputs, correct biases, and round weights if asked.
 
     Args:
         graph: float32, the one that is quantized. Not changed.
         plan: Its placement.
         ranges: The choice so far, kept where nothing measures better.
-        candidates: Other ranges of the same tensors; the wider ones of them are tried.
+        candidates: Other ranges of the same tensors; the wider ones of them are tried. None: ranges stay.
         samples: Output of each int8 product -> rows of its input, (groups, rows, in), halves of different images.
         weight_scales: The quantizer's own.
         tied: Tensors that must share one range.
@@ -75,7 +75,7 @@ def refine(
     groups = [tuple(g) for g in tied] + [(t,) for t in ranges.tensors if not any(t in g for g in tied)]
     for group in groups:
         readers = [layer for layer in layers.values() if layer.tensor in group]
-        if readers:
+        if readers and candidates:
             record, amax = _rank(group, readers, ranges, candidates)
             records.append(record)
             chosen.update(dict.fromkeys(group, amax))
