@@ -63,7 +63,14 @@ def test_merged_parts_are_the_file_of_one_pass(method: str, home: Path) -> None:
 @pytest.mark.parametrize("target", ["cpu", "orin-nano-8gb"])
 def test_ranges_from_a_file_give_the_graph_of_a_calibration(target: str, home: Path) -> None:
     ranges = calibrate("ranges.json")
-    common = {"model": "net.onnx", "calib": "images.npz", "crop_pct": 1.0, "target": target}
+    common = {
+        "model": "net.onnx",
+        "calib": "images.npz",
+        "crop_pct": 1.0,
+        "target": target,
+        "equalize": "off",
+        "refine": "off",
+    }
     plain = edgehybrid.quantize(**common, output=Path("plain.onnx"))  # type: ignore[arg-type]
     reused = edgehybrid.quantize(**common, ranges=ranges, output=Path("reused.onnx"))  # type: ignore[arg-type]
     assert Path(plain.path).read_bytes() == Path(reused.path).read_bytes()
@@ -77,6 +84,7 @@ def test_a_bundle_made_with_ranges_says_where_they_came_from(home: Path) -> None
     assert built.calibration is not None
     assert (built.method, built.calibration.images, built.calibration.source) == ("entropy", 6, str(ranges))
     assert "--ranges entropy.json" in built.command
+    assert any("channels not equalized and biases not corrected" in note for note in built.notes)
     again = json.loads(Path("bundle/calibration.json").read_bytes())
     assert again["tensors"] == json.loads(ranges.read_bytes())["tensors"]
     third = edgehybrid.build(
