@@ -28,6 +28,8 @@ from edgehybrid.runtime import open_runner
 
 ANSWERS_SCHEMA = "edgehybrid.answers/1"
 BASELINE, MODEL, PLAN = "baseline.onnx", "model.onnx", "engine.plan"
+TORCH_PLAN = "engine.pt2"
+"""What Torch-TensorRT compiles: a program of torch, not a plan."""
 CONTROL, CONTROL_PLAN = "control.onnx", "control.plan"
 """The same network in fp16, beside int8 for a TensorRT target: what int8 must be faster than."""
 SCALES = "calibration.cache"
@@ -102,13 +104,13 @@ def engine_files(
 
     files: dict[str, store.Content] = {}
     if product.plan is not None:
-        files[PLAN] = product.plan
+        files[plan_name(product)] = product.plan
     if control is not None:
         files[CONTROL] = control.onnx
         if control.plan is not None:
             files[CONTROL_PLAN] = control.plan
     twin = None if control is None else facts(control, CONTROL_PLAN)
-    document = {**facts(product, PLAN), "control": twin, "target": target, "versions": dict(versions)}
+    document = {**facts(product, plan_name(product)), "control": twin, "target": target, "versions": dict(versions)}
     return files | {"engine.json": store.to_json(document)}
 
 
@@ -118,6 +120,11 @@ def _calibration_document(ranges: Ranges, baseline: Path, preprocess: Preprocess
 
     fingerprint = graph.load(baseline).fingerprint()
     return calibrator.to_document(calibrator.Calibration(ranges, fingerprint, preprocess, (), None))
+
+
+def plan_name(product: Product) -> str:
+    """What a bundle calls the engine of a product."""
+    return TORCH_PLAN if product.engine.flavor == "torch-tensorrt" else PLAN
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,7 @@ def write_engines(
     """
     bundle = store.open_bundle(folder)
     recipe = _recipe(bundle)
-    replaced = {PLAN, CONTROL, CONTROL_PLAN, "engine.json", "report.json", "report.html"}
+    replaced = {PLAN, TORCH_PLAN, CONTROL, CONTROL_PLAN, "engine.json", "report.json", "report.html"}
     files: dict[str, store.Content] = {name: bundle.file(name) for name in sorted(_names(bundle) - replaced)}
     files |= engine_files(product, control, recipe, report.target, versions)
     files |= _report_files(report)
@@ -219,8 +226,8 @@ def _report_files(report: Report) -> dict[str, store.Content]:
 def has_engine(path: Path) -> bool:
     """Whether a path is an engine, or a bundle that holds one."""
     if path.is_dir():
-        return PLAN in _names(store.open_bundle(path))
-    return path.suffix in (".plan", ".engine")
+        return bool({PLAN, TORCH_PLAN} & _names(store.open_bundle(path)))
+    return path.suffix in (".plan", ".engine", ".pt2")
 
 
 def loadable_engines(path: Path, board: str) -> tuple[dict[Precision, tuple[Path, str]], tuple[str, ...]]:
@@ -243,7 +250,8 @@ def loadable_engines(path: Path, board: str) -> tuple[dict[Precision, tuple[Path
     bundle = store.open_bundle(folder)
     facts, names = json.loads(bundle.file("engine.json").read_bytes()), _names(bundle)
     rebuild = shlex.join(["edgehybrid", "build", str(folder)])
-    known: list[tuple[Precision, object, str]] = [(_recipe(bundle).precision, facts, PLAN)]
+    asked = TORCH_PLAN if TORCH_PLAN in names else PLAN
+    known: list[tuple[Precision, object, str]] = [(_recipe(bundle).precision, facts, asked)]
     if facts.get("control") is not None:
         known.append(("fp16", facts["control"], CONTROL_PLAN))
     wanted = [entry for entry in known if entry[2] in names and (path.is_dir() or entry[2] == path.name)]
@@ -294,7 +302,7 @@ def spec_of(path: Path) -> ModelSpec:
     """
     if path.is_dir():
         return read_report(path).model
-    if path.suffix in (".plan", ".engine"):
+    if path.suffix in (".plan", ".engine", ".pt2"):
         return spec_of(path.parent)
     with open_runner(path) as runner:
         side = next(iter(runner.inputs.values())).shape[-1]

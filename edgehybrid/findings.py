@@ -123,14 +123,15 @@ def control_notes(
     files: Mapping[Precision, tuple[Path, str]], latencies: Mapping[Precision, Latency]
 ) -> tuple[str, ...]:
     """Whether an int8 engine is worth it: it must beat fp16, which costs next to no accuracy."""
-    if "int8" not in files or files["int8"][1] == "onnxruntime":
+    low = next((precision for precision in files if precision in ("int8", "mixed")), None)
+    if low is None or files[low][1] == "onnxruntime":
         return ()
     if "fp16" not in files:
-        return ("there is no fp16 control engine here: whether int8 is worth it is not known",)
-    ratio = benchmark.compare(latencies["fp16"], latencies["int8"])
+        return (f"there is no fp16 control engine here: whether {low} is worth it is not known",)
+    ratio = benchmark.compare(latencies["fp16"], latencies[low])
     bounds = ratio.ci95
     interval = "" if bounds is None else f" (95 %: {1 / bounds[1]:.2f} to {1 / bounds[0]:.2f})"
-    pace = f"int8 is {1 / ratio.value:.2f}x as fast as fp16 on this device{interval}"
+    pace = f"{low} is {1 / ratio.value:.2f}x as fast as fp16 on this device{interval}"
     return (pace if 1 / ratio.value >= WORTHWHILE else f"{pace}: under 5 % gain is not worth it, use fp16",)
 
 

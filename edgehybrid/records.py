@@ -544,7 +544,7 @@ class Search:
 class Engine:
     """The engine, or why there is none."""
 
-    flavor: Literal["tensorrt", "tensorrt-rtx"] | None
+    flavor: Literal["tensorrt", "tensorrt-rtx", "torch-tensorrt"] | None
     status: Literal["built", "checked", "deferred", "failed"]
     reason: str | None = None
     path: str | None = None
@@ -555,7 +555,7 @@ class Engine:
 class EngineStamp:
     """What an engine was built with and for: compared with the machine before the engine is loaded."""
 
-    flavor: str  # `tensorrt` or `tensorrt-rtx`
+    flavor: str  # `tensorrt`, `tensorrt-rtx` or `torch-tensorrt`
     version: str  # of the builder, which must be the runtime's
     capabilities: tuple[str, ...]  # compute capabilities it runs on
     driver: str | None  # newest CUDA of the driver where it was built; None: built without a GPU

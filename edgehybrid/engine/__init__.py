@@ -7,7 +7,16 @@ child.py    read the order, import NVIDIA's module                   child
 bridge.py   TensorRT 8.5 to 11 and TensorRT-RTX through one set of calls
 """
 
-from edgehybrid.engine.build import Builders, build, can_build, dialect_for, dla_cores, find_builders, fits
+from edgehybrid.engine.build import (
+    Builders,
+    build,
+    can_build,
+    compile_torch,
+    dialect_for,
+    dla_cores,
+    find_builders,
+    fits,
+)
 from edgehybrid.engine.dla import calibration_cache
 from edgehybrid.engine.stamp import check_stamp, stamp, try_loading
 
@@ -17,6 +26,7 @@ __all__ = [
     "calibration_cache",
     "can_build",
     "check_stamp",
+    "compile_torch",
     "dialect_for",
     "dla_cores",
     "find_builders",

@@ -180,7 +180,7 @@ def _use_dla(trt: ModuleType, builder: Any, config: Any, order: Order) -> Any:
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-    if order.precision != "int8":
+    if order.precision not in ("int8", "mixed"):
         return None
     if not order.calibration_cache:
         raise RefusedError("int8 on DLA needs calibration.cache, which holds its scales")

@@ -1,5 +1,6 @@
 """Build an engine where this machine can, have NVIDIA's compiler check the graph where it cannot."""
 
+import importlib
 import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,6 +104,29 @@ def build(
     ends = {"tensorrt": "the engine itself is built on the device", "onnxruntime": "ONNX Runtime needs no engine"}
     checked = f"NVIDIA's TensorRT-RTX {made.version} parser and compiler accept this graph"
     return Engine("tensorrt-rtx", "checked", f"{checked}; {ends[target.backend]}"), made
+
+
+def compile_torch(
+    module: object, shape: tuple[int, ...], program: Path, plan: Path, precision: Precision, options: EngineOptions
+) -> Made:
+    """Export a torch module and have Torch-TensorRT compile it, in a child.
+
+    Args:
+        module: A `torch.nn.Module` in float32.
+        shape: Of its input, (N, 3, H, W).
+        program: Where to put the exported program.
+        plan: Where to put the compiled one.
+        precision: fp32 or fp16.
+        options: Of the builder.
+
+    Raises:
+        StageError: Torch-TensorRT refuses it or crashed.
+        ResourceError: Out of memory.
+    """
+    exporting = importlib.import_module("edgehybrid.engine.torch_tensorrt")  # torch is its business alone
+    exporting.export_program(module, shape, program)
+    order = Order("torch_tensorrt", str(program), precision=precision, options=options, task="torch-tensorrt")
+    return make(order, plan)
 
 
 def find_builders() -> Builders:

@@ -33,4 +33,10 @@ def _carry_out(order: Order) -> Made:
     trt = importlib.import_module(order.module)
     if order.task == "version":
         return Made(version_of(trt))
+    if order.task == "torch-tensorrt" or order.module == "torch_tensorrt":
+        # torch is no business of the other tasks, which a board does without it
+        compiler = importlib.import_module("edgehybrid.engine.torch_tensorrt")
+        work = compiler.try_program if order.task == "load" else compiler.compile_program
+        made: Made = work(trt, order)
+        return made
     return try_engine(trt, order) if order.task == "load" else compile_engine(trt, order)

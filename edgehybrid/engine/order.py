@@ -28,7 +28,7 @@ class Order:
     options: EngineOptions = field(default_factory=EngineOptions)
     timing_cache: str | None = None  # file, shared by every build of this release on this device
     calibration_cache: str | None = None  # file of NVDLA's int8 scales
-    task: Literal["build", "load", "version"] = "build"
+    task: Literal["build", "load", "version", "torch-tensorrt"] = "build"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What an engine was built with and for, and whether that is what this machine has: asked before it is loaded."""
 
+import importlib.util
 from pathlib import Path
 
 from edgehybrid.engine.build import Builders, capability_of, find_builders
@@ -8,6 +9,8 @@ from edgehybrid.engine.process import ask
 from edgehybrid.errors import ArtifactError, NotReadyError, StageError
 from edgehybrid.records import EngineOptions, EngineStamp
 from edgehybrid.store import sha256_of
+
+NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX", "torch-tensorrt": "Torch-TensorRT"}
 
 
 def stamp(
@@ -72,7 +75,7 @@ def check_stamp(found: EngineStamp, *, version: str | None, capability: str | No
         )
 
     if version is None or version != found.version:
-        raise misfit("TensorRT" if found.flavor == "tensorrt" else "TensorRT-RTX", version or "none", found.version)
+        raise misfit(NAMES[found.flavor], version or "none", found.version)
     wide = found.options.hardware_compatible and capability is not None and float(capability) >= 8.0
     if capability is None or (capability not in found.capabilities and not wide):
         needed = ", ".join(found.capabilities)
@@ -103,6 +106,8 @@ def try_loading(
     """
     here = find_builders() if builders is None else builders
     module = here.tensorrt if found.flavor == "tensorrt" else here.rtx
+    if found.flavor == "torch-tensorrt":
+        module = "torch_tensorrt" if importlib.util.find_spec("torch_tensorrt") else None
     if module is None:
         raise NotReadyError(
             f"{found.flavor} is not installed",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from edgehybrid.pipeline import engines
 from edgehybrid.pipeline.mixing import check_mixed, check_profile, check_trained, mix
@@ -45,6 +46,7 @@ def build(
     version_compatible: bool = False,
     dla: int | None = None,
     host: str | None = None,
+    flavor: Literal["tensorrt", "torch-tensorrt"] = "tensorrt",
 ) -> Report:
     """Quantize, check and measure a model.
 
@@ -87,6 +89,7 @@ def build(
         version_compatible: Build an engine that the lean runtime of later TensorRT releases loads.
         dla: NVDLA core that gets what it can take, from the float graph and its ranges; the GPU does the rest.
         host: ssh://[user@]host[:port] of the board that builds the engine; OpenSSH's config and keys decide how.
+        flavor: What compiles the engine: tensorrt (from ONNX) or torch-tensorrt (from torch, fp32 and fp16).
 
     Returns:
         The report; it is also in the bundle as report.json and report.html.
@@ -116,6 +119,8 @@ def build(
         interpolation=interpolation,
     )
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
+    if flavor == "torch-tensorrt":
+        stages.check_torch_flavor(source, precision, goal, options)
     if output is not None:
         store.check_output(output, source.name)
     images = calibration_images(calib, num_calib, seed)
@@ -163,7 +168,10 @@ def build(
             scales = stages.calibrate(run, baseline, images, spec.preprocess, method)
     floats, model_file = (stages.suit_parser(run, path, goal) for path in (baseline, quantized.deployed(goal)))
     ordered = engines.Ordered(goal, precision, floats, model_file, quantized.typed, scales, plain_peaks, options)
-    product = engines.build_product(run, ordered)
+    if flavor == "torch-tensorrt":
+        product = stages.compile_torch(run, source, made.batch, goal, precision, options)
+    else:
+        product = engines.build_product(run, ordered)
     control = engines.build_control(run, ordered)
     engine = product.engine
 
@@ -223,7 +231,7 @@ def build(
         method=None if chosen is None else chosen.method,
         evaluation=evaluation,
         rows=rows,
-        engine=engine if product.plan is None else replace(engine, path=str(folder / delivery.PLAN)),
+        engine=engine if product.plan is None else replace(engine, path=str(folder / delivery.plan_name(product))),
         stages=tuple(run.stages),
         bundle=str(folder),
         placement=quantized.plan.decisions,

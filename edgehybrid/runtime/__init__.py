@@ -20,6 +20,7 @@ BACKENDS = {
     "tensorrt": "edgehybrid.runtime.trt:TrtRunner",
     "tensorrt-rtx": "edgehybrid.runtime.trt:TrtRunner",
     "torch": "edgehybrid.runtime.torch:TorchRunner",
+    "torch-tensorrt": "edgehybrid.runtime.torch:TorchRunner",
 }
 """Backend name -> "module:class"."""
 
@@ -28,6 +29,7 @@ INSTALL = {
     "tensorrt": "pip install 'edgehybrid[jetson]' in an environment made with --system-site-packages",
     "tensorrt-rtx": "pip install 'edgehybrid[rtx,jetson]'",
     "torch": "pip install 'edgehybrid[host]'",
+    "torch-tensorrt": "pip install 'edgehybrid[torch-tensorrt]'",
 }
 """Backend name -> the command that installs its library."""
 
@@ -38,6 +40,7 @@ _OPTIONS = {
     "tensorrt": ("cuda_graph", "streams"),
     "tensorrt-rtx": ("cuda_graph", "streams"),
     "torch": ("threads",),
+    "torch-tensorrt": (),
 }
 """Backend name -> the options of `open_runner` that mean something there."""
 
@@ -201,11 +204,14 @@ def _options_for(backend: str, given: dict[str, object]) -> dict[str, object]:
         if name not in known and value != neutral[name]:
             raise UsageError(
                 f"{backend} has no {name.replace('_', '-')}",
-                why=f"it knows {', '.join(option.replace('_', '-') for option in known)}",
+                why=f"it knows {', '.join(option.replace('_', '-') for option in known) or 'no options'}",
                 fix=f"leave --{name.replace('_', '-')} out, or run an engine (.plan) with it",
             )
-    module = {"module": "tensorrt_rtx"} if backend == "tensorrt-rtx" else {}
-    return {name: value for name, value in given.items() if name in known} | module
+    own: dict[str, dict[str, object]] = {
+        "tensorrt-rtx": {"module": "tensorrt_rtx"},
+        "torch-tensorrt": {"extension": "torch_tensorrt", "device": "cuda"},
+    }
+    return {name: value for name, value in given.items() if name in known} | own.get(backend, {})
 
 
 def check_feeds(inputs: Mapping[str, TensorInfo], feeds: Tensors) -> None:

@@ -1,5 +1,6 @@
 """Run a torch module or an exported program (.pt2), on the CPU or the GPU: the float32 reference."""
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ class TorchRunner:
         shape: Sequence[int] = (),
         device: str = "cpu",
         names: tuple[str, str] = ("input", "logits"),
+        extension: str = "",
     ) -> None:
         """Load a file, or take a module as it is.
 
@@ -36,13 +38,17 @@ class TorchRunner:
             shape: Of the module's input, (N, 3, H, W); of a file's, its example input says it.
             device: `cpu` or `cuda`.
             names: Of input and output.
+            extension: A Python module whose import registers the operators of the program, as `torch_tensorrt`.
 
         Raises:
+            ImportError: The extension is not installed.
             NotFoundError: No such file.
             GraphError: The file is no exported program.
             StageError: The module does not run.
         """
         self.path, self.threads, self._device = path, threads or available_cores(), device
+        if extension:
+            importlib.import_module(extension)
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         self._restore = before

@@ -27,6 +27,7 @@ from edgehybrid.stages.run import Run, require, versions
 from edgehybrid.stages.sensitivity import How, Ranking, Unit, check_ranking, rank_groups
 from edgehybrid.stages.source import Exported, Source, export, settle
 from edgehybrid.stages.timing import Timed, time_networks
+from edgehybrid.stages.torch_engine import check_torch_flavor, compile_torch
 from edgehybrid.stages.tuning import Prepared, apply_factors, prepare, reuse
 
 __all__ = [
@@ -45,6 +46,8 @@ __all__ = [
     "builds_here",
     "calibrate",
     "check_collapse",
+    "check_torch_flavor",
+    "compile_torch",
     "check_ranking",
     "export",
     "floors",

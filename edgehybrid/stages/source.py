@@ -15,6 +15,8 @@ from edgehybrid.stages.run import Run, require
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from edgehybrid.graph import Graph
     from edgehybrid.zoo.sources import Source as Weights
 
@@ -134,6 +136,18 @@ def _identity(path: Path) -> str:
     digest = sha256_of(path)
     hashes = [sha256_of(file) for file in companions(path) if file.is_file()]
     return hashlib.sha256(" ".join([digest, *hashes]).encode()).hexdigest() if hashes else digest
+
+
+def load_module(source: Source) -> "tuple[Module, ModelSpec, str]":
+    """A zoo model as a torch module, what is known about it, and the hash of its weights."""
+    require("torch", "host", "load a model from torch")
+    found = zoo.find_weights(
+        source.model, source.weights, num_classes=source.num_classes, seed=source.seed, notify=listener().note
+    )
+    module, spec = zoo.load(
+        source.model, found, source.num_classes, source.stated.size, seed=source.seed, notify=listener().note
+    )
+    return module, spec, found.sha256
 
 
 def _traced(source: Source, found: "Weights", images: Images) -> "tuple[Graph, ModelSpec, int]":
