@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import edgehybrid
-from edgehybrid.engine import find_builders
+from edgehybrid.engine import find_builders, remote
 from edgehybrid.engine.ssh import Connection
 from edgehybrid.errors import EdgeHybridError, NotReadyError, ResourceError, StageError, UsageError
 from edgehybrid.records import EngineStamp
@@ -247,6 +247,28 @@ def test_twenty_killed_connections_are_twenty_recoveries(server: Server, tmp_pat
     assert back.read_bytes() == content
     assert (tmp_path / "kills").read_text() == "0"
     assert connection.drops == 20
+
+
+def test_a_build_outlives_the_connection_and_its_log_is_heard_once(server: Server, tmp_path: Path) -> None:
+    """Whoever listens is cut off twice, after a second each; the build is started once and counts to 12."""
+    cut = tmp_path / "cut"
+    kills = tmp_path / "kills"
+    kills.write_text("xx")
+    cut.write_text(
+        f'#!/bin/sh\nif [ -s {kills} ]; then case "$*" in *"while :"*) printf %s "$(cut -c2- {kills})" > {kills}; '
+        'timeout -s KILL 1 ssh "$@"; exit 255;; esac; fi\nexec ssh "$@"\n'
+    )
+    cut.chmod(0o755)
+    folder = server.folder / "long"
+    folder.mkdir()
+    board = remote.Board(str(folder), None, None, "board", 1 << 30)
+    connection = server.connection(client=str(cut))
+    count = "echo started >> starts; for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo line $i; sleep 0.3; done"
+    code, log = remote.build_there(connection, board, f"sh -c '{count}'")
+    assert code == 0
+    assert log == [f"line {i}" for i in range(1, 13)]
+    assert (folder / "starts").read_text() == "started\n"
+    assert connection.drops == 2
 
 
 def test_a_transfer_goes_on_where_an_earlier_command_stopped(server: Server, tmp_path: Path) -> None:
