@@ -207,7 +207,30 @@ def test_the_single_stages_write_what_build_writes(built: Report, checkpoint: Pa
     assert Path(made.path).read_bytes() == (Path(built.bundle) / "model.onnx").read_bytes()
     made = edgehybrid.calibrate(weights=str(checkpoint), num_calib=8, output=home / "c.json")
     alone, bundled = (json.loads(p.read_bytes()) for p in (Path(made.path), Path(built.bundle) / "calibration.json"))
-    assert {**alone, "histograms": None, "digests": []} == bundled
+    assert alone["factors"] == {}
+    assert bundled["factors"].keys() <= bundled["tensors"].keys() == alone["tensors"].keys()
+    assert {k: alone[k] for k in ("graph", "sha256", "method")} == {
+        k: bundled[k] for k in ("graph", "sha256", "method")
+    }
+
+
+def test_what_tuning_tried_is_in_the_report(built: Report) -> None:
+    kinds = {a.kind for a in built.adjustments}
+    assert kinds == {"equalization", "bias"}
+    equalized = sum(a.accepted for a in built.adjustments if a.kind == "equalization")
+    bundle = Path(built.bundle)
+    assert equalized == len(json.loads((bundle / "calibration.json").read_bytes())["factors"]) > 0
+    assert len(json.loads((bundle / "report.json").read_bytes())["details"]["adjustments"]) == len(built.adjustments)
+    assert any("tensors equalized" in note for note in built.notes)
+    assert "adjustments measured better" in (bundle / "report.html").read_text()
+
+
+def test_the_ranges_of_an_equalized_bundle_equalize_again(built: Report, checkpoint: Path, home: Path) -> None:
+    common = {"weights": str(checkpoint), "num_calib": 8, "target": "cpu"}
+    plain = edgehybrid.quantize(**common, refine="off", output=home / "level.onnx")  # type: ignore[arg-type]
+    ranges = Path(built.bundle) / "calibration.json"
+    again = edgehybrid.quantize(**common, ranges=ranges, output=home / "reused.onnx")  # type: ignore[arg-type]
+    assert Path(plain.path).read_bytes() == Path(again.path).read_bytes()
 
 
 def test_labels_beyond_the_models_classes_are_refused(checkpoint: Path, home: Path) -> None:

@@ -34,3 +34,13 @@ def test_a_part_has_its_own_images_labels_and_digest(images: dataset.Images, tmp
 def test_all_of_a_set_is_the_set(images: dataset.Images) -> None:
     again = images.take(range(7))
     assert (again.spec, again.digests, again.order) == (images.spec, images.digests, images.order)
+
+
+def test_a_pick_belongs_to_the_set_and_not_to_its_order(images: dataset.Images, tmp_path: Path) -> None:
+    turned = np.stack([images.image(index) for index in reversed(range(7))])
+    np.savez(tmp_path / "turned.npz", x=turned)
+    first, second = images.pick(3), dataset.load(tmp_path / "turned.npz").pick(3)
+    assert len(first) == 3
+    assert first.digests == second.digests == tuple(sorted(images.digests)[:3])
+    np.testing.assert_array_equal(next(first.batches(PREPROCESS, 3)), next(second.batches(PREPROCESS, 3)))
+    assert len(images.pick(100)) == 7
