@@ -23,7 +23,9 @@ class Samples:
     """What was kept, by the name of a product's first output."""
 
     rows: Mapping[str, NDArray[np.float32]]  # (groups, rows, in), each image giving as many, in the images' order
-    reach: Mapping[str, NDArray[np.float32]]  # (channels,): largest |x| of every channel of the input, everywhere
+    reach: Mapping[
+        str, NDArray[np.float32]
+    ]  # (channels,): largest |x| of every channel, in the first half of the images
 
 
 def sample(
@@ -70,5 +72,6 @@ def sample(
             name = name_of(product.node.outputs[0])
             kept[name].append(product.rows(x, max(1, total // groups), ordinal))
             largest = np.abs(x).max(axis=tuple(i for i in range(x.ndim) if i != product.axis % x.ndim))
-            reach[name] = np.maximum(reach.get(name, largest), largest)
+            if 2 * ordinal < groups:
+                reach[name] = np.maximum(reach.get(name, largest), largest)
     return Samples({name: np.concatenate(parts, axis=1) for name, parts in kept.items()}, reach)
