@@ -132,7 +132,7 @@ def tune(
     """Correct biases, round weights if asked, re-rank ranges if asked.
 
     Ranges stay as they are by default: on two trained networks, ranges that made less error at the sampled layer
-    outputs made more at the logits, before biases were corrected and after (README).
+    outputs made more at the logits (README).
 
     Args:
         run: The chain.
