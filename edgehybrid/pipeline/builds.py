@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from edgehybrid.pipeline import engines
-from edgehybrid.pipeline.mixing import check_mixed, check_profile, check_trained, mix
+from edgehybrid.pipeline.lowering import lower
+from edgehybrid.pipeline.mixing import check_mixed, check_profile, check_trained
 from edgehybrid.pipeline.options import calibration_images, check_counts, check_ranges, engine_options, load_target
-from edgehybrid.records import Engine, Equalize, Interpolation, Method, Precision, Recipe, Refine, Report, Rounding
+from edgehybrid.records import Equalize, Interpolation, Method, Precision, Recipe, Refine, Report, Rounding
 from edgehybrid.version import __version__
 
 
@@ -104,8 +105,7 @@ def build(
         return engines.build_engines(bundle, model, options, host)
     check_counts(batch, num_calib, num_eval, max_drop, eval)
     check_ranges(ranges, precision)
-    if precision == "mixed":
-        check_mixed(max_drop, dla)
+    check_mixed(precision, max_drop, dla)
     check_profile(precision, profile)
     goal = stages.suit_builder(load_target(target, precision))
     engines.check_host(host, goal)
@@ -130,66 +130,7 @@ def build(
     run = stages.Run()
     made = stages.export(run, source, images)
     spec = made.spec
-    if precision == "mixed":
-        check_trained(spec)
-    place = goal.name.replace("@", "-")
-    folder = output or Path("builds") / f"{spec.name}-{spec.preprocess.size}-b{made.batch}-{precision}-{place}"
-    store.check_output(folder, spec.name)
-    truth = None if eval is None else stages.labels_for(scored, spec)
-    baseline = stages.rewrite(run, made.path)
-    quantizes = precision in ("int8", "mixed")
-    calibration = images.spec if quantizes else None
-    prepared = stages.Prepared(baseline)
-    if ranges is not None:
-        prepared, calibration = stages.reuse(run, ranges, baseline, spec.preprocess, method)
-    elif quantizes:
-        prepared = stages.prepare(
-            run,
-            baseline,
-            images,
-            spec.preprocess,
-            method,
-            equalize=equalize,
-            refine=refine,
-            rounding=rounding,
-        )
-    chosen, level = prepared.ranges, prepared.path
-    peaks = None if precision == "fp32" else stages.find_peaks(run, level, images, spec.preprocess)
-    mixed = None
-    if precision == "mixed" and chosen is not None and truth is not None and max_drop is not None:
-        mixed = mix(run, baseline, prepared, peaks, images, scored, truth, spec, goal, max_drop, seed, profile)
-    quantized = (
-        mixed.quantized if mixed else stages.quantize(run, level, precision, chosen, peaks, tuning=prepared.tuning)
-    )
-    scales, plain_peaks = chosen, peaks  # of the baseline, which NVDLA and the fp16 control take
-    if level != baseline and goal.backend != "onnxruntime":
-        plain_peaks = stages.find_peaks(run, baseline, images, spec.preprocess)
-        if engines.has_dla(goal):
-            scales = stages.calibrate(run, baseline, images, spec.preprocess, method)
-    floats, model_file = (stages.suit_parser(run, path, goal) for path in (baseline, quantized.deployed(goal)))
-    ordered = engines.Ordered(goal, precision, floats, model_file, quantized.typed, scales, plain_peaks, options)
-    if flavor == "torch-tensorrt":
-        product = stages.compile_torch(run, source, made.batch, goal, precision, options)
-    else:
-        product = engines.build_product(run, ordered)
-    control = engines.build_control(run, ordered)
-    engine = product.engine
-
-    files: dict[Precision, Path] = {"fp32": baseline}
-    if mixed is not None and mixed.search.kept:
-        files["int8"] = mixed.int8.runnable  # the control: it was scored by the search anyway
-    files[precision] = quantized.runnable
-    latencies = stages.bench(run, files, images, made, state) if goal.backend == "onnxruntime" else {}
-    names = {p: mixed.scored_as if mixed and p == "mixed" else p for p in files}
-    logits = {p: stages.predict(run, names[p], path, scored, spec.preprocess) for p, path in files.items()}
-    stages.check_collapse(logits, spec)
-    layers = stages.layer_noise(run, prepared.path, quantized, images, spec.preprocess)
-
-    rows = findings.accuracy_rows(files, logits, truth, spec.weights.trained)
-    made_engines: dict[Precision, Engine] = {precision: engine}
-    if control is not None:
-        made_engines["fp16"] = control.engine
-    rows = findings.with_latency(rows, latencies, goal) + findings.target_rows(goal, made_engines)
+    check_trained(precision, spec)
     recipe = Recipe(
         model=spec.name,
         weights=weights,
@@ -201,24 +142,48 @@ def build(
         num_classes=spec.classes,
         calib=calib,
         num_calib=len(images),
-        method=method if chosen is None else chosen.method,
+        method=method,
         eval=eval,
         num_eval=0 if eval is None else len(scored),
         seed=seed,
         mean=mean,
         std=std,
         interpolation=interpolation,
-        preprocess=None if preprocess is None else str(preprocess),
-        labels=None if labels is None else str(labels),
-        ranges=None if ranges is None else str(ranges),
+        preprocess=_text(preprocess),
+        labels=_text(labels),
+        ranges=_text(ranges),
         max_drop=max_drop,
-        profile=None if profile is None else str(profile),
+        profile=_text(profile),
         equalize=equalize,
         refine=refine,
         rounding=rounding,
     )
+    folder = output or _bundle_folder(recipe)
+    store.check_output(folder, spec.name)
+    truth = None if eval is None else stages.labels_for(scored, spec)
+    baseline = stages.rewrite(run, made.path)
+    lowered = lower(run, recipe, baseline, images, scored, truth, spec, goal)
+    ordered = engines.order(run, lowered, goal, options)
+    if flavor == "torch-tensorrt":
+        product = stages.compile_torch(run, source, made.batch, goal, precision, options)
+    else:
+        product = engines.build_product(run, ordered)
+    control = engines.build_control(run, ordered)
+
+    files = lowered.scored
+    latencies = stages.bench(run, files, images, made, state) if goal.backend == "onnxruntime" else {}
+    labels_of = {p: lowered.mixed.scored_as if lowered.mixed and p == "mixed" else p for p in files}
+    logits = {p: stages.predict(run, labels_of[p], path, scored, spec.preprocess) for p, path in files.items()}
+    stages.check_collapse(logits, spec)
+    layers = stages.layer_noise(run, lowered.prepared.path, lowered.quantized, images, spec.preprocess)
+
+    ranges_used = lowered.prepared.ranges
+    recipe = recipe if ranges_used is None else replace(recipe, method=ranges_used.method)
+    again = replace(recipe, model=model)
+    rows = findings.accuracy_rows(files, logits, truth, spec.weights.trained)
+    rows = findings.with_latency(rows, latencies, goal)
     evaluation = None if eval is None else scored.spec
-    shared = dataset.overlap(images, scored) if calibration and evaluation and ranges is None else 0
+    shared = dataset.overlap(images, scored) if lowered.calibration and evaluation and ranges is None else 0
     found = Report(
         version=__version__,
         model=spec,
@@ -227,28 +192,28 @@ def build(
         batch=made.batch,
         target=goal,
         device=state,
-        calibration=calibration,
-        method=None if chosen is None else chosen.method,
+        calibration=lowered.calibration,
+        method=None if ranges_used is None else ranges_used.method,
         evaluation=evaluation,
-        rows=rows,
-        engine=engine if product.plan is None else replace(engine, path=str(folder / delivery.plan_name(product))),
+        rows=rows + findings.target_rows(goal, engines.by_precision(precision, product, control)),
+        engine=engines.placed(product, folder),
         stages=tuple(run.stages),
         bundle=str(folder),
-        placement=quantized.plan.decisions,
-        roofline=stages.floors({"fp32": baseline, precision: quantized.typed}, goal),
+        placement=lowered.quantized.plan.decisions,
+        roofline=stages.floors({"fp32": baseline, precision: lowered.quantized.typed}, goal),
         layers=layers,
-        adjustments=prepared.adjustments,
+        adjustments=lowered.prepared.adjustments,
         notes=(
             *findings.weight_notes(spec),
-            *findings.image_notes(recipe, calibration, evaluation, shared),
-            *findings.tuning_notes(prepared.adjustments),
+            *findings.image_notes(recipe, lowered.calibration, evaluation, shared),
+            *findings.tuning_notes(lowered.prepared.adjustments),
             *findings.sample_notes(rows),
-            *findings.range_notes(quantized.plan, goal),
-            *findings.search_notes(mixed.search if mixed else None, evaluation),
+            *findings.range_notes(lowered.quantized.plan, goal),
+            *findings.search_notes(lowered.search, evaluation),
         ),
-        command=findings.command(replace(recipe, model=model)),
-        next_command=findings.next_command(replace(recipe, model=model), goal, folder),
-        search=mixed.search if mixed else None,
+        command=findings.command(again),
+        next_command=findings.next_command(again, goal, folder),
+        search=lowered.search,
     )
     delivery.write(
         folder,
@@ -256,8 +221,8 @@ def build(
         recipe,
         baseline=baseline,
         deployed=ordered.deployed,
-        ranges=chosen,
-        scales=scales,
+        ranges=ranges_used,
+        scales=lowered.scales,
         product=product,
         control=control,
         versions=stages.versions(),
@@ -290,3 +255,14 @@ def quickstart(*, target: str = "cpu", output: Path | None = None, seed: int = 0
         output=output or Path("builds/quickstart"),
         seed=seed,
     )
+
+
+def _text(path: Path | None) -> str | None:
+    """A path as recipes hold it."""
+    return None if path is None else str(path)
+
+
+def _bundle_folder(recipe: Recipe) -> Path:
+    """Where a bundle goes unless told."""
+    place = recipe.target.replace("@", "-")
+    return Path("builds") / f"{recipe.model}-{recipe.input_size}-b{recipe.batch}-{recipe.precision}-{place}"

@@ -12,6 +12,7 @@ from edgehybrid.records import Engine, EngineOptions, Precision, Product, Ranges
 
 if TYPE_CHECKING:
     from edgehybrid.delivery import Graphs
+    from edgehybrid.pipeline.lowering import Lowered
     from edgehybrid.stages import Run
 
 DEFAULT_MODEL = "cmt_ti"
@@ -35,6 +36,32 @@ class Ordered:
         """What the bundle calls its model: TensorRT 8 makes fp16 of the float graph, as it reads no opset 19."""
         weak = self.target.backend == "tensorrt" and self.target.dialect == "fp32"
         return self.baseline if weak and self.precision == "fp16" else self.model
+
+
+def order(run: "Run", lowered: "Lowered", target: Target, options: EngineOptions) -> Ordered:
+    """What a builder is given of a build, in operators that the target's parser knows."""
+    from edgehybrid import stages
+
+    quantized = lowered.quantized
+    floats, model = (stages.suit_parser(run, path, target) for path in (lowered.baseline, quantized.deployed(target)))
+    return Ordered(target, lowered.precision, floats, model, quantized.typed, lowered.scales, lowered.peaks, options)
+
+
+def by_precision(precision: Precision, product: Product, control: Product | None) -> dict[Precision, Engine]:
+    """The engine asked for and, beside int8, its fp16 control."""
+    made: dict[Precision, Engine] = {precision: product.engine}
+    if control is not None:
+        made["fp16"] = control.engine
+    return made
+
+
+def placed(product: Product, folder: Path) -> Engine:
+    """The engine with its path in a bundle, where there is a file."""
+    from edgehybrid import delivery
+
+    if product.plan is None:
+        return product.engine
+    return replace(product.engine, path=str(folder / delivery.plan_name(product)))
 
 
 def has_dla(target: Target) -> bool:
@@ -171,9 +198,7 @@ def _keep(folder: Path, opened: "Graphs", product: Product, control: Product | N
     from edgehybrid import delivery, findings, stages
 
     report, target = opened.report, opened.report.target
-    made: dict[Precision, Engine] = {opened.precision: product.engine}
-    if control is not None:
-        made["fp16"] = control.engine
+    made = by_precision(opened.precision, product, control)
     kept = tuple(row for row in report.rows if row.backend != target.backend)
     found = replace(
         report,

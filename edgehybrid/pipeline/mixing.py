@@ -32,8 +32,10 @@ class Mixed:
         return "mixed" if self.search.kept else "int8"
 
 
-def check_mixed(max_drop: float | None, dla: int | None) -> None:
+def check_mixed(precision: Precision, max_drop: float | None, dla: int | None) -> None:
     """Refuse a search without an aim, and one for hardware that knows no mixture."""
+    if precision != "mixed":
+        return
     if max_drop is None:
         raise UsageError(
             "--precision mixed needs a budget",
@@ -67,9 +69,9 @@ def check_profile(precision: Precision, profile: Path | None) -> None:
     read_profile(profile)
 
 
-def check_trained(spec: ModelSpec) -> None:
-    """Refuse to hold untrained weights against a budget of accuracy."""
-    if not spec.weights.trained:
+def check_trained(precision: Precision, spec: ModelSpec) -> None:
+    """Refuse to search with untrained weights for what holds a budget of accuracy."""
+    if precision == "mixed" and not spec.weights.trained:
         raise UsageError(
             "--precision mixed needs trained weights",
             why="untrained weights have no accuracy to lose, so no budget can be searched for",

@@ -1,0 +1,37 @@
+"""What measurements mean: rows, notes, next commands, and the gate."""
+
+from edgehybrid.findings.commands import bench_command, command, next_command
+from edgehybrid.findings.gate import gate
+from edgehybrid.findings.notes import (
+    control_notes,
+    image_notes,
+    range_notes,
+    ranking_notes,
+    sample_notes,
+    search_notes,
+    speed_notes,
+    tuning_notes,
+    weight_notes,
+)
+from edgehybrid.findings.rows import accuracy_rows, answers, target_rows, timed_rows, with_latency
+
+__all__ = [
+    "accuracy_rows",
+    "answers",
+    "bench_command",
+    "command",
+    "control_notes",
+    "gate",
+    "image_notes",
+    "next_command",
+    "range_notes",
+    "ranking_notes",
+    "sample_notes",
+    "search_notes",
+    "speed_notes",
+    "target_rows",
+    "timed_rows",
+    "tuning_notes",
+    "weight_notes",
+    "with_latency",
+]

@@ -1,0 +1,62 @@
+"""What to run next, and what to run to get the same again."""
+
+import shlex
+from pathlib import Path
+
+from edgehybrid.records import (
+    Recipe,
+    Target,
+)
+
+
+def command(recipe: Recipe) -> str:
+    """What to run to get this report again, every default spelled out."""
+    options = {
+        "model": recipe.model,
+        "weights": recipe.weights,
+        "num-classes": recipe.num_classes,
+        "input-size": recipe.input_size,
+        "crop-pct": recipe.crop_pct,
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "interpolation": recipe.interpolation,
+        "preprocess": recipe.preprocess,
+        "labels": recipe.labels,
+        "batch": recipe.batch,
+        "precision": recipe.precision,
+        "target": recipe.target,
+        "calib": recipe.calib,
+        "num-calib": recipe.num_calib,
+        "method": recipe.method,
+        "ranges": recipe.ranges,
+        "equalize": recipe.equalize,
+        "refine": recipe.refine,
+        "rounding": recipe.rounding,
+        "eval": recipe.eval,
+        "num-eval": recipe.num_eval or None,
+        "max-drop": recipe.max_drop,
+        "profile": recipe.profile,
+        "seed": recipe.seed,
+    }
+    return shlex.join(
+        ["edgehybrid", "build", *(w for k, v in options.items() if v is not None for w in (f"--{k}", str(v)))]
+    )
+
+
+def bench_command(folder: Path) -> str:
+    """What measures the engine of a bundle on the device that built it."""
+    return shlex.join(["edgehybrid", "bench", str(folder)])
+
+
+def next_command(recipe: Recipe, target: Target, folder: Path) -> str:
+    """What to run next to get closer to a number on the board."""
+    if target.backend == "tensorrt":
+        return shlex.join(["edgehybrid", "verify", str(folder)])
+    options = ["--model", recipe.model, "--weights", recipe.weights, "--input-size", str(recipe.input_size)]
+    options += ["--precision", recipe.precision]
+    kept = ("mean", "std", "interpolation", "preprocess", "labels")
+    options += [word for name in kept if (value := getattr(recipe, name)) for word in (f"--{name}", value)]
+    options += ["--calib", recipe.calib] if recipe.calib != "photos" else []
+    options += ["--eval", recipe.eval] if recipe.eval else []
+    options += ["--max-drop", f"{recipe.max_drop:g}"] if recipe.precision == "mixed" else []
+    return shlex.join(["edgehybrid", "build", *options, "--target", "orin-nano-8gb"])

@@ -1,0 +1,65 @@
+"""The gate: whether a report holds its accuracy budget."""
+
+from edgehybrid import evaluator
+from edgehybrid.errors import GateError
+from edgehybrid.records import (
+    Drop,
+    Report,
+    Search,
+)
+
+
+def gate(report: Report, max_drop: float | None) -> None:
+    """Hold the report against an accuracy budget.
+
+    Args:
+        report: With a measured drop.
+        max_drop: Points of top-1; None passes.
+
+    Raises:
+        GateError: The upper end of the drop's 95 % interval exceeds the budget: not shown to be non-inferior.
+    """
+    judged = [row for row in report.rows if report.search is None or row.precision == "mixed"]
+    drops = [row.drop for row in judged if row.drop is not None]
+    if max_drop is None or (report.rows[-1].precision == "fp32" and not drops):
+        return
+    if not drops:
+        raise GateError(
+            "the accuracy budget cannot be checked",
+            why="accuracy was not measured: the weights are untrained",
+            fix="give trained weights with --weights FILE",
+            report=report,
+        )
+    worst = max(drops, key=lambda d: d.ci95[1])
+    if worst.ci95[1] > max_drop:
+        proven = worst.ci95[0] > max_drop
+        if report.search is not None:
+            raise _unreached(report, report.search, worst, max_drop)
+        raise GateError(
+            f"the drop is {'over' if proven else 'not shown to be within'} {max_drop:g} points",
+            why=f"measured {worst.points:+.2f}, 95 % interval {worst.ci95[0]:+.2f} to {worst.ci95[1]:+.2f}",
+            fix="use --precision fp16 or another --method"
+            if proven
+            else "use more images with --eval, or another --method",
+            report=report,
+        )
+
+
+def _unreached(report: Report, search: Search, drop: Drop, max_drop: float) -> GateError:
+    """The error for a budget that no plan of the search held."""
+    images = 0 if report.evaluation is None else report.evaluation.images
+    least = evaluator.smallest_bound(images)
+    if least > max_drop:
+        return GateError(
+            f"{images:,} images cannot show a drop within {max_drop:g} points",
+            why=f"even a network that changes no answer leaves {least:.2f} points open",
+            fix=f"evaluate on {evaluator.images_for_bound(max_drop):,} images or more, or allow more with --max-drop",
+            report=report,
+        )
+    return GateError(
+        f"no mixture of int8 and float is shown to stay within {max_drop:g} points",
+        why=f"the closest of {len(search.looks)} plans leaves {len(search.kept)} of {search.groups} groups in float: "
+        f"{drop.points:+.2f}, 95 % interval {drop.ci95[0]:+.2f} to {drop.ci95[1]:+.2f}",
+        fix="use --precision fp16, more images with --eval, or allow more with --max-drop",
+        report=report,
+    )

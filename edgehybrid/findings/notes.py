@@ -1,0 +1,192 @@
+"""The notes that keep a reader from misreading a measurement."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgehybrid import benchmark, evaluator
+from edgehybrid.records import (
+    Adjustment,
+    ImageSet,
+    Latency,
+    ModelSpec,
+    Plan,
+    Precision,
+    RankCheck,
+    Recipe,
+    Row,
+    Search,
+    Target,
+)
+
+WORTHWHILE = 1.05
+"""int8 that is not at least this much faster than the float it replaces is not worth its accuracy."""
+FEW_CALIBRATION_IMAGES = 32
+LITTLE_INT8 = 25
+"""Percent of the multiply-accumulates in int8 below which mixed precision is fp16 with extra conversions."""
+NAMED = 5
+"""Groups named in a note; the report has all."""
+_ADJUSTMENTS = {
+    "equalization": "tensors equalized",
+    "range": "ranges changed",
+    "bias": "biases corrected",
+    "rounding": "weights rounded anew",
+}
+GOOD_RANKING = 0.8
+"""Spearman's correlation with leave-one-out from which on an estimated ranking is relied on."""
+FORWARDS = 5
+"""Forward passes per image that a ranking should take."""
+
+
+def control_notes(
+    files: Mapping[Precision, tuple[Path, str]], latencies: Mapping[Precision, Latency]
+) -> tuple[str, ...]:
+    """Whether an int8 engine is worth it: it must beat fp16, which costs next to no accuracy."""
+    low = next((precision for precision in files if precision in ("int8", "mixed")), None)
+    if low is None or files[low][1] == "onnxruntime":
+        return ()
+    if "fp16" not in files:
+        return (f"there is no fp16 control engine here: whether {low} is worth it is not known",)
+    ratio = benchmark.compare(latencies["fp16"], latencies[low])
+    bounds = ratio.ci95
+    interval = "" if bounds is None else f" (95 %: {1 / bounds[1]:.2f} to {1 / bounds[0]:.2f})"
+    pace = f"{low} is {1 / ratio.value:.2f}x as fast as fp16 on this device{interval}"
+    return (pace if 1 / ratio.value >= WORTHWHILE else f"{pace}: under 5 % gain is not worth it, use fp16",)
+
+
+def image_notes(
+    recipe: Recipe, calibration: ImageSet | None, evaluation: ImageSet | None, shared: int
+) -> tuple[str, ...]:
+    """What to know about the images before believing a number made with them.
+
+    Args:
+        recipe: What was asked for.
+        calibration: The images of calibration; None where nothing was calibrated.
+        evaluation: The images of evaluation; None where there are none.
+        shared: How many images are in both.
+    """
+    notes = []
+    for images in (calibration, evaluation):
+        if images is not None and images.skipped:
+            notes.append(f"{images.name}: skipped {len(images.skipped)} unreadable images, first {images.skipped[0]}")
+        if images is not None and images.note and images.name != "photos":  # which has its own line below
+            notes.append(f"{images.name}: {images.note}")
+    if calibration is not None and recipe.calib == "photos" and recipe.ranges is None:
+        notes.append("calibrated on the bundled photographs, not your camera's: give your own with --calib DIR")
+    if calibration is not None and calibration.images < FEW_CALIBRATION_IMAGES:
+        notes.append(f"only {calibration.images} calibration images: {FEW_CALIBRATION_IMAGES} or more are advised")
+    if shared:
+        notes.append(f"{shared} images are in both calibration and evaluation: the drop is optimistic")
+    if evaluation is None:
+        notes.append("no --eval given: accuracy is not measured; fidelity is on the calibration images")
+    return tuple(notes)
+
+
+def tuning_notes(adjustments: tuple[Adjustment, ...]) -> tuple[str, ...]:
+    """What was tried beyond the plain way, and how often it measured better where it acts."""
+    parts = []
+    for kind, plural in _ADJUSTMENTS.items():
+        tried = [a for a in adjustments if a.kind == kind]
+        kept = [a for a in tried if a.accepted]
+        if tried:
+            gain = f" (+{sum(a.after_db - a.before_db for a in kept) / len(kept):.1f} dB there)" if kept else ""
+            parts.append(f"{len(kept)} of {len(tried)} {plural}{gain}")
+    return (f"kept because they measured better at the layer: {', '.join(parts)}",) if parts else ()
+
+
+def weight_notes(spec: ModelSpec) -> tuple[str, ...]:
+    """What to know about the weights, and about a preprocessing that is not the model's own."""
+    notes = [*([spec.weights.note] if spec.weights.note else []), *spec.notes]
+    if not spec.weights.trained:
+        notes.append("UNTRAINED WEIGHTS: latency is real, accuracy is not measured")
+    return tuple(notes)
+
+
+def sample_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
+    """Whether the evaluation could have seen the drop it reports."""
+    drops = [row.drop for row in rows if row.drop is not None]
+    counts = [row.accuracy.n for row in rows if row.accuracy is not None]
+    notes = [evaluator.small_sample_note(drop, counts[0]) for drop in drops[:1]]
+    return tuple(note for note in notes if note is not None)
+
+
+def search_notes(search: Search | None, evaluation: ImageSet | None) -> tuple[str, ...]:
+    """What mixed precision left in float, how that was chosen, and what the choice does to the drop it shows."""
+    if search is None:
+        return ()
+    where = "gradients" if search.ranking == "fisher" else "single-group runs"
+    ranked = f"ranked on {search.ranked_on:,} calibration images by {where}"
+    looks = "once" if len(search.looks) == 1 else f"{len(search.looks)} times"
+    images = 0 if evaluation is None else evaluation.images
+    judged = f"the {images:,} evaluation images were looked at {looks}"
+    if not search.kept and search.reached:
+        return (f"mixed: int8 alone is within {search.max_drop:g} points, so nothing was left in float; {judged}",)
+    more = len(search.kept) - NAMED
+    names = ", ".join(search.kept[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    notes = [
+        f"mixed: {len(search.kept)} of {search.groups} groups stay float, {search.int8_macs:.0f} % of the "
+        f"multiply-accumulates are int8; in float: {names or 'none'}",
+        f"groups were {ranked}; {judged}, in an order fixed beforehand, from careful to bold up to the first failure: "
+        "a plan beyond the budget passes with at most twice the error of one look. The drop shown is that of the "
+        "images the plan was chosen with: confirm it on others",
+        f"the time that a group gains by int8 is {search.gains}",
+    ]
+    if search.int8_macs < LITTLE_INT8:
+        notes.append(f"int8 is not worth it here: within the budget only {search.int8_macs:.0f} % of the work is int8")
+    return tuple(notes)
+
+
+def ranking_notes(forwards: float, check: RankCheck | None) -> tuple[str, ...]:
+    """Whether a ranking of layers can be relied on, and whether it cost more than it should."""
+    notes = []
+    if check is not None and check.spearman < GOOD_RANKING:
+        notes.append(
+            f"the ranking agrees with leave-one-out only to Spearman {check.spearman:.2f} (good: {GOOD_RANKING}): "
+            "rank and check on more images"
+        )
+    if forwards > FORWARDS + 0.5:
+        notes.append(f"few images for so many groups: each took {forwards:.0f} forward passes instead of {FORWARDS}")
+    return tuple(notes)
+
+
+def range_notes(plan: Plan, target: Target) -> tuple[str, ...]:
+    """Which operators float16 could overflow in, going by the images, and what becomes of them on the target."""
+    seen = [d for d in plan.decisions if d.kind == "float32" and d.rule in ("fp16-range", "fp16-inner-range")]
+    if not seen:
+        return ()
+    operators = "1 operator" if len(seen) == 1 else f"{len(seen)} operators"
+    fate = "stay float32 in the float16 graph"
+    if target.backend == "tensorrt" and target.dialect == "fp32":
+        fate = (
+            "are not protected on this target, as TensorRT 8 chooses float types itself: check them there, use "
+            "--precision fp32, or a JetPack with TensorRT 10"
+        )
+    return (f"{operators} could overflow float16 and {fate}; first '{seen[0].node}': {seen[0].reason}",)
+
+
+def speed_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
+    """Whether lower precision was worth it where it was measured, and whether the clock could tell."""
+    notes = []
+    for row in rows:
+        if row.ratio is not None and 1 / row.ratio.value < WORTHWHILE:
+            bounds = row.ratio.ci95
+            interval = "" if bounds is None else f" (95 %: {1 / bounds[1]:.2f} to {1 / bounds[0]:.2f})"
+            pace = f"{1 / row.ratio.value:.2f}x as fast as fp32"
+            notes.append(f"{row.precision} is {pace} on this CPU{interval}: not worth it here")
+        unsteady = None if row.latency is None else benchmark.unsteady_note(row.latency)
+        if unsteady is not None:
+            notes.append(f"{row.precision}: {unsteady}")
+    return (*notes, *_throttle_notes(rows))
+
+
+def _throttle_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
+    """Whether the machine slowed itself down while it was measured; interleaved rows share one answer."""
+    notes = []
+    for row in rows:
+        seen = None if row.latency is None else row.latency.conditions
+        if seen is None:
+            continue
+        events = [f"{count} x {cause}" for cause, count in (seen.throttle or {}).items() if count]
+        if events or seen.cooling:
+            what = ", ".join([*events, *(f"{name} held down" for name in seen.cooling)])
+            notes.append(f"throttled while it was measured ({what}): cool it, or give it more power, and measure again")
+    return tuple(dict.fromkeys(notes))

@@ -1,0 +1,112 @@
+"""From a float32 graph to what is deployed: ranges, tuning, the search of mixed precision, both dialects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgehybrid.pipeline.engines import has_dla
+from edgehybrid.pipeline.mixing import Mixed, mix
+from edgehybrid.records import ImageSet, ModelSpec, Precision, Ranges, Recipe, Search, Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgehybrid.dataset import Images
+    from edgehybrid.stages import Prepared, Quantized, Run
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The deployable graphs of one recipe, and how they came about."""
+
+    baseline: Path  # float32, the reference
+    precision: Precision
+    prepared: "Prepared"
+    quantized: "Quantized"
+    mixed: Mixed | None
+    calibration: ImageSet | None  # None: nothing was calibrated
+    scales: Ranges | None  # of the baseline, which NVDLA takes
+    peaks: Mapping[str, float] | None  # of the baseline, from which the fp16 control is made
+
+    @property
+    def search(self) -> Search | None:
+        """Of mixed precision."""
+        return self.mixed.search if self.mixed else None
+
+    @property
+    def scored(self) -> dict[Precision, Path]:
+        """What is scored against each other; the first is the reference."""
+        files: dict[Precision, Path] = {"fp32": self.baseline}
+        if self.mixed is not None and self.mixed.search.kept:
+            files["int8"] = self.mixed.int8.runnable  # the control: the search scored it anyway
+        files[self.precision] = self.quantized.runnable
+        return files
+
+
+def lower(
+    run: "Run",
+    recipe: Recipe,
+    baseline: Path,
+    images: "Images",
+    scored: "Images",
+    truth: "NDArray[np.int64] | None",
+    spec: ModelSpec,
+    target: Target,
+) -> Lowered:
+    """Calibrate and quantize as the recipe says; fp32 is the baseline itself.
+
+    Args:
+        run: The chain.
+        recipe: Every choice.
+        baseline: The rewritten float32 graph.
+        images: Of calibration.
+        scored: Of evaluation, on which mixed precision judges its plans.
+        truth: Labels of these; None where there are none.
+        spec: Of the model.
+        target: Where it will run.
+    """
+    from edgehybrid import stages
+
+    precision, crop, profile = recipe.precision, spec.preprocess, recipe.profile
+    prepared, calibration = _prepare(run, recipe, baseline, images, spec)
+    level, ranges = prepared.path, prepared.ranges
+    peaks = None if precision == "fp32" else stages.find_peaks(run, level, images, crop)
+    mixed = None
+    if precision == "mixed" and truth is not None and recipe.max_drop is not None:
+        times = None if profile is None else Path(profile)
+        mixed = mix(
+            run, baseline, prepared, peaks, images, scored, truth, spec, target, recipe.max_drop, recipe.seed, times
+        )
+    quantized = (
+        mixed.quantized if mixed else stages.quantize(run, level, precision, ranges, peaks, tuning=prepared.tuning)
+    )
+    if level != baseline and target.backend != "onnxruntime":
+        peaks = stages.find_peaks(run, baseline, images, crop)
+        if has_dla(target):
+            ranges = stages.calibrate(run, baseline, images, crop, recipe.method)
+    return Lowered(baseline, precision, prepared, quantized, mixed, calibration, ranges, peaks)
+
+
+def _prepare(
+    run: "Run", recipe: Recipe, baseline: Path, images: "Images", spec: ModelSpec
+) -> "tuple[Prepared, ImageSet | None]":
+    """The graph that is quantized with its ranges, and the images that these are from."""
+    from edgehybrid import stages
+
+    if recipe.ranges is not None:
+        return stages.reuse(run, Path(recipe.ranges), baseline, spec.preprocess, recipe.method)
+    if recipe.precision not in ("int8", "mixed"):
+        return stages.Prepared(baseline), None
+    prepared = stages.prepare(
+        run,
+        baseline,
+        images,
+        spec.preprocess,
+        recipe.method,
+        equalize=recipe.equalize,
+        refine=recipe.refine,
+        rounding=recipe.rounding,
+    )
+    return prepared, images.spec
