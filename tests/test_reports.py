@@ -54,6 +54,7 @@ def write(tmp_path: Path) -> Write:
             baseline=network,
             deployed=network,
             ranges=None,
+            scales=None,
             product=Product(report.engine, network),
             control=None,
             versions={},

@@ -134,7 +134,8 @@ def _template() -> tuple[Template, str]:
 
 def _resized(preprocess: Preprocess) -> str:
     """Side in px to which an image's shorter side is brought before the crop."""
-    return str(int(preprocess.size / preprocess.crop_pct)) if 0 < preprocess.crop_pct <= 1 else "unknown"
+    enlarged = preprocess.size / preprocess.crop_pct if 0 < preprocess.crop_pct <= 1 else math.inf
+    return str(int(enlarged)) if math.isfinite(enlarged) else "unknown"
 
 
 def _finalize(value: object) -> object:

@@ -9,6 +9,8 @@ EXACT = 150.0
 """dB from which on a tensor is the float network's but for float32's own rounding."""
 CULPRITS = 3
 """Layers named in a sentence."""
+MOST_DB = 1600.0
+"""dB beyond which no two float32 tensors can lie."""
 
 
 def remarks(report: Report) -> tuple[str, ...]:
@@ -25,8 +27,13 @@ def remarks(report: Report) -> tuple[str, ...]:
 
 def added_noise(layer: LayerError) -> float:
     """Noise power that a layer adds to what arrives with its input, as a share of its signal's."""
-    before = 0.0 if layer.input_db is None else 10 ** (-layer.input_db / 10)
-    return float(10 ** (-layer.sqnr_db / 10) - before)
+    before = 0.0 if layer.input_db is None else _share(layer.input_db)
+    return _share(layer.sqnr_db) - before
+
+
+def _share(decibels: float) -> float:
+    """Noise power over signal power."""
+    return float(10 ** (-min(max(decibels, -MOST_DB), MOST_DB) / 10))
 
 
 def _is_poor(report: Report, row: Row) -> bool:

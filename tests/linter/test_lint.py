@@ -190,8 +190,8 @@ def test_tensorrt_refuses_what_the_rules_call_an_error_and_takes_the_rest(tmp_pa
         os.dup2(2, 1)
         import json, pathlib
         import tensorrt_rtx as trt
-        from edgehybrid.engine import compiler
-        logger = compiler._make_logger(trt)
+        from edgehybrid.engine import bridge
+        logger = bridge.make_logger(trt)
         taken = {}
         for path in sorted(pathlib.Path(sys.argv[1]).glob("*.onnx")):
             network = trt.Builder(logger).create_network(0)
