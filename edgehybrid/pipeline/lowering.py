@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 
 from edgehybrid.pipeline.engines import has_dla
 from edgehybrid.pipeline.mixing import Mixed, mix
-from edgehybrid.records import ImageSet, ModelSpec, Precision, Ranges, Recipe, Search, Target
+from edgehybrid.records import (
+    Equalize,
+    ImageSet,
+    Method,
+    ModelSpec,
+    Precision,
+    Preprocess,
+    Ranges,
+    Recipe,
+    Refine,
+    Rounding,
+    Search,
+    Target,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +83,18 @@ def lower(
     from edgehybrid import stages
 
     precision, crop, profile = recipe.precision, spec.preprocess, recipe.profile
-    prepared, calibration = _prepare(run, recipe, baseline, images, spec)
+    prepared, calibration = prepare(
+        run,
+        baseline,
+        images,
+        crop,
+        precision,
+        recipe.method,
+        None if recipe.ranges is None else Path(recipe.ranges),
+        equalize=recipe.equalize,
+        refine=recipe.refine,
+        rounding=recipe.rounding,
+    )
     level, ranges = prepared.path, prepared.ranges
     peaks = None if precision == "fp32" else stages.find_peaks(run, level, images, crop)
     mixed = None
@@ -89,24 +113,27 @@ def lower(
     return Lowered(baseline, precision, prepared, quantized, mixed, calibration, ranges, peaks)
 
 
-def _prepare(
-    run: "Run", recipe: Recipe, baseline: Path, images: "Images", spec: ModelSpec
+def prepare(
+    run: "Run",
+    baseline: Path,
+    images: "Images",
+    preprocess: Preprocess,
+    precision: Precision,
+    method: Method,
+    ranges: Path | None,
+    *,
+    equalize: Equalize,
+    refine: Refine,
+    rounding: Rounding,
 ) -> "tuple[Prepared, ImageSet | None]":
-    """The graph that is quantized with its ranges, and the images that these are from."""
+    """The graph that is quantized with its ranges, and the images that these are from: none where nothing has any."""
     from edgehybrid import stages
 
-    if recipe.ranges is not None:
-        return stages.reuse(run, Path(recipe.ranges), baseline, spec.preprocess, recipe.method)
-    if recipe.precision not in ("int8", "mixed"):
+    if ranges is not None:
+        return stages.reuse(run, ranges, baseline, preprocess, method)
+    if precision not in ("int8", "mixed"):
         return stages.Prepared(baseline), None
     prepared = stages.prepare(
-        run,
-        baseline,
-        images,
-        spec.preprocess,
-        recipe.method,
-        equalize=recipe.equalize,
-        refine=recipe.refine,
-        rounding=recipe.rounding,
+        run, baseline, images, preprocess, method, equalize=equalize, refine=refine, rounding=rounding
     )
     return prepared, images.spec

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from edgehybrid.pipeline.lowering import prepare
 from edgehybrid.pipeline.options import (
     calibration_images,
     check_merge_options,
@@ -221,13 +222,18 @@ def quantize(
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
     made = stages.export(run, source, images)
     baseline, ready = stages.rewrite(run, made.path), made.spec.preprocess
-    prepared = stages.Prepared(baseline)
-    if ranges is not None:
-        prepared, _ = stages.reuse(run, ranges, baseline, ready, method)
-    elif precision == "int8":
-        prepared = stages.prepare(
-            run, baseline, images, ready, method, equalize=equalize, refine=refine, rounding=rounding
-        )
+    prepared, _ = prepare(
+        run,
+        baseline,
+        images,
+        ready,
+        precision,
+        method,
+        ranges,
+        equalize=equalize,
+        refine=refine,
+        rounding=rounding,
+    )
     peaks = stages.find_peaks(run, prepared.path, images, ready)
     quantized = stages.quantize(run, prepared.path, precision, prepared.ranges, peaks, tuning=prepared.tuning)
     name = f"{made.spec.name}-{made.spec.preprocess.size}-b{made.batch}-{precision}.onnx"

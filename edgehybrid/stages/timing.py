@@ -107,7 +107,7 @@ def _time_devices(
     for precision, runner, measured in zip(runners, devices, times, strict=True):
         timing = _timing(precision, backends[precision], measured.latency, measured.throughput, options)
         graphed = options.cuda_graph and not runner.graph_reason
-        parts = {name: replace(measured.part(name)) for name in ("h2d", "compute", "d2h", "enqueue")}
+        parts = {name: measured.part(name) for name in ("h2d", "compute", "d2h", "enqueue")}
         found[precision] = (measured.latency, replace(timing, parts=parts, cuda_graph=graphed))
     return found
 
