@@ -260,7 +260,8 @@ def _paired(a: Side, b: Side, x: Row, y: Row) -> tuple[NDArray[np.bool_], NDArra
     """Right or wrong per image on both sides, where both kept their answers to the same images in the same order."""
     if a.answers is None or b.answers is None or a.answers.order != b.answers.order:
         return None
-    mine, theirs = a.answers.top1.get(x.precision), b.answers.top1.get(y.precision)
+    mine = a.answers.top1.get(Answers.key(x.precision, x.backend))
+    theirs = b.answers.top1.get(Answers.key(y.precision, y.backend))
     if mine is None or theirs is None or a.answers.labels != b.answers.labels or len(mine) != len(theirs):
         return None
     labels = np.asarray(a.answers.labels)

@@ -71,8 +71,7 @@ def write(
         files["calibration.json"] = _calibration_document(ranges, baseline, report.model.preprocess)
         if engine.dla_cores(report.target) and recipe.precision == "int8":  # NVDLA's table would make all of it int8
             files[SCALES] = engine.calibration_cache(scales or ranges)
-    if answers is not None:
-        files[ANSWERS] = store.to_json({"schema": ANSWERS_SCHEMA, **vars(answers)})
+    files |= _answer_files(answers)
     files |= engine_files(product, control, recipe, report.target, versions)
     files |= _report_files(report)
     facts = {
@@ -132,11 +131,17 @@ class Graphs:
     """What a bundle holds to build engines from."""
 
     report: Report
-    precision: Precision
+    recipe: Recipe
     baseline: Path
     model: Path
     control: Path | None
     scales: bytes | None
+    answers: Answers | None
+
+    @property
+    def precision(self) -> Precision:
+        """What the bundle was built for."""
+        return self.recipe.precision
 
 
 def open_graphs(folder: Path) -> Graphs:
@@ -149,16 +154,22 @@ def open_graphs(folder: Path) -> Graphs:
     names = _names(bundle)
     return Graphs(
         report=reporter.from_json(json.loads(bundle.file("report.json").read_bytes())),
-        precision=_recipe(bundle).precision,
+        recipe=_recipe(bundle),
         baseline=bundle.file(BASELINE),
         model=bundle.file(MODEL),
         control=bundle.file(CONTROL) if CONTROL in names else None,
         scales=bundle.file(SCALES).read_bytes() if SCALES in names else None,
+        answers=_answers(bundle),
     )
 
 
 def write_engines(
-    folder: Path, report: Report, product: Product, control: Product | None, versions: Mapping[str, str]
+    folder: Path,
+    report: Report,
+    product: Product,
+    control: Product | None,
+    versions: Mapping[str, str],
+    answers: Answers | None,
 ) -> None:
     """Put new engines and their report into a bundle; its other files stay as they are.
 
@@ -168,13 +179,14 @@ def write_engines(
         product: The engine.
         control: Its fp16 twin.
         versions: Of the libraries that made them.
+        answers: As in `write`.
     """
     bundle = store.open_bundle(folder)
     recipe = _recipe(bundle)
-    replaced = {PLAN, TORCH_PLAN, CONTROL, CONTROL_PLAN, "engine.json", "report.json", "report.html"}
+    replaced = {PLAN, TORCH_PLAN, CONTROL, CONTROL_PLAN, ANSWERS, "engine.json", "report.json", "report.html"}
     files: dict[str, store.Content] = {name: bundle.file(name) for name in sorted(_names(bundle) - replaced)}
     files |= engine_files(product, control, recipe, report.target, versions)
-    files |= _report_files(report)
+    files |= _report_files(report) | _answer_files(answers)
     own = ("schema", "edgehybrid", "files")
     store.write_bundle(folder, files, {k: v for k, v in bundle.manifest.items() if k not in own})
 
@@ -221,6 +233,17 @@ def _report_files(report: Report) -> dict[str, store.Content]:
         "report.json": store.to_json(reporter.to_json(report)),
         "report.html": reporter.page(report).encode(),
     }
+
+
+def _answer_files(answers: Answers | None) -> dict[str, store.Content]:
+    return {} if answers is None else {ANSWERS: store.to_json({"schema": ANSWERS_SCHEMA, **vars(answers)})}
+
+
+def without_engines(answers: Answers | None) -> Answers | None:
+    """The answers of the graphs alone: those of engines are gone with the engines."""
+    if answers is None:
+        return None
+    return replace(answers, top1={key: given for key, given in answers.top1.items() if "/" not in key})
 
 
 def has_engine(path: Path) -> bool:
@@ -302,8 +325,6 @@ def spec_of(path: Path) -> ModelSpec:
     """
     if path.is_dir():
         return read_report(path).model
-    if path.suffix in (".plan", ".engine", ".pt2"):
-        return spec_of(path.parent)
     with open_runner(path) as runner:
         side = next(iter(runner.inputs.values())).shape[-1]
         classes = next((info.shape[-1] for info in runner.outputs.values() if len(info.shape) == 2), 0)

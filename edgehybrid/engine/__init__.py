@@ -18,7 +18,7 @@ from edgehybrid.engine.build import (
     fits,
 )
 from edgehybrid.engine.dla import calibration_cache
-from edgehybrid.engine.stamp import check_stamp, stamp, try_loading
+from edgehybrid.engine.stamp import check_stamp, fits_gpu, stamp, try_loading
 
 __all__ = [
     "Builders",
@@ -31,6 +31,7 @@ __all__ = [
     "dla_cores",
     "find_builders",
     "fits",
+    "fits_gpu",
     "stamp",
     "try_loading",
 ]

@@ -1,5 +1,6 @@
 """Build an engine where this machine can, have NVIDIA's compiler check the graph where it cannot."""
 
+import functools
 import importlib
 import importlib.util
 from dataclasses import dataclass, replace
@@ -167,7 +168,13 @@ def tensorrt_version(builders: Builders) -> str:
     """
     if builders.tensorrt is None:
         raise NotReadyError("TensorRT is not installed", why="no module named tensorrt", fix="edgehybrid doctor")
-    return ask(Order(builders.tensorrt, task="version")).version
+    return installed_version(builders.tensorrt)
+
+
+@functools.cache
+def installed_version(module: str) -> str:
+    """Release of one of NVIDIA's modules, asked of it in a child, once."""
+    return ask(Order(module, task="version")).version
 
 
 def fits(target: Target, capability: str | None) -> bool:

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from edgehybrid.engine.build import Builders, capability_of, find_builders
+from edgehybrid.engine.build import Builders, capability_of, find_builders, installed_version
 from edgehybrid.engine.order import Made, Order
 from edgehybrid.engine.process import ask
 from edgehybrid.errors import ArtifactError, NotReadyError, StageError
@@ -76,13 +76,18 @@ def check_stamp(found: EngineStamp, *, version: str | None, capability: str | No
 
     if version is None or version != found.version:
         raise misfit(NAMES[found.flavor], version or "none", found.version)
-    wide = found.options.hardware_compatible and capability is not None and float(capability) >= 8.0
-    if capability is None or (capability not in found.capabilities and not wide):
+    if capability is None or not fits_gpu(found, capability):
         needed = ", ".join(found.capabilities)
         raise misfit("compute capability", capability or "no CUDA device", needed)
     if found.flavor == "tensorrt" and board != found.board:
         return f"the engine was tuned on {found.board}, this is {board}: build it here for its best speed"
     return ""
+
+
+def fits_gpu(found: EngineStamp, capability: str) -> bool:
+    """Whether a GPU of this compute capability is one of those that an engine was built for."""
+    wide = found.options.hardware_compatible and float(capability) >= 8.0
+    return wide or capability in found.capabilities
 
 
 def try_loading(
@@ -116,8 +121,9 @@ def try_loading(
         )
     if sha256_of(plan) != found.engine_sha256:
         raise ArtifactError(f"{plan} is not the engine that engine.json describes", why="its hash differs", fix=rebuild)
-    version = ask(Order(module, task="version")).version
-    note = check_stamp(found, version=version, capability=here.capability, board=board, rebuild=rebuild)
+    note = check_stamp(
+        found, version=installed_version(module), capability=here.capability, board=board, rebuild=rebuild
+    )
     try:
         ask(Order(module, engine=str(plan), task="load"))
     except StageError as error:

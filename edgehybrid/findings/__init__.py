@@ -13,7 +13,16 @@ from edgehybrid.findings.notes import (
     tuning_notes,
     weight_notes,
 )
-from edgehybrid.findings.rows import accuracy_rows, answers, target_rows, timed_rows, with_latency
+from edgehybrid.findings.rows import (
+    accuracy_rows,
+    answers,
+    engine_rows,
+    merge_answers,
+    target_rows,
+    timed_rows,
+    tried_rows,
+    with_latency,
+)
 
 __all__ = [
     "accuracy_rows",
@@ -21,7 +30,9 @@ __all__ = [
     "bench_command",
     "command",
     "control_notes",
+    "engine_rows",
     "gate",
+    "merge_answers",
     "image_notes",
     "next_command",
     "range_notes",
@@ -31,6 +42,7 @@ __all__ = [
     "speed_notes",
     "target_rows",
     "timed_rows",
+    "tried_rows",
     "tuning_notes",
     "weight_notes",
     "with_latency",

@@ -46,11 +46,16 @@ def control_notes(
         return ()
     if "fp16" not in files:
         return (f"there is no fp16 control engine here: whether {low} is worth it is not known",)
-    ratio = benchmark.compare(latencies["fp16"], latencies[low])
+    return (f"{low} is {against_control(latencies['fp16'], latencies[low])}",)
+
+
+def against_control(control: Latency, latency: Latency) -> str:
+    """How many times as fast as its fp16 control an engine is, both timed in turns, and whether that is worth it."""
+    ratio = benchmark.compare(control, latency)
     bounds = ratio.ci95
     interval = "" if bounds is None else f" (95 %: {1 / bounds[1]:.2f} to {1 / bounds[0]:.2f})"
-    pace = f"{low} is {1 / ratio.value:.2f}x as fast as fp16 on this device{interval}"
-    return (pace if 1 / ratio.value >= WORTHWHILE else f"{pace}: under 5 % gain is not worth it, use fp16",)
+    pace = f"{1 / ratio.value:.2f}x as fast as fp16 on this device{interval}"
+    return pace if 1 / ratio.value >= WORTHWHILE else f"{pace}: under 5 % gain is not worth it, use fp16"
 
 
 def image_notes(

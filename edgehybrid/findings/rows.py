@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid import benchmark, evaluator
+from edgehybrid.findings.notes import against_control
 from edgehybrid.records import (
     Answers,
     Engine,
@@ -32,24 +33,47 @@ def accuracy_rows(
 
     Untrained weights get no accuracy: a number there would only look like one.
     """
-    reference = next(iter(logits))
+    precisions = list(logits)
+    reference, known = logits[precisions[0]], labels if trained else None
     rows = []
-    for precision, values in logits.items():
+    for precision in precisions:
         row = Row(precision, HOST, "measured", bytes=files[precision].stat().st_size)
-        if labels is not None and trained:
-            row = replace(row, accuracy=evaluator.accuracy(values, labels))
-        if precision != reference:
-            row = replace(row, fidelity=evaluator.fidelity(logits[reference], values))
-            if row.accuracy is not None and labels is not None:
-                row = replace(row, drop=evaluator.drop(logits[reference], values, labels))
         if precision == "fp16":
             row = replace(row, reason="ONNX Runtime's CPU computes fp16 in float32: only stored values are rounded")
-        rows.append(row)
+        rows.append(_judged(row, logits[precision], None if precision == precisions[0] else reference, known))
     return tuple(rows)
 
 
+def engine_rows(
+    engines: Mapping[Precision, tuple[Path, str]],
+    logits: Mapping[Precision, NDArray[np.float32]],
+    reference: NDArray[np.float32],
+    labels: NDArray[np.int64] | None,
+    trained: bool,
+) -> tuple[Row, ...]:
+    """One row per engine that was run on the evaluation images on this machine.
+
+    Args:
+        engines: Precision -> file and backend.
+        logits: What each answered.
+        reference: Logits of the float32 graph on the same images.
+        labels: (images,); None where the images have none.
+        trained: Whether the weights are; untrained ones get no accuracy.
+    """
+    known = labels if trained else None
+    return tuple(
+        _judged(Row(precision, backend, "measured", bytes=path.stat().st_size), logits[precision], reference, known)
+        for precision, (path, backend) in engines.items()
+    )
+
+
 def answers(
-    logits: Mapping[Precision, NDArray[np.float32]], labels: NDArray[np.int64] | None, order: str, trained: bool
+    logits: Mapping[Precision, NDArray[np.float32]],
+    labels: NDArray[np.int64] | None,
+    order: str,
+    trained: bool,
+    *,
+    backend: str = HOST,
 ) -> Answers | None:
     """The class that each network gave each image; None where no accuracy is told.
 
@@ -58,13 +82,21 @@ def answers(
         labels: (images,).
         order: Digest of the images in their order.
         trained: Whether the weights are.
+        backend: That gave these logits.
     """
     if labels is None or not trained:
         return None
     given: dict[str, tuple[int, ...]] = {
-        precision: tuple(map(int, values.argmax(axis=1))) for precision, values in logits.items()
+        Answers.key(precision, backend): tuple(map(int, values.argmax(axis=1))) for precision, values in logits.items()
     }
     return Answers(order, tuple(map(int, labels)), given)
+
+
+def merge_answers(first: Answers | None, second: Answers | None) -> Answers | None:
+    """Answers of both, where both are to the same images; else the first."""
+    if first is None or second is None or (first.order, first.labels) != (second.order, second.labels):
+        return first
+    return replace(first, top1={**first.top1, **second.top1})
 
 
 def timed_rows(
@@ -102,21 +134,68 @@ def with_latency(rows: tuple[Row, ...], latencies: Mapping[Precision, Latency], 
     )
 
 
-def target_rows(target: Target, engines: Mapping[Precision, Engine]) -> tuple[Row, ...]:
-    """The rows of engines on a target that is not this machine: nothing measured, and why.
+def target_rows(target: Target, engines: Mapping[Precision, Engine], untried: str | None = None) -> tuple[Row, ...]:
+    """The rows of engines of which nothing is measured yet, and why.
 
     Args:
         target: Where they will run.
         engines: By precision: the one asked for and, beside int8, its fp16 control.
+        untried: Why this machine, which built them, cannot run them; None: it is not the target.
     """
     if target.backend == "onnxruntime":
         return ()
     rows = []
     for precision, engine in engines.items():
         failed = engine.status == "failed"
-        reason = engine.reason if failed else f"to be measured on {target.name} itself"
+        reason = engine.reason if failed else untried or f"to be measured on {target.name} itself"
         rows.append(Row(precision, target.backend, "failed" if failed else "deferred", reason, bytes=engine.bytes))
     return tuple(rows)
+
+
+def tried_rows(
+    rows: tuple[Row, ...],
+    latencies: Mapping[Precision, Latency],
+    logits: Mapping[Precision, NDArray[np.float32]],
+    reference: NDArray[np.float32] | None,
+    labels: NDArray[np.int64] | None,
+) -> tuple[Row, ...]:
+    """Rows of engines with what they did on this machine; those that were not run stay as they are.
+
+    Args:
+        rows: Of `target_rows`.
+        latencies: Per precision, all timed in turns.
+        logits: Per precision, of the images that `reference` and `labels` belong to; empty where there were none.
+        reference: Logits of the float32 graph.
+        labels: (images,); None where there are none, or where untrained weights get no accuracy.
+    """
+    found = []
+    for row in rows:
+        if row.precision in latencies:
+            latency, reason = latencies[row.precision], None
+            if row.precision in ("int8", "mixed"):
+                control = latencies.get("fp16")
+                reason = "no fp16 control" if control is None else against_control(control, latency)
+            row = replace(row, status="measured", reason=reason, latency=latency)
+        if row.precision in logits:
+            row = _judged(row, logits[row.precision], reference, labels)
+        found.append(row)
+    return tuple(found)
+
+
+def _judged(
+    row: Row,
+    logits: NDArray[np.float32],
+    reference: NDArray[np.float32] | None,
+    labels: NDArray[np.int64] | None,
+) -> Row:
+    """The row with accuracy where there are labels, fidelity where there is a reference, and drop where both are."""
+    if labels is not None:
+        row = replace(row, accuracy=evaluator.accuracy(logits, labels))
+    if reference is not None:
+        row = replace(row, fidelity=evaluator.fidelity(reference, logits))
+        if labels is not None:
+            row = replace(row, drop=evaluator.drop(reference, logits, labels))
+    return row
 
 
 def _ratio(precision: Precision, latencies: Mapping[Precision, Latency]) -> Ratio | None:

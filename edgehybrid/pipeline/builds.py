@@ -7,7 +7,14 @@ from typing import Literal
 from edgehybrid.pipeline import engines
 from edgehybrid.pipeline.lowering import lower
 from edgehybrid.pipeline.mixing import check_mixed, check_profile, check_trained
-from edgehybrid.pipeline.options import calibration_images, check_counts, check_ranges, engine_options, load_target
+from edgehybrid.pipeline.options import (
+    calibration_images,
+    check_bundle_options,
+    check_counts,
+    check_ranges,
+    engine_options,
+    load_target,
+)
 from edgehybrid.records import Equalize, Interpolation, Method, Precision, Recipe, Refine, Report, Rounding
 from edgehybrid.version import __version__
 
@@ -76,7 +83,8 @@ def build(
         equalize: Give channels one range where it measures better: all; folded, which adds nothing to a GELU; or off.
         refine: Correct biases where it measures better: biases; all, which changes ranges too and is no gain; or off.
         rounding: Of weights: nearest, or optimized, which solves for the best of each layer and takes longer.
-        eval: Labelled images to score accuracy on: a named set, a folder of classes, or an .npz file.
+        eval: Labelled images to score accuracy on: a named set, a folder of classes, or an .npz file. With a bundle:
+            where those lie that it was scored on.
         num_eval: How many of them; all by default.
         max_drop: Fail with exit code 6 unless top-1 is lost by at most this many points, 95 % sure; mixed takes
             layers back to float until it is.
@@ -98,11 +106,13 @@ def build(
     Raises:
         EdgeHybridError: See errors.py; the exit code tells the kind.
     """
+    given = locals()
     from edgehybrid import dataset, delivery, device, findings, stages, store
 
     options = engine_options(workspace, opt_level, hardware_compatible, version_compatible, dla)
     if bundle is not None or Path(model).is_dir():
-        return engines.build_engines(bundle, model, options, host)
+        check_bundle_options(build, given, bundle or Path(model))
+        return engines.build_engines(bundle or Path(model), options, host, eval)
     check_counts(batch, num_calib, num_eval, max_drop, eval)
     check_ranges(ranges, precision)
     check_mixed(precision, max_drop, dla)
@@ -175,6 +185,8 @@ def build(
     labels_of = {p: lowered.mixed.scored_as if lowered.mixed and p == "mixed" else p for p in files}
     logits = {p: stages.predict(run, labels_of[p], path, scored, spec.preprocess) for p, path in files.items()}
     stages.check_collapse(logits, spec)
+    products = engines.by_precision(precision, product, control)
+    trial = stages.try_engines(run, products, images, scored, spec.preprocess)
     layers = stages.layer_noise(run, lowered.prepared.path, lowered.quantized, images, spec.preprocess)
 
     ranges_used = lowered.prepared.ranges
@@ -182,6 +194,11 @@ def build(
     again = replace(recipe, model=model)
     rows = findings.accuracy_rows(files, logits, truth, spec.weights.trained)
     rows = findings.with_latency(rows, latencies, goal)
+    known = truth if spec.weights.trained else None
+    answers = findings.merge_answers(
+        findings.answers(logits, truth, scored.order, spec.weights.trained),
+        findings.answers(trial.logits, truth, scored.order, spec.weights.trained, backend=goal.backend),
+    )
     evaluation = None if eval is None else scored.spec
     shared = dataset.overlap(images, scored) if lowered.calibration and evaluation and ranges is None else 0
     found = Report(
@@ -195,7 +212,7 @@ def build(
         calibration=lowered.calibration,
         method=None if ranges_used is None else ranges_used.method,
         evaluation=evaluation,
-        rows=rows + findings.target_rows(goal, engines.by_precision(precision, product, control)),
+        rows=rows + engines.trial_rows(goal, products, trial, logits["fp32"], known),
         engine=engines.placed(product, folder),
         stages=tuple(run.stages),
         bundle=str(folder),
@@ -226,10 +243,10 @@ def build(
         product=product,
         control=control,
         versions=stages.versions(),
-        answers=findings.answers(logits, truth, scored.order, spec.weights.trained),
+        answers=answers,
     )
     findings.gate(found, max_drop)
-    return found if host is None else engines.build_engines(folder, engines.DEFAULT_MODEL, options, host)
+    return found if host is None else engines.build_engines(folder, options, host)
 
 
 def quickstart(*, target: str = "cpu", output: Path | None = None, seed: int = 0) -> Report:

@@ -4,18 +4,20 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from edgehybrid.errors import NotReadyError, UsageError
+from edgehybrid.errors import EdgeHybridError, NotReadyError, UsageError
 from edgehybrid.progress import listener
-from edgehybrid.records import Engine, EngineOptions, Precision, Product, Ranges, Report, Stage, Target
+from edgehybrid.records import DeviceState, Engine, EngineOptions, Precision, Product, Ranges, Report, Row, Target
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgehybrid.dataset import Images
     from edgehybrid.delivery import Graphs
     from edgehybrid.pipeline.lowering import Lowered
-    from edgehybrid.stages import Run
-
-DEFAULT_MODEL = "cmt_ti"
+    from edgehybrid.stages import Run, Trial
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,26 @@ def order(run: "Run", lowered: "Lowered", target: Target, options: EngineOptions
     return Ordered(target, lowered.precision, floats, model, quantized.typed, lowered.scales, lowered.peaks, options)
 
 
-def by_precision(precision: Precision, product: Product, control: Product | None) -> dict[Precision, Engine]:
+def by_precision(precision: Precision, product: Product, control: Product | None) -> dict[Precision, Product]:
     """The engine asked for and, beside int8, its fp16 control."""
-    made: dict[Precision, Engine] = {precision: product.engine}
+    made: dict[Precision, Product] = {precision: product}
     if control is not None:
-        made["fp16"] = control.engine
+        made["fp16"] = control
     return made
+
+
+def trial_rows(
+    target: Target,
+    products: Mapping[Precision, Product],
+    trial: "Trial",
+    reference: "NDArray[np.float32] | None",
+    labels: "NDArray[np.int64] | None",
+) -> tuple[Row, ...]:
+    """A row per engine: what it did on this machine, or why nothing is known."""
+    from edgehybrid import findings
+
+    rows = findings.target_rows(target, {p: product.engine for p, product in products.items()}, trial.reason)
+    return findings.tried_rows(rows, trial.latencies, trial.logits, reference, labels)
 
 
 def placed(product: Product, folder: Path) -> Engine:
@@ -101,31 +117,26 @@ def build_control(run: "Run", ordered: Ordered) -> Product | None:
     return stages.build_engine(run, half, target, "fp16", options=options, label="engine fp16")
 
 
-def build_engines(bundle: Path | None, model: str, options: EngineOptions, host: str | None = None) -> Report:
+def build_engines(folder: Path, options: EngineOptions, host: str | None = None, eval: str | None = None) -> Report:
     """Build the engine of a bundle, and its control, here or on a board; everything else in the bundle stays.
 
+    Where this machine runs what it built, the engines are timed and scored, too.
+
     Args:
-        bundle: A bundle folder; `model` names it where this is None.
-        model: As given; with a bundle it must be the default.
+        folder: The bundle.
         options: Of the builder.
         host: `ssh://[user@]host[:port]` of the board; None builds on this machine.
+        eval: Where the images lie that the bundle was scored on; where its recipe says by default.
 
     Returns:
         The report of the bundle with its new engine.
 
     Raises:
-        UsageError: The bundle's target has no engine, or a model was named beside the bundle.
+        UsageError: The bundle's target has no engine, or `eval` names other images.
         NotReadyError: This machine cannot build for the bundle's target.
     """
-    from edgehybrid import delivery, stages
+    from edgehybrid import dataset, delivery, stages
 
-    if bundle is not None and model != DEFAULT_MODEL:
-        raise UsageError(
-            f"{bundle} and --model {model} contradict each other",
-            why="a bundle holds its model already",
-            fix="leave one of them out",
-        )
-    folder = bundle or Path(model)
     opened = delivery.open_graphs(folder)
     target = opened.report.target
     if target.backend == "onnxruntime":
@@ -142,6 +153,7 @@ def build_engines(bundle: Path | None, model: str, options: EngineOptions, host:
             why=stages.why_not_here(target),
             fix=f"edgehybrid build {folder} --host ssh://BOARD builds it on the board",
         )
+    scored = _images_of(opened, eval)
     run = stages.Run()
     scales = opened.scales if options.dla_core is not None else None
     graph = opened.model if options.dla_core is None else opened.baseline
@@ -150,7 +162,10 @@ def build_engines(bundle: Path | None, model: str, options: EngineOptions, host:
     if opened.control is not None:
         plain = replace(options, dla_core=None)
         control = stages.build_engine(run, opened.control, target, "fp16", options=plain, label="engine fp16")
-    return _keep(folder, opened, product, control, tuple(run.stages))
+    pictures = dataset.load("photos", at_most=8, split="calib")
+    products = by_precision(opened.precision, product, control)
+    trial = stages.try_engines(run, products, pictures, scored, opened.report.model.preprocess)
+    return _keep(run, folder, opened, product, control, trial, scored)
 
 
 def check_host(host: str | None, target: Target) -> None:
@@ -168,7 +183,7 @@ def check_host(host: str | None, target: Target) -> None:
 
 def _build_there(folder: Path, opened: "Graphs", options: EngineOptions, host: str) -> Report:
     """Push the bundle, build on the board with what is found there, fetch engine and report."""
-    from edgehybrid import delivery, store
+    from edgehybrid import delivery, stages, store
     from edgehybrid.engine import remote, ssh
 
     connection = ssh.Connection(host)
@@ -180,7 +195,7 @@ def _build_there(folder: Path, opened: "Graphs", options: EngineOptions, host: s
     target = opened.report.target
     if board.edgehybrid is None:
         product, control = remote.build_with_trtexec(connection, board, folder, target, opened.precision, options)
-        return _keep(folder, opened, product, control, ())
+        return _keep(stages.Run(), folder, opened, product, control, stages.Trial(), None)
     code, log = remote.build_there(connection, board, remote.command_of(board, options))
     if code != 0:
         raise remote.explain(connection, code, log)
@@ -193,20 +208,82 @@ def _build_there(folder: Path, opened: "Graphs", options: EngineOptions, host: s
         return delivery.adopt(folder, fetched, store.to_json(manifest))
 
 
-def _keep(folder: Path, opened: "Graphs", product: Product, control: Product | None, done: tuple[Stage, ...]) -> Report:
-    """Write engines into their bundle, and the report that names them."""
-    from edgehybrid import delivery, findings, stages
+def _images_of(opened: "Graphs", eval: str | None) -> "Images | None":
+    """The very images that the bundle's networks were scored on; None, with a note, where they are not here.
 
-    report, target = opened.report, opened.report.target
+    Raises:
+        UsageError: `eval` names others, whose numbers would not belong beside those of the bundle.
+    """
+    from edgehybrid import dataset
+
+    recipe, report = opened.recipe, opened.report
+    known = report.evaluation or report.calibration
+    if known is None:
+        return None
+    split: Literal["calib", "eval"] = "calib" if report.evaluation is None else "eval"
+    source = eval or recipe.eval or recipe.calib
+    try:
+        found = dataset.load(source, limit=known.images + len(known.skipped), seed=recipe.seed, split=split)
+    except EdgeHybridError as error:
+        if eval is not None:
+            raise
+        listener().note(f"the engine's answers are not scored: {error.what}; --eval says where {known.name} lies here")
+        return None
+    if found.spec.sha256 == known.sha256:
+        return found
+    if eval is None:
+        listener().note(f"the engine's answers are not scored: {source} holds other images here")
+        return None
+    raise UsageError(
+        f"--eval {eval} holds other images than the bundle was scored on",
+        why=f"needed the {known.images:,} of {known.name}",
+        fix="build without --eval; `edgehybrid evaluate BUNDLE --eval` scores the engine on any images",
+    )
+
+
+def _keep(
+    run: "Run",
+    folder: Path,
+    opened: "Graphs",
+    product: Product,
+    control: Product | None,
+    trial: "Trial",
+    scored: "Images | None",
+) -> Report:
+    """Write engines into their bundle, and the report with what they did."""
+    from edgehybrid import delivery, device, findings, stages
+
+    report, target, spec = opened.report, opened.report.target, opened.report.model
+    reference = truth = given = None
+    if scored is not None and trial.logits:
+        reference = stages.predict(run, "fp32", opened.baseline, scored, spec.preprocess)
+        truth = stages.labels_for(scored, spec) if report.evaluation and spec.weights.trained else None
+        given = findings.answers(trial.logits, truth, scored.order, spec.weights.trained, backend=target.backend)
     made = by_precision(opened.precision, product, control)
-    kept = tuple(row for row in report.rows if row.backend != target.backend)
+    here = device.state(threads=0) if trial.latencies else report.device
+    names = {stage.name for stage in run.stages}
     found = replace(
         report,
-        rows=kept + findings.target_rows(target, made),
+        device=here,
+        rows=(*_elsewhere(report, here), *trial_rows(target, made, trial, reference, truth)),
         engine=replace(product.engine, path=str(folder / delivery.PLAN)),
-        stages=tuple(s for s in report.stages if not s.name.startswith("engine")) + done,
+        stages=(*(s for s in report.stages if s.name not in names), *run.stages),
         bundle=str(folder),
         next_command=findings.bench_command(folder),
     )
-    delivery.write_engines(folder, found, product, control, stages.versions())
+    answers = findings.merge_answers(delivery.without_engines(opened.answers), given)
+    delivery.write_engines(folder, found, product, control, stages.versions(), answers)
     return found
+
+
+def _elsewhere(report: Report, here: DeviceState) -> tuple[Row, ...]:
+    """The rows of graphs, which stay, and say where they were measured if that is not the machine of the report now."""
+    rows = tuple(row for row in report.rows if row.backend != report.target.backend)
+    if here.name == report.device.name:
+        return rows
+    return tuple(
+        replace(row, reason=f"scored on {report.device.name}, where the bundle was made", latency=None, ratio=None)
+        if row.reason is None or "on this machine" in row.reason
+        else row
+        for row in rows
+    )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edgehybrid.pipeline.options import bench_options
-from edgehybrid.records import Interpolation, Measurement, Precision
+from edgehybrid.records import DeviceState, Interpolation, Measurement, Precision
 
 
 def bench(
@@ -47,18 +47,12 @@ def bench(
 
     options = bench_options(warmup, duration, iterations, percentile, streams, cuda_graph, transfers, layers)
     state = device.state(threads=0)
-    notes: tuple[str, ...] = ()
-    files: dict[Precision, tuple[Path, str]]
-    if delivery.has_engine(model) and (model.is_file() or device.capability() is not None):
-        files, notes = delivery.loadable_engines(model, state.name)
-    else:
-        run = stages.Run()
-        settled = stages.settle(run, model, batch=batch, input_size=input_size, must_be_image=False)
+    files, notes = _engines_here(model, state)
+    whole = model.parent if files and model.is_file() else model
+    settled = stages.settle(stages.Run(), whole, batch=batch, input_size=input_size, must_be_image=False)
+    if not files:
         files = {label: (path, "onnxruntime") for label, path in delivery.runnable_files(settled).items()}
-        if delivery.has_engine(model):
-            notes = ("this machine has no CUDA device: the bundle's ONNX files were timed, not its engine",)
-    in_bundle = model.is_dir() or delivery.has_engine(model)
-    spec = delivery.spec_of(model if in_bundle else next(iter(files.values()))[0])
+    spec = delivery.spec_of(settled)
     images = dataset.load("photos", at_most=8, split="calib")
     timed = stages.time_networks(files, options, spec.preprocess, images, samples)
     latencies = {precision: found.latency for precision, found in timed.items()}
@@ -84,10 +78,11 @@ def evaluate(
 ) -> Measurement:
     """Score accuracy on labelled images.
 
-    Quantized graphs are scored in canonical numerics: every Q/DQ does exactly what it says.
+    Graphs are scored in canonical numerics: every Q/DQ does exactly what it says. Where a bundle has engines that this
+    machine can load, they are scored in place of its quantized graph, beside the float32 reference.
 
     Args:
-        model: A bundle folder or an ONNX file.
+        model: A bundle folder, one of its engines (engine.plan), or an ONNX file.
         eval: Labelled images: a named set, a folder of classes, or an .npz file.
         num_eval: How many of them; all by default.
         input_size: Side of the square input in px, where an ONNX file leaves it open.
@@ -101,6 +96,10 @@ def evaluate(
 
     Returns:
         Accuracy with its interval; of a bundle, also the paired drop against the float32 reference.
+
+    Raises:
+        ArtifactError: An engine that was built for another machine or release, or that no manifest vouches for.
+        NotReadyError: A library that runs engines is missing.
     """
     from edgehybrid import dataset, delivery, device, findings, stages
 
@@ -113,14 +112,45 @@ def evaluate(
         std=std,
         interpolation=interpolation,
     )
-    run = stages.Run()
-    open_size = stated.size if model.is_file() else None
-    fixed = stages.settle(run, model, batch=1, input_size=open_size, must_be_image=True)
+    run, state = stages.Run(), device.state(threads=0)
+    engines, said = _engines_here(model, state)
+    whole = model.parent if engines and model.is_file() else model
+    open_size = stated.size if whole.is_file() else None
+    fixed = stages.settle(run, whole, batch=1, input_size=open_size, must_be_image=True)
     files = delivery.runnable_files(fixed)
+    if engines:
+        files = {"fp32": files["fp32"]}
     images = dataset.load(eval, limit=num_eval, seed=seed, split="eval")
     spec = dataset.apply_stated(delivery.spec_of(fixed), stated, assumed=fixed.is_file())
     truth = None if images.labels is None else stages.labels_for(images, spec)
     logits = {label: stages.predict(run, label, path, images, spec.preprocess) for label, path in files.items()}
     rows = findings.accuracy_rows(files, logits, truth, spec.weights.trained)
-    notes = (*spec.notes, *findings.sample_notes(rows))
-    return Measurement(str(model), device.state(threads=0), rows, images.spec, notes)
+    if engines:
+        answered = {
+            label: stages.predict(
+                run, f"{label} engine", path, images, spec.preprocess, backend=backend, place=stages.place_of(state)
+            )
+            for label, (path, backend) in engines.items()
+        }
+        rows += findings.engine_rows(engines, answered, logits["fp32"], truth, spec.weights.trained)
+    notes = (*said, *spec.notes, *findings.sample_notes(rows))
+    return Measurement(str(model), state, rows, images.spec, notes)
+
+
+def _engines_here(model: Path, state: DeviceState) -> tuple[dict[Precision, tuple[Path, str]], tuple[str, ...]]:
+    """Engines of a bundle, or the one named, that may be loaded here; and what to know about them.
+
+    None of a bundle where there is no CUDA device: its graphs run anywhere. An engine that was named is never
+    replaced by its graph.
+
+    Raises:
+        ArtifactError: As in `delivery.loadable_engines`.
+        NotReadyError: Likewise.
+    """
+    from edgehybrid import delivery, device
+
+    if not delivery.has_engine(model):
+        return {}, ()
+    if model.is_dir() and device.capability() is None:
+        return {}, ("this machine has no CUDA device: the bundle's ONNX files were run, not its engine",)
+    return delivery.loadable_engines(model, state.name)

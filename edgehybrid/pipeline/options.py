@@ -1,6 +1,7 @@
 """What several verbs do with the same options."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +13,17 @@ if TYPE_CHECKING:
     from edgehybrid.dataset import Images
 
 DEFAULT_CALIB_IMAGES = 128
+OF_A_BUNDLE = {
+    "bundle",
+    "eval",
+    "workspace",
+    "opt_level",
+    "hardware_compatible",
+    "version_compatible",
+    "dla",
+    "host",
+}
+"""What `build` may be told beside a bundle."""
 OPSETS: dict[Dialect, int] = {"fp32": 17, "typed": 19}
 """ONNX opset that a parser must read, per dialect."""
 
@@ -29,6 +41,24 @@ def check_counts(
             why="without them no accuracy is measured, so no budget can be checked",
             fix="add --eval with a folder of classes, an .npz file or a named set",
         )
+
+
+def check_bundle_options(verb: Callable[..., object], given: Mapping[str, object], bundle: Path) -> None:
+    """Refuse what a bundle has already: only its engine is built, whatever else is asked for would be ignored.
+
+    Args:
+        verb: Whose defaults count as not given.
+        given: Its arguments by name.
+        bundle: The folder.
+    """
+    for name, parameter in inspect.signature(verb).parameters.items():
+        asked = given[name] != parameter.default and not (name == "model" and Path(str(given[name])) == bundle)
+        if asked and name not in OF_A_BUNDLE:
+            raise UsageError(
+                f"{bundle} and --{name.replace('_', '-')} {given[name]} contradict each other",
+                why="a bundle holds its model as it was built; only its engine is built from it",
+                fix="leave one of them out",
+            )
 
 
 def engine_options(

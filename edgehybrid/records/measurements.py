@@ -110,6 +110,7 @@ class BenchOptions:
     cuda_graph: bool = False
     transfers: bool = True  # copies to and from the device belong to the call
     layers: int = 0  # how many of the slowest layers are shown; 0: no profile is taken
+    end_to_end: bool = True  # preprocessing and network together are timed, too
 
 
 @dataclass(frozen=True)
@@ -207,4 +208,9 @@ class Answers:
 
     order: str  # sha256 over the images in order: equal only for the same images in the same order
     labels: tuple[int, ...]
-    top1: Mapping[str, tuple[int, ...]]  # precision -> class per image
+    top1: Mapping[str, tuple[int, ...]]  # what `key` makes of a row -> class per image
+
+    @staticmethod
+    def key(precision: str, backend: str) -> str:
+        """The name of a row here: a graph's is its precision, an engine's says where it ran, too."""
+        return precision if backend == "onnxruntime-cpu" else f"{precision}/{backend}"

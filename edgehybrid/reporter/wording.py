@@ -222,7 +222,6 @@ def remarks(report: Report) -> tuple[str, ...]:
             "without labels nobody knows which answers are right: agreement says how often they stay the same, "
             "not how often they are correct"
         )
-    said += _against_fp16(report, found)
     for row in report.rows:
         fidelity = row.fidelity
         if fidelity is not None and (math.isnan(fidelity.sqnr_db) or not math.isfinite(fidelity.logit_kl)):
@@ -344,19 +343,6 @@ def _speed_clause(report: Report, found: Comparison) -> str:
     if pace.value > 1 / WORTHWHILE:
         return f"{join} is no faster than fp32 on {here}: {times} {detail}"
     return f"{join} is slower than fp32 on {here}: {times} {detail}"
-
-
-def _against_fp16(report: Report, found: Comparison | None) -> list[str]:
-    """int8 is worth it only if it beats fp16, which costs next to no accuracy."""
-    if found is None or found.precision not in ("int8", "mixed") or found.timed is None or found.timed.latency is None:
-        return []
-    for row in report.rows:
-        same = row.precision == "fp16" and row.backend == found.timed.backend and row.status == "measured"
-        if same and row.latency is not None and found.timed.latency.p50:
-            value = row.latency.p50 / found.timed.latency.p50
-            times = f"{found.precision} is {value:.2f}x as fast as fp16 on {place(report, row)}"
-            return [times if value >= WORTHWHILE else f"{times}: not worth it, use fp16"]
-    return []
 
 
 def _verdict(precision: str, drop: Drop, images: int) -> str:

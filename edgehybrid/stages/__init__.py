@@ -23,11 +23,12 @@ from edgehybrid.stages.product import (
     suit_parser,
     why_not_here,
 )
-from edgehybrid.stages.run import Run, require, versions
+from edgehybrid.stages.run import Run, place_of, require, versions
 from edgehybrid.stages.sensitivity import How, Ranking, Unit, check_ranking, rank_groups
 from edgehybrid.stages.source import Exported, Source, export, settle
 from edgehybrid.stages.timing import Timed, time_networks
 from edgehybrid.stages.torch_engine import check_torch_flavor, compile_torch
+from edgehybrid.stages.trial import Trial, try_engines
 from edgehybrid.stages.tuning import Prepared, apply_factors, prepare, reuse
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Run",
     "Source",
     "Timed",
+    "Trial",
     "Unit",
     "apply_factors",
     "bench",
@@ -57,6 +59,7 @@ __all__ = [
     "measure",
     "measure_power",
     "merge_calibrations",
+    "place_of",
     "predict",
     "prepare",
     "quantize",
@@ -70,6 +73,7 @@ __all__ = [
     "suit_parser",
     "take_shard",
     "time_networks",
+    "try_engines",
     "versions",
     "why_not_here",
     "write_calibration",

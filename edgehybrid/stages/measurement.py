@@ -1,7 +1,6 @@
 """What a graph is worth: latency, answers, and the noise of every layer."""
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from edgehybrid.errors import GraphError, ImagesError, StageError
 from edgehybrid.progress import listener
 from edgehybrid.records import DeviceState, Latency, LayerError, ModelSpec, Power, Precision, Preprocess
 from edgehybrid.stages.product import Quantized
-from edgehybrid.stages.run import FORWARD_BATCH, Run, counted
+from edgehybrid.stages.run import FORWARD_BATCH, Run, counted, place_of
 from edgehybrid.stages.source import Exported
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 
@@ -37,7 +36,6 @@ def bench(
     run: Run, files: Mapping[Precision, Path], images: Images, made: Exported, state: DeviceState
 ) -> dict[Precision, Latency]:
     """Latency of several graphs on this machine, on a real image."""
-    machine = f"{state.name} {state.cores} {state.threads} {os.uname().nodename} {os.uname().machine}"
 
     def produce(folder: Path) -> None:
         one = next(images.batches(made.spec.preprocess, 1))
@@ -45,7 +43,7 @@ def bench(
         write_atomic(folder / "latency.json", to_json(measure(files, feed)))
 
     inputs: dict[str, object] = {precision: sha256_of(path) for precision, path in files.items()}
-    folder = run.do("bench", {**inputs, "machine": machine}, produce)
+    folder = run.do("bench", {**inputs, "machine": place_of(state)}, produce)
     stored = json.loads((folder / "latency.json").read_bytes())
     return {precision: decode(Latency, stored[precision]) for precision in files}
 
@@ -112,18 +110,37 @@ def measure_power(
     return powers
 
 
-def predict(run: Run, label: str, path: Path, images: Images, preprocess: Preprocess) -> NDArray[np.float32]:
-    """Logits (images, classes) of a graph, in canonical numerics and in the order of the images."""
+def predict(
+    run: Run,
+    label: str,
+    path: Path,
+    images: Images,
+    preprocess: Preprocess,
+    *,
+    backend: str = "onnxruntime",
+    place: str = "",
+) -> NDArray[np.float32]:
+    """Logits (images, classes) of a graph in canonical numerics, or of an engine, in the order of the images.
+
+    Args:
+        run: The chain.
+        label: Of the stage.
+        path: An ONNX file, or an engine that may be loaded here.
+        images: What it answers.
+        preprocess: Of the model.
+        backend: Of `runtime.BACKENDS`.
+        place: What an engine's answers hang on besides its file: the machine that runs it.
+    """
 
     def produce(folder: Path) -> None:
         from edgehybrid import evaluator
         from edgehybrid.runtime import open_runner
 
-        with open_runner(path, canonical=True) as runner:
+        with open_runner(path, backend, canonical=backend == "onnxruntime") as runner:
             batches = counted(images.batches(preprocess, FORWARD_BATCH), len(images))
             np.save(folder / "logits.npy", evaluator.predict(runner, batches), allow_pickle=False)
 
-    inputs = {"model": sha256_of(path), "images": images.order, "preprocess": preprocess}
+    inputs = {"model": sha256_of(path), "images": images.order, "preprocess": preprocess, "place": [backend, place]}
     folder = run.do(f"evaluate {label}", inputs, produce)
     logits: NDArray[np.float32] = np.load(folder / "logits.npy", allow_pickle=False)
     return logits

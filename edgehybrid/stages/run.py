@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.errors import NotReadyError
 from edgehybrid.progress import listener
-from edgehybrid.records import Stage
+from edgehybrid.records import DeviceState, Stage
 from edgehybrid.store import run_stage
 
 FORWARD_BATCH = 16
@@ -70,6 +71,12 @@ def versions() -> Mapping[str, str]:
     """Installed version of each of LIBRARIES that is there."""
     installed = {d.name: d.version for name in LIBRARIES for d in importlib.metadata.distributions(name=name)}
     return dict(sorted(installed.items()))
+
+
+def place_of(state: DeviceState) -> str:
+    """The machine in the state that decides its speed: another power mode is measured anew."""
+    mode = state.power_mode or "no power mode"
+    return f"{state.name} {state.cores} {state.threads} {mode} {os.uname().nodename} {os.uname().machine}"
 
 
 def counted(batches: Iterator[NDArray[np.float32]], total: int) -> Iterator[NDArray[np.float32]]:

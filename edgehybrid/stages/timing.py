@@ -76,7 +76,9 @@ def time_networks(
         timed = {}
         for (precision, runner), power in zip(runners.items(), powers, strict=True):
             latency, timing = found[precision]
-            whole = None if pictures is None else _end_to_end(runner, name, pictures, preprocess, options)
+            whole = None
+            if options.end_to_end and pictures is not None:
+                whole = _end_to_end(runner, name, pictures, preprocess, options)
             timing = replace(timing, layers=_profile(runner, {name: batch}, options))
             timed[precision] = Timed(replace(latency, conditions=window.conditions(power)), timing, whole)
     if samples is not None:

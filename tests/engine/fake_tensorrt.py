@@ -6,6 +6,7 @@ not have is an AttributeError here as it is there. What cannot run without a GPU
 """
 
 import json
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 from types import ModuleType
@@ -64,12 +65,12 @@ class Serialized(bytes):
 def make_tensorrt(
     release: str,
     *,
-    engine: bytes | None = b"plan",
+    engine: bytes | Callable[[Path], bytes] | None = b"plan",
     faults: list[object] | None = None,
     dla_cores: int = 0,
     rejected_timings: bytes | None = None,
 ) -> tuple[ModuleType, dict[str, object]]:
-    """A module of that release, and the record of what it was told."""
+    """A module of that release, and the record of what it was told; `engine` may make the plan of the ONNX file."""
     record: dict[str, object] = {"flags": [], "pools": {}, "capabilities": [], "config": None}
     trt = ModuleType("tensorrt_rtx" if release == RTX_RELEASE else "tensorrt")
     trt.__version__ = release.removeprefix("rtx-")  # type: ignore[attr-defined]
@@ -94,7 +95,7 @@ def _add_builder(
     trt: ModuleType,
     release: str,
     record: dict[str, object],
-    engine: bytes | None,
+    engine: bytes | Callable[[Path], bytes] | None,
     faults: list[object],
     dla_cores: int,
     rejected_timings: bytes | None,
@@ -143,6 +144,7 @@ def _add_builder(
 
     class Parser:
         def parse_from_file(self, path: str) -> bool:
+            record["onnx"] = Path(path)
             return not faults
 
         def get_error(self, index: int) -> object:
@@ -160,7 +162,8 @@ def _add_builder(
             return record["config"]
 
         def build_serialized_network(self, network: object, config: object) -> object:
-            return None if engine is None else Serialized(engine)
+            content = engine(record["onnx"]) if callable(engine) else engine  # type: ignore[arg-type]
+            return None if content is None else Serialized(content)
 
     def make_parser(network: object, logger: object) -> object:
         parser = make_class(release, "OnnxParser", Parser)()

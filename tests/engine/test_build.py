@@ -16,7 +16,7 @@ from edgehybrid import engine as engines
 from edgehybrid import rewrites
 from edgehybrid.engine import Builders, find_builders
 from edgehybrid.engine.bridge import compile_engine
-from edgehybrid.engine.build import check_dla
+from edgehybrid.engine.build import check_dla, installed_version
 from edgehybrid.engine.order import Order, RefusedError
 from edgehybrid.engine.process import last_words
 from edgehybrid.errors import NotFoundError, NotReadyError, ResourceError, StageError, UsageError
@@ -66,6 +66,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> str:
     name = "stand_in_for_tensorrt"
     (folder / f"{name}.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(folder))
+    installed_version.cache_clear()
     return name
 
 

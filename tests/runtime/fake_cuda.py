@@ -1,14 +1,19 @@
 """A CUDA device without a GPU: what pycuda, cuda-bindings and TensorRT's runtime document, and nothing else.
 
+A plan is JSON of what to pretend: an ONNX file, which ONNX Runtime then computes as written, or nothing, which is the
+network of the runners' contract.
+
 Work on a stream is queued and done only when somebody waits, so a missing wait shows as stale data. Every allocation,
 context and graph is counted. TensorRT's classes have the names of the release asked for (tests/engine).
 """
 
+import base64
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +30,41 @@ Work = Callable[[], float]
 def answer(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """What the network of the contract computes."""
     return (images.reshape(len(images), -1) @ WEIGHT).astype(np.float32)
+
+
+class Network:
+    """What an engine computes: the network of the contract."""
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        shape, kind = tuple(told.get("shape", SHAPE)), told.get("dtype", "FLOAT")
+        self.ms = COMPUTE_MS
+        self.ports = {"input": (shape, kind), "logits": ((SHAPE[0], CLASSES), kind)}
+        self.inputs = 1
+
+    def run(self, given: list[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+        return [answer(np.asarray(given[0], np.float32))]
+
+
+class OnnxNetwork(Network):
+    """What ONNX Runtime computes of the file that the plan was built from."""
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        import onnxruntime  # a builder's child has no use for it
+
+        content = base64.b64decode(told["onnx"])
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads, options.log_severity_level = 1, 4
+        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        names = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF"}
+        ends = (*self._session.get_inputs(), *self._session.get_outputs())
+        self.ms = len(content) / 1e5  # the smaller file is the faster engine
+        self.ports = {end.name: (tuple(end.shape), names[end.type]) for end in ends}
+        self.inputs = len(self._session.get_inputs())
+
+    def run(self, given: list[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+        found: list[NDArray[np.generic]] = self._session.run(None, dict(zip(self.ports, given, strict=False)))
+        return found
 
 
 class Error(Exception):
@@ -286,18 +326,23 @@ def make_runtime(device: FakeDevice, release: str) -> ModuleType:
             if device.enqueue_fails:
                 device.logger.log(trt.ILogger.Severity.ERROR, "Cuda Runtime (an illegal\n memory access)")  # type: ignore[attr-defined]
                 return False
-            addresses = vars(self)["_addresses"]
+            addresses, network = vars(self)["_addresses"], vars(self)["_network"]
 
             def work() -> float:
-                given = device.memory[addresses["input"]]
-                images = np.asarray(given, np.float32) if given.size else np.zeros(SHAPE, np.float32)
-                found = answer(images.reshape(SHAPE))
-                target = device.memory[addresses["logits"]]
-                if target.size:
-                    target[...] = found
-                else:
-                    device.memory[addresses["logits"]] = found
-                return COMPUTE_MS
+                ends = list(network.ports.items())
+                given = [device.memory[addresses[name]] for name, _ in ends[: network.inputs]]
+                numbers = {"FLOAT": np.float32, "HALF": np.float16}
+                fed = [
+                    (array if array.size else np.zeros(shape)).reshape(shape).astype(numbers[kind])
+                    for array, (_, (shape, kind)) in zip(given, ends, strict=False)
+                ]
+                for (name, _), found in zip(ends[network.inputs :], network.run(fed), strict=True):
+                    target = device.memory[addresses[name]]
+                    if target.size:
+                        target[...] = found
+                    else:
+                        device.memory[addresses[name]] = found
+                return float(network.ms)
 
             device.streams[handle].add("compute", work)
             return True
@@ -316,24 +361,26 @@ def make_runtime(device: FakeDevice, release: str) -> ModuleType:
         num_io_tensors = 2
 
         def get_tensor_name(self, index: int) -> str:
-            return ("input", "logits")[index]
+            return list(vars(self)["_network"].ports)[index]
 
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            shape = vars(self)["_told"].get("shape", list(SHAPE))
-            return tuple(shape) if name == "input" else (SHAPE[0], CLASSES)
+            shape: tuple[int, ...] = vars(self)["_network"].ports[name][0]
+            return shape
 
         def get_tensor_dtype(self, name: str) -> IntEnum:
-            return trt.DataType[vars(self)["_told"].get("dtype", "FLOAT")]  # type: ignore[no-any-return,attr-defined]
+            return trt.DataType[vars(self)["_network"].ports[name][1]]  # type: ignore[no-any-return,attr-defined]
 
         def get_tensor_location(self, name: str) -> IntEnum:
             return trt.TensorLocation.DEVICE  # type: ignore[no-any-return,attr-defined]
 
         def get_tensor_mode(self, name: str) -> IntEnum:
-            mode = trt.TensorIOMode  # type: ignore[attr-defined]
-            return mode.INPUT if name == "input" else mode.OUTPUT  # type: ignore[no-any-return]
+            mode, network = trt.TensorIOMode, vars(self)["_network"]  # type: ignore[attr-defined]
+            return mode.INPUT if list(network.ports).index(name) < network.inputs else mode.OUTPUT  # type: ignore[no-any-return]
 
         def create_execution_context(self) -> object:
-            return make_class(release, "IExecutionContext", Context)()
+            context = make_class(release, "IExecutionContext", Context)()
+            vars(context)["_network"] = vars(self)["_network"]
+            return context
 
         def create_engine_inspector(self) -> object:
             return make_class(release, "EngineInspector", Inspector)()
@@ -344,7 +391,8 @@ def make_runtime(device: FakeDevice, release: str) -> ModuleType:
                 device.logger.log(trt.ILogger.Severity.ERROR, "Version tag does not match")  # type: ignore[attr-defined]
                 return None
             engine = make_class(release, "ICudaEngine", Engine)()
-            vars(engine)["_told"] = json.loads(plan)
+            told = json.loads(plan)
+            vars(engine)["_network"] = OnnxNetwork(told) if "onnx" in told else Network(told)
             return engine
 
     def make(logger: object) -> object:
