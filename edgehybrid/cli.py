@@ -76,7 +76,7 @@ def as_command(verb: Callable[..., Result]) -> Callable[..., None]:
     parameters.append(inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=verbose))
 
     def command(*, as_json: bool, quiet: bool, verbose: int, **options: object) -> None:
-        with listening(Silence() if quiet else Terminal()):
+        with listening(Quiet() if quiet else Terminal()):
             _run(lambda: verb(**options), as_json=as_json, verbose=verbose)
 
     command.__name__ = verb.__name__
@@ -149,6 +149,14 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
+class Quiet(Silence):
+    """Tells stderr only what the user cannot go on without."""
+
+    def announce(self, text: str) -> None:
+        """Leave one line."""
+        typer.echo(text, err=True)
+
+
 class Terminal:
     """Tells stderr how far a build is: a moving line on a terminal, one line per stage elsewhere."""
 
@@ -181,6 +189,10 @@ class Terminal:
     def note(self, text: str) -> None:
         """Leave one line."""
         self._print(f"  note: {text}")
+
+    def announce(self, text: str) -> None:
+        """Leave one line."""
+        self.note(text)
 
     def status(self, text: str) -> None:
         """Show a line that the next one replaces."""

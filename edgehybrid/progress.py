@@ -23,6 +23,9 @@ class Listener(Protocol):
     def note(self, text: str) -> None:
         """Something the user should know now, one sentence."""
 
+    def announce(self, text: str) -> None:
+        """What the user cannot go on without, one line; also where progress is not wanted."""
+
     def status(self, text: str) -> None:
         """How something without an end goes, one line that replaces the one before."""
 
@@ -40,6 +43,9 @@ class Silence:
         """Ignore."""
 
     def note(self, text: str) -> None:
+        """Ignore."""
+
+    def announce(self, text: str) -> None:
         """Ignore."""
 
     def status(self, text: str) -> None:

@@ -21,6 +21,7 @@ def stream(
     max_age: float = 1.0,
     realtime: bool = False,
     loop: bool = False,
+    still: bool = False,
     web: bool = True,
     address: str = "127.0.0.1",
     port: int = 8080,
@@ -40,11 +41,13 @@ def stream(
         max_age: Seconds after which a camera's frame is stale and is not inferred.
         realtime: Play a clip at its own pace and drop what comes too late, as with a camera.
         loop: Begin a clip or a folder anew when it ends.
-        web: Show the stream on a page; its address is printed.
+        still: The scene has neither motion nor noise. Else a camera that repeats its picture to the last bit for 5 s
+            counts as hung: it is connected anew, and that picture is not inferred.
+        web: Show the stream on a page; its address is printed, also with --quiet.
         address: Where the page is served; one that others can reach needs the token that is printed.
         port: Of the page; 0 takes a free one.
         record: Film the frames with their answers in this new .mp4 file.
-        json_lines: Append a line per frame and per loss of the connection to this file.
+        json_lines: Append a line per inferred frame and per change of the connection to this file.
 
     Returns:
         Frames, rates, ages, and what became of every frame that was not inferred.
@@ -59,7 +62,9 @@ def stream(
     from edgehybrid import streamer
 
     subject = subject_of(engine, variant)
-    wish = streamer.Play(duration, max_fps, max_age, realtime, loop, web, address, port, record, json_lines)
+    wish = streamer.Play(
+        duration, max_fps, max_age, realtime, loop, still, web, address, port, record=record, json_lines=json_lines
+    )
     return streamer.play(streamer.parse(source), subject, wish)
 
 

@@ -229,6 +229,7 @@ class Stream:
     power_w: float | None = None  # mean, where the board tells
     recorded: str | None = None
     notes: tuple[str, ...] = ()
+    frozen: int = 0  # the same to the last bit as seconds before
 
 
 Listing = (

@@ -207,9 +207,10 @@ def _scored(row: Row) -> tuple[str, ...]:
 
 def _stream(result: Stream) -> RenderableType:
     age, inference = result.age_ms or {}, result.inference_ms or {}
+    refused = f"{result.blank:,} blank, {result.damaged:,} damaged, {result.frozen:,} frozen"
     rows = (
         ("frames", f"{result.frames:,} inferred of {result.captured:,} captured, {result.fps:.1f} fps"),
-        ("left out", f"{result.dropped} dropped, {result.stale} stale, {result.blank} blank, {result.damaged} damaged"),
+        ("left out", f"{result.dropped:,} dropped, {result.stale:,} stale, {refused}"),
         (
             "age",
             f"p50 {age['p50']:.1f}, p99 {age['p99']:.1f}, max {age['max']:.1f} ms; {result.late} late" if age else "-",

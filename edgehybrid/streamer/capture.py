@@ -1,4 +1,4 @@
-"""Keep a source connected: read it, refuse what is no picture, see stalls, come back with backoff and jitter."""
+"""Keep a source connected: read it, refuse what is no picture, see stalls and freezes, come back with backoff."""
 
 import queue
 import random
@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,22 +14,23 @@ from numpy.typing import NDArray
 from edgehybrid.errors import InputError, StageError
 from edgehybrid.streamer.frame import Frame, Mailbox
 from edgehybrid.streamer.source import LostError, Reader, Shot
+from edgehybrid.streamer.stillness import Stillness
 from edgehybrid.streamer.tally import Tally
 
 STALL_S = 5.0
-"""A live source without a sound frame for so long is lost."""
+"""A live source without a sound frame for so long is lost, as is one whose picture is the very same for so long."""
 CONNECT_S = 10.0
 """So long may a connection take, with all that a camera does before its first frame."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 HEALTHY_S = 2.0
-"""A connection that held so long resets the backoff."""
+"""A connection that gave sound frames for so long resets the backoff."""
 BLANK_SPREAD = 8
 """A picture whose values differ by no more than this, of 255, in every channel is no picture: black before a camera
 wakes, green or grey from a decoder without its reference. The noise of any sensor that sees anything is larger."""
 MAX_STUCK = 8
 """So many reader threads may hang in a driver at once; each holds a connection."""
 
-Phase = Literal["connecting", "live", "blank", "waiting", "ended"]
+Phase = Literal["connecting", "live", "blank", "frozen", "waiting", "ended"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,13 @@ class _Link:
 
     events: "queue.SimpleQueue[Health | BaseException | None]" = field(default_factory=queue.SimpleQueue)
     abandoned: threading.Event = field(default_factory=threading.Event)
-    connected: bool = False
-    heard: float = field(default_factory=time.monotonic)
+    connected: float | None = None  # when
+    first: float | None = None  # when its first picture came
+    heard: float = field(default_factory=time.monotonic)  # when the newest sound frame came, or the connection
+
+    def is_healthy(self) -> bool:
+        """Whether it gave sound frames for a while."""
+        return self.connected is not None and self.heard - self.connected > HEALTHY_S
 
 
 class Capture:
@@ -62,6 +68,7 @@ class Capture:
         live: Frames age and are dropped; else each is handed over and none is lost.
         max_age: Seconds after which a live frame is stale.
         loop: Begin a source that ended anew.
+        still: A picture may stay the same for any time; else that is a camera that hangs.
         observe: Told of every change of health; called from capture's thread.
         jitter: A number in [0, 1) that spreads retries; a test passes its own.
     """
@@ -75,12 +82,14 @@ class Capture:
         live: bool,
         max_age: float = 1.0,
         loop: bool = False,
+        still: bool = False,
         observe: Callable[[Health], None] = lambda health: None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._connect, self._mailbox, self._tally = connect, mailbox, tally
         self._live, self._loop, self._observe, self._jitter = live, loop, observe, jitter
         self._max_age = max_age
+        self._stillness = None if still else Stillness(STALL_S)
         self._stop = threading.Event()
         self._ids = 0
         self._lock = threading.Lock()
@@ -101,10 +110,10 @@ class Capture:
         """
         attempt = 0
         while not self._stop.is_set():
-            began, known = time.monotonic(), self._ids
+            link, known = _Link(), self._ids
             lost = LostError("the stream ended")
             try:
-                self._one_connection()
+                self._one_connection(link)
                 if not self._live and self._loop and self._ids > known:
                     continue
                 if not self._live:
@@ -118,7 +127,7 @@ class Capture:
                 raise InputError("the source cannot be opened", why=str(lost), fix=lost.fix or "check the address")
             if not self._live:
                 raise StageError("the clip cannot be read on", why=str(lost), fix=lost.fix or "check the file")
-            attempt = 1 if time.monotonic() - began > HEALTHY_S else attempt + 1
+            attempt = 1 if link.is_healthy() else attempt + 1
             self._wait(str(lost), attempt)
 
     def _wait(self, reason: str, attempt: int) -> None:
@@ -127,14 +136,13 @@ class Capture:
         self._say(Health("waiting", self.health.title, reason, delay))
         self._stop.wait(delay)
 
-    def _one_connection(self) -> None:
+    def _one_connection(self, link: _Link) -> None:
         """Read one connection to its end.
 
         Raises:
-            LostError: It could not be opened, broke, or fell silent.
+            LostError: It could not be opened, broke, fell silent, or its picture froze.
         """
         self._say(Health("connecting", self.health.title, self.health.reason))
-        link = _Link()
         thread = threading.Thread(target=self._read, args=(link,), name="read source", daemon=True)
         thread.start()
         try:
@@ -142,22 +150,33 @@ class Capture:
                 try:
                     event = link.events.get(timeout=0.1)
                 except queue.Empty:
-                    patience = STALL_S if link.connected else CONNECT_S
-                    if self._live and time.monotonic() - link.heard > patience:
-                        self._tally.count("stalls")
-                        what = "sound frame" if link.connected else "connection"
-                        raise LostError(f"no {what} for {patience:g} s") from None
+                    self._check_silence(link)
                     continue
                 if event is None:
                     return
                 if isinstance(event, BaseException):
                     raise event
+                if event.phase == "frozen" and self.health.phase == "live":
+                    self._stalled(f"the very same picture for {STALL_S:g} s")
                 if self.health.phase == "connecting":
                     self._tally.count("connects")
                 self._say(event)
         finally:
             link.abandoned.set()
             self._bury(thread)
+
+    def _check_silence(self, link: _Link) -> None:
+        patience = CONNECT_S if link.connected is None else STALL_S
+        if not self._live or time.monotonic() - link.heard <= patience:
+            return
+        if self.health.phase == "frozen":
+            self._stalled("still the same picture")
+        what = "connection" if link.connected is None else "sound frame"
+        self._stalled(f"no {what} for {patience:g} s")
+
+    def _stalled(self, reason: str) -> NoReturn:
+        self._tally.count("stalls")
+        raise LostError(reason)
 
     def _bury(self, thread: threading.Thread) -> None:
         """Let an abandoned reader go, and refuse to pile up readers that hang in a driver."""
@@ -180,7 +199,7 @@ class Capture:
         said = None
         try:
             reader = self._connect()
-            link.connected, link.heard = True, time.monotonic()
+            link.connected = link.heard = time.monotonic()
             for shot in reader.shots(wanted):
                 phase = self._place(link, shot, wanted)
                 if phase is not None and phase != said:
@@ -208,10 +227,16 @@ class Capture:
             if self._live and time.monotonic() - shot.captured > self._max_age:
                 self._tally.count("stale")  # and not heard: only a new connection gets rid of a backlog
                 return None
-            link.heard = time.monotonic()
+            now = time.monotonic()
+            link.first = link.first or now
             if is_blank(shot.pixels):
+                link.heard = now
                 self._tally.count("blank")
                 return "blank"
+            if self._live and self._stillness and self._stillness.judge(shot.pixels, now, link.first) == "frozen":
+                self._tally.count("frozen")  # and not heard: a new connection may wake the camera
+                return "frozen"
+            link.heard = now
             frame = Frame(number, shot.pixels, shot.captured, self._live)
             if self._live:
                 self._mailbox.put(frame)

@@ -1,4 +1,4 @@
-"""Write what happened to every frame and to the connection as JSON lines, each written out before the next."""
+"""Write every answer and every change of the connection as JSON lines, each written out before the next."""
 
 import contextlib
 import json

@@ -61,7 +61,7 @@ function choice(variant) {
   const name = document.createElement("b"), text = document.createElement("small");
   name.textContent = variant.name;
   text.textContent = cost(variant);
-  label.style.setProperty("--mark", ({ fp16: "var(--fp16)", fp32: "var(--fp32)", model: "var(--fp32)" })[variant.name] || "var(--int8)");
+  label.style.setProperty("--mark", `var(--${variant.name === "model" ? "fp32" : variant.name})`);
   label.append(input, name, text);
   return label;
 }
@@ -97,7 +97,7 @@ function answer(message) {
   $("snapshot").disabled = false;
 }
 
-const PHASES = { live: "live", connecting: "connecting", waiting: "lost", blank: "no picture", ended: "ended", gone: "no server" };
+const PHASES = { live: "live", connecting: "connecting", waiting: "lost", blank: "no picture", frozen: "frozen", ended: "ended", gone: "no server" };
 
 function tell() {
   const open = socket && socket.readyState === WebSocket.OPEN;
@@ -115,7 +115,7 @@ function tell() {
   $("inference").textContent = number(f.inference_p50, 1);
   $("inference99").textContent = `p99 ${number(f.inference_p99, 1)} ms`;
   $("dropped").textContent = number(f.dropped);
-  $("refused").textContent = [[f.stale, "stale"], [f.blank, "blank"], [f.damaged, "damaged"], [f.late, "late"], [f.reconnects, f.reconnects === 1 ? "reconnect" : "reconnects"]]
+  $("refused").textContent = [[f.stale, "stale"], [f.blank, "blank"], [f.damaged, "damaged"], [f.frozen, "frozen"], [f.late, "late"], [f.reconnects, f.reconnects === 1 ? "reconnect" : "reconnects"]]
     .filter(([n]) => n).map(([n, what]) => `${number(n)} ${what}`).join(", ") || "no reconnect";
   const busy = choosing && performance.now() - choosing.at < 1000 ? choosing.name : state.wanted;
   for (const input of document.querySelectorAll("#choices input")) input.checked = input.value === busy;
@@ -131,7 +131,7 @@ function age(phase) {
   const old = !paused && phase !== "ended" && (phase !== "live" || (facts && facts.live && shown && since > limit));
   document.querySelector("main").classList.toggle("old", Boolean(old));
   if (!old) return;
-  const lines = { connecting: "Connecting", waiting: "The source is lost", blank: "No picture: every pixel has one colour", gone: "The command has ended, or cannot be reached", live: "No new answer" };
+  const lines = { connecting: "Connecting", waiting: "The source is lost", blank: "No picture: every pixel has one colour", frozen: "Frozen: the camera repeats its picture to the last bit", gone: "The command has ended, or cannot be reached", live: "No new answer" };
   const why = phase === "gone" ? "" : phase === "waiting" ? `${state.reason}; next attempt after ${state.retry_s.toFixed(1)} s` : state ? state.reason : "";
   const small = document.createElement("small");
   small.textContent = [why, shown ? `the last frame is ${since.toFixed(0)} s old` : ""].filter(Boolean).join(" · ");

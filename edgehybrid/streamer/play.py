@@ -21,7 +21,7 @@ from edgehybrid.streamer.readers import open_reader
 from edgehybrid.streamer.recorder import Recorder
 from edgehybrid.streamer.server import Server
 from edgehybrid.streamer.session import Ending, Limits, Session, Watcher
-from edgehybrid.streamer.tally import Tally
+from edgehybrid.streamer.tally import FATES, Tally
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Play:
     max_age: float = 1.0  # seconds
     realtime: bool = False
     loop: bool = False
+    still: bool = False
     web: bool = False
     address: str = "127.0.0.1"
     port: int = 8080
@@ -78,6 +79,7 @@ def play(source: Address, subject: Subject, wish: Play) -> Stream:
             tally=tally,
             live=live,
             loop=wish.loop,
+            still=wish.still or not source.is_live,
             watchers=watchers,
         )
         if wish.web:
@@ -100,7 +102,7 @@ def _serve(stack: ExitStack, gallery: Gallery, wish: Play) -> None:
     """Start the page, and say where it is."""
     door = Door(wish.address)
     server = stack.enter_context(Server(gallery, door, wish.address, wish.port))
-    listener().note(f"page: {server.url}")
+    listener().announce(f"page: {server.url}")
     if door.token is not None:
         listener().note(
             f"everybody who reaches {wish.address} and has this token sees the camera; nothing is encrypted"
@@ -140,6 +142,8 @@ def _summary(
         notes.append("the source is a synthetic scene: its frames are computed, no camera saw them")
     if not subject.trained:
         notes.append("the weights are untrained: the answers mean nothing")
+    if counts["frozen"]:
+        notes.append(f"{counts['frozen']} frames were the very picture of seconds before: a hung camera, else --still")
     if counts["unrecorded"]:
         notes.append(f"{counts['unrecorded']} answers are not on the film: it could not be written in time")
     return Stream(
@@ -158,6 +162,7 @@ def _summary(
         stale=counts["stale"],
         blank=counts["blank"],
         damaged=counts["damaged"],
+        frozen=counts["frozen"],
         late=counts["late"],
         reconnects=max(0, counts["connects"] - 1) if source.is_live else 0,
         longest_gap_s=session.longest_gap,
@@ -172,7 +177,7 @@ def _why_nothing(session: Session) -> str:
     counts = session.counts()
     if counts["captured"] == 0:
         return session.health.reason or f"none had arrived; the connection was {session.health.phase}"
-    refused = [f"{counts[fate]} {fate}" for fate in ("dropped", "stale", "blank", "damaged") if counts[fate]]
+    refused = [f"{counts[fate]} {fate}" for fate in FATES[1:] if counts[fate]]
     return f"of {counts['captured']} captured: {', '.join(refused) or 'none was ready in time'}"
 
 
@@ -213,5 +218,7 @@ class _Announcer:
             elif not self._met:  # a clip in a loop comes here again and again
                 self._to.note(f"{now} {self._source} live: {health.title}")
             self._lost_at, self._met = None, True
+        elif health.phase == "frozen":
+            self._to.note(f"{now} {self._source}: still the very same picture, which is not inferred (--still does)")
         elif health.phase == "blank":
             self._to.note(f"{now} {self._source}: frames without a picture (black, or one colour) are not inferred")

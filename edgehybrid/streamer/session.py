@@ -18,8 +18,6 @@ Ending = Literal["duration", "source", "interrupted", "terminated"]
 
 FAREWELL_S = 1.2
 """So long, in all, may threads take to end; one that hangs in a driver or a network is left behind."""
-
-
 RECENT_S = 2.0
 
 
@@ -52,6 +50,7 @@ class Session:
         tally: Where frames are counted.
         live: Frames age; else every frame is inferred.
         loop: Begin a source that ended anew.
+        still: A picture may stay the same for any time.
         watchers: Told of everything.
     """
 
@@ -64,6 +63,7 @@ class Session:
         tally: Tally | None = None,
         live: bool,
         loop: bool = False,
+        still: bool = False,
         watchers: Sequence[Watcher] = (),
     ) -> None:
         self.tally, self._mailbox = tally or Tally(), Mailbox()
@@ -75,6 +75,7 @@ class Session:
             live=live,
             max_age=limits.max_age,
             loop=loop,
+            still=still,
             observe=self._changed,
         )
         self._stop, self._captured_all = threading.Event(), threading.Event()

@@ -11,9 +11,9 @@ _STEP = 1.005
 _LEAST, _MOST = 0.01, 1e7  # ms
 _BINS = math.ceil(math.log(_MOST / _LEAST) / math.log(_STEP))
 
-FATES = ("inferred", "dropped", "stale", "blank", "damaged")
+FATES = ("inferred", "dropped", "stale", "blank", "damaged", "frozen")
 """What can become of a frame: inferred; replaced by a newer one; too old; no picture on it; not vouched for by its
-decoder. Only the first is ever shown to the network."""
+decoder; the very picture of seconds ago. Only the first is ever shown to the network."""
 
 
 class Distribution:

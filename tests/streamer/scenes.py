@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import av
@@ -108,12 +108,24 @@ def write_clip(
 ) -> Path:
     """A clip of the synthetic scene."""
     scene = Scene(*size)
+    return write_pictures(path, (scene.draw(number / fps) for number in range(frames)), size, fps, codec)
+
+
+def write_pictures(
+    path: Path,
+    pictures: Iterable[NDArray[np.uint8]],
+    size: tuple[int, int],
+    fps: int = 20,
+    codec: str = "h264",
+    options: dict[str, str] | None = None,
+) -> Path:
+    """A clip of these pictures."""
     with av.open(str(path), "w") as container:
-        video = container.add_stream(codec, rate=fps)
+        video = container.add_stream(codec, rate=fps, options=options or {})
         video.width, video.height = size
         video.pix_fmt = "yuv420p"
-        for number in range(frames):
-            for packet in video.encode(av.VideoFrame.from_ndarray(scene.draw(number / fps), format="rgb24")):
+        for pixels in pictures:
+            for packet in video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
                 container.mux(packet)
         for packet in video.encode():
             container.mux(packet)

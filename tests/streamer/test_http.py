@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgehybrid.errors import InputError
-from edgehybrid.streamer import address, capture, video
+from edgehybrid.streamer import address, capture, stillness, video
 from edgehybrid.streamer.drawing import jpeg
 from edgehybrid.streamer.network import Network
 from edgehybrid.streamer.readers import open_reader
@@ -33,16 +33,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "LONGEST_RETRY_S", 0.4)
     monkeypatch.setattr(capture, "STALL_S", 1.0)
     monkeypatch.setattr(capture, "CONNECT_S", 2.0)
+    monkeypatch.setattr(stillness, "PROOF_S", 0.2)
     monkeypatch.setattr(video, "PATIENCE_S", 1.0)
 
 
 class Stream:
     """A session on a camera, running in a thread."""
 
-    def __init__(self, url: str, network: Network, **limits: float) -> None:
+    def __init__(self, url: str, network: Network, *, still: bool = False) -> None:
         self.diary = Diary()
         connect = functools.partial(open_reader, address.parse(url))
-        self.session = Session(connect, network, Limits(**limits), live=True, watchers=[self.diary])
+        self.session = Session(connect, network, Limits(), live=True, still=still, watchers=[self.diary])
         self._thread = threading.Thread(target=self.session.run)
 
     def __enter__(self) -> "Stream":
@@ -130,7 +131,7 @@ def test_what_is_no_picture_is_never_inferred(network: Network) -> None:
         b"\xff\xd8 rubbish \xff\xd9",
     ]
 
-    with MjpegCamera(lambda number: kinds[number % 5]) as camera, Stream(camera.url, network) as stream:
+    with MjpegCamera(lambda number: kinds[number % 5]) as camera, Stream(camera.url, network, still=True) as stream:
         stream.wait_for_answers(8)
         counts = stream.session.counts()
         assert counts["blank"] >= 8
@@ -165,6 +166,26 @@ def test_only_blank_frames_say_so_and_keep_the_connection(network: Network) -> N
         camera.picture = scene_jpeg
         stream.wait_for_answers(2)
         assert stream.session.health.phase == "live"
+
+
+def test_a_camera_whose_picture_is_frozen_is_left_and_noise_alone_keeps_it(network: Network) -> None:
+    still = picture(3)
+
+    def noisy(number: int) -> bytes:
+        noise = np.random.default_rng(number).normal(0, 1, still.shape).round()
+        return jpeg((still + noise).clip(0, 255).astype(np.uint8))
+
+    with MjpegCamera(noisy) as camera, Stream(camera.url, network) as stream:
+        stream.wait_for_answers(60)  # twice as long as a stall
+        assert (camera.connections, stream.session.counts()["frozen"]) == (1, 0)
+        camera.picture = lambda number: jpeg(still)
+        stream.wait(lambda: stream.session.health.phase == "frozen")
+        assert camera.connections == 2
+        seen = len(stream.diary.answers)
+        stream.wait(lambda: camera.connections >= 3)
+        assert len(stream.diary.answers) == seen
+        camera.picture = noisy
+        stream.wait_for_answers(3)
 
 
 @pytest.mark.parametrize(("status", "say"), [(401, "401"), (403, "403"), (404, "404")])

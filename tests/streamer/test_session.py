@@ -1,5 +1,6 @@
 """A run: what is inferred, what is not, in which order, and how it ends."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 from edgehybrid.errors import InputError, StageError
-from edgehybrid.streamer import capture
+from edgehybrid.streamer import capture, stillness
 from edgehybrid.streamer.capture import is_blank
 from edgehybrid.streamer.network import Network
 from edgehybrid.streamer.session import Limits, Session
 from edgehybrid.streamer.source import LostError, Reader
 from edgehybrid.streamer.synthetic import SyntheticReader
+from edgehybrid.streamer.tally import FATES
 from tests.streamer.scenes import Diary, ListReader, picture, subject
 
 
@@ -49,7 +51,7 @@ def run(
     enough.session = session
     session.run()
     counts = session.counts()
-    assert counts["captured"] == sum(counts[fate] for fate in ("inferred", "dropped", "stale", "blank", "damaged"))
+    assert counts["captured"] == sum(counts[fate] for fate in FATES)
     assert counts["inferred"] == len(diary.answers)
     assert diary.ids == sorted(set(diary.ids))
     return session, diary
@@ -124,9 +126,53 @@ def test_a_broken_connection_is_made_again_and_ids_go_on(network: Network, monke
 def test_a_silent_connection_is_seen_and_left(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "FIRST_RETRY_S", 0.05)
     monkeypatch.setattr(capture, "STALL_S", 0.3)
-    session, diary = run(lambda: ListReader([picture()], then="hang"), network, Limits(duration=20), answers=3)
+    numbers = itertools.count()
+    session, diary = run(
+        lambda: ListReader([picture(next(numbers))], then="hang"), network, Limits(duration=20), answers=3
+    )
     assert session.counts()["stalls"] >= 2
     assert any("no sound frame" in health.reason for health in diary.healths)
+
+
+def test_a_camera_that_repeats_its_picture_is_a_stall_and_is_not_inferred_until_it_moves(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr(capture, "STALL_S", 0.3)
+    monkeypatch.setattr(stillness, "PROOF_S", 0.1)
+    hung = [picture()] * 40
+    turns = iter([[picture(1), *hung], hung, [picture(99), *hung], [picture(n) for n in range(60)]])
+    session, diary = run(
+        lambda: ListReader(next(turns), pause=0.05, then="hang"), network, Limits(duration=20), answers=20
+    )
+    phases = [health.phase for health in diary.healths]
+    again = ["waiting", "connecting", "frozen"]
+    assert phases[:9] == ["live", *again, *again, "waiting", "connecting"]
+    assert phases[-1] == "live"
+    lost = [health for health in diary.healths if health.phase == "waiting"]
+    assert [health.reason for health in lost] == [
+        "the very same picture for 0.3 s", "still the same picture", "still the same picture"
+    ]  # fmt: skip
+    assert lost[0].retry_s < lost[1].retry_s < lost[2].retry_s  # type: ignore[operator]
+    counts = session.counts()
+    assert (counts["stalls"], counts["connects"]) == (3, 4)
+    shown = [answer.frame for answer in diary.answers if (answer.frame.pixels == hung[0]).all()]
+    assert shown[-1].captured - shown[0].captured < 0.4
+    assert not any((answer.frame.pixels == picture(99)).all() for answer in diary.answers)
+    assert counts["frozen"] >= 10
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_still_scene_is_inferred_where_it_may_be_still(
+    network: Network, monkeypatch: pytest.MonkeyPatch, live: bool
+) -> None:
+    monkeypatch.setattr(capture, "STALL_S", 0.2)
+    session = Session(
+        lambda: ListReader([picture()] * 20, pause=0.05), network, Limits(duration=0.8), live=live, still=live
+    )
+    session.run()
+    assert (session.counts()["frozen"], session.counts()["stalls"]) == (0, 0)
+    assert session.counts()["inferred"] > 8
 
 
 def test_a_connection_that_hangs_is_given_up_and_does_not_come_back(

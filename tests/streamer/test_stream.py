@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from tests.reporter import samples
 from tests.streamer.cameras import MjpegCamera, free_port
 from tests.streamer.scenes import CLASSES, PREPROCESS, picture, read_lines, write_clip, write_network
 
-FATES = ("frames", "dropped", "stale", "blank", "damaged")
+FATES = ("frames", "dropped", "stale", "blank", "damaged", "frozen")
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +264,16 @@ def test_a_signal_ends_it_with_a_summary(
     if "FILM" in words:
         with av.open(names["FILM"]) as film:
             assert sum(1 for _ in film.decode(video=0)) > 0
+
+
+def test_quiet_tells_where_the_page_is_and_nothing_else(bundle: Path) -> None:
+    words = ("test://", "--engine", str(bundle), "--address", "0.0.0.0", "--port", "0", "--duration", "2", "--quiet")
+    with command(*words) as process:
+        first = until(process, "\n")
+        out, rest = process.communicate(timeout=30)
+    assert re.fullmatch(r"page: http://127\.0\.0\.1:\d+/\?token=[\w-]{24,}\n", first)
+    assert (rest, process.returncode) == ("", 0)
+    assert "inferred of" in out
 
 
 def test_an_address_that_others_reach_prints_a_token_and_its_meaning(bundle: Path) -> None:

@@ -24,7 +24,7 @@ from edgehybrid.streamer.session import Limits, Session
 from edgehybrid.streamer.synthetic import Scene
 from edgehybrid.streamer.video import ArrivalClock
 from tests.streamer.cameras import free_port, rtsp_server, why_no_rtsp_server
-from tests.streamer.scenes import Diary, subject, write_clip
+from tests.streamer.scenes import Diary, subject, write_clip, write_pictures
 
 NO_RTSP = why_no_rtsp_server()
 needs_rtsp = pytest.mark.skipif(NO_RTSP is not None, reason=f"needs gir1.2-gst-rtsp-server-1.0: {NO_RTSP}")
@@ -149,6 +149,33 @@ def test_rtsp_comes_back_after_its_server_was_killed(
     assert session.health.title.startswith("h264 128x96")
     assert diary.ids == sorted(set(diary.ids))
     assert max(answer.age_ms for answer in diary.answers) < 5000
+
+
+@needs_rtsp
+@pytest.mark.parametrize(("noise", "still", "frozen"), [(0, False, True), (0, True, False), (2, False, False)])
+def test_rtsp_whose_picture_stays_the_same_is_frozen_unless_it_may_be_still(
+    tmp_path: Path, network: Network, monkeypatch: pytest.MonkeyPatch, noise: float, still: bool, frozen: bool
+) -> None:
+    """An encoder sends nothing but "as before" for a scene without noise."""
+    monkeypatch.setattr(capture, "STALL_S", 1.0)
+    port, diary, scene = free_port(), Diary(), Scene(128, 96).draw(0)
+    rng = np.random.default_rng(0)
+    options = {"preset": "ultrafast", "crf": "38", "g": "250"} if noise == 0 else {}
+    pictures = ((scene + rng.normal(0, noise, scene.shape)).clip(0, 255).astype(np.uint8) for _ in range(160))
+    clip = write_pictures(tmp_path / "clip.mp4", pictures, (128, 96), options=options)
+    connect = functools.partial(open_reader, parse(f"rtsp://127.0.0.1:{port}/clip"))
+    session = Session(connect, network, Limits(duration=40), live=True, still=still, watchers=[diary])
+
+    def conduct() -> None:
+        wait(lambda: len(diary.answers) >= 5)
+        began = time.monotonic()
+        wait(lambda: session.counts()["frozen"] > 20 or time.monotonic() - began > 2)
+        session.stop()
+
+    with rtsp_server(clip, port):
+        run_beside(session, conduct)
+    assert (session.counts()["frozen"] > 0) is frozen
+    assert any("very same picture" in health.reason for health in diary.healths) is frozen
 
 
 @needs_rtsp
