@@ -21,7 +21,7 @@ class Door:
     """
 
     def __init__(self, address: str, token: str | None = None) -> None:
-        self._address = address
+        self._address = address.lower()
         self.token = token or (None if is_loopback(address) else secrets.token_urlsafe(18))
 
     def lets_host(self, header: str | None) -> bool:
@@ -45,7 +45,8 @@ class Door:
         """Whether a viewer knows the token, compared in constant time."""
         if self.token is None:
             return True
-        return given is not None and secrets.compare_digest(given.encode(), self.token.encode())
+        said = "" if given is None else given
+        return secrets.compare_digest(said.encode(errors="surrogatepass"), self.token.encode())
 
 
 def is_loopback(address: str) -> bool:

@@ -3,25 +3,22 @@
 const POINTS = 240;
 const $ = (id) => document.getElementById(id);
 const ages = [], inferences = [];
-let socket = null, paused = false, facts = null, state = null, shown = null, heardAt = performance.now(), retry = 500, choosing = null;
+let socket = null, paused = false, facts = null, state = null, shown = null, retry = 500, choosing = null;
 
 function connect() {
   socket = new WebSocket(new URL("/view", location.href.replace(/^http/, "ws")));
   socket.binaryType = "arraybuffer";
   socket.onopen = () => { retry = 500; say({ ready: true }); };
   socket.onmessage = async ({ data }) => {
-    heardAt = performance.now();
-    try { await (typeof data === "string" ? hear(JSON.parse(data)) : see(data)); }
-    finally { if (typeof data !== "string" || JSON.parse(data).kind !== "introduction") say({ ready: true }); }
+    const message = typeof data === "string" ? JSON.parse(data) : null;
+    if (message && message.kind === "introduction") return introduce(message);
+    try { if (message) { state = message; tell(); } else await see(data); }
+    finally { say({ ready: true }); }
   };
   socket.onclose = () => { tell(); setTimeout(connect, retry *= 1.5); retry = Math.min(retry, 5000); };
 }
 
 function say(wish) { if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(wish)); }
-
-function hear(message) {
-  if (message.kind === "introduction") introduce(message); else { state = message; tell(); }
-}
 
 async function see(data) {
   const length = new DataView(data).getUint32(0);
@@ -101,7 +98,7 @@ const PHASES = { live: "live", connecting: "connecting", waiting: "lost", blank:
 
 function tell() {
   const open = socket && socket.readyState === WebSocket.OPEN;
-  const phase = !open && heardAt && state ? "gone" : state ? state.phase : "connecting";
+  const phase = !open && state ? "gone" : state ? state.phase : "connecting";
   const chip = $("phase");
   if (chip.dataset.phase !== phase) { chip.dataset.phase = phase; chip.className = `chip ${phase}`; chip.textContent = PHASES[phase]; }
   age(phase);
@@ -187,8 +184,9 @@ function snapshot() {
 $("pause").addEventListener("click", pause);
 $("snapshot").addEventListener("click", snapshot);
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "p") pause(); else if (event.key === "s") snapshot();
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  const key = event.key.toLowerCase();
+  if (key === "p") pause(); else if (key === "s") snapshot();
 });
 setInterval(tell, 500);
 connect();

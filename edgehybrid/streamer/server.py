@@ -1,8 +1,7 @@
 """Serve the page and send each viewer the newest picture as fast as that viewer takes it; a thread of its own.
 
 A viewer gets a picture, says that it has drawn it, and gets the newest one of that moment: a slow one skips pictures
-instead of falling behind, and holds nothing up. Each picture is drawn once for all, and only
-if somebody looks.
+instead of falling behind, and holds nothing up. Each picture is drawn once for all, and only if somebody looks.
 """
 
 import asyncio
@@ -17,11 +16,13 @@ import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from edgehybrid.errors import EdgeHybridError, ResourceError
 from edgehybrid.streamer.access import Door
 from edgehybrid.streamer.drawing import jpeg
 from edgehybrid.streamer.gallery import Gallery
+from edgehybrid.streamer.reception import Reception
 
 VIEW_FPS = 15.0
 SENDS_PER_S = 100.0
@@ -29,6 +30,7 @@ SENDS_PER_S = 100.0
 MOST_VIEWERS = 256
 _STATE_S = 1.0
 _SEND_TIMEOUT_S = 10.0
+_IDLE_S = 15.0
 _FAREWELL_S = 0.6
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -102,20 +104,24 @@ class Server:
         app.router.add_get("/", self._show_page)
         app.router.add_get("/view", self._show_view)
         app.router.add_get("/state.json", self._show_state)
-        runner = web.AppRunner(app, access_log=None, logger=_logger(), shutdown_timeout=_FAREWELL_S / 2)
+        runner = web.AppRunner(
+            app, access_log=None, logger=_logger(), shutdown_timeout=_FAREWELL_S / 2, keepalive_timeout=_IDLE_S
+        )
         await runner.setup()
+        assert runner.server is not None  # after setup
+        self._reception = Reception(runner.server)
         try:
-            site = web.TCPSite(runner, self._address, self.port)
-            await site.start()
-            self.port = runner.addresses[0][1]
+            listening = await self._loop.create_server(self._reception, self._address, self.port)
         except OSError as error:
             self._error = error
             await runner.cleanup()
             return
+        self.port = listening.sockets[0].getsockname()[1]
         self._started.set()
         drawing = asyncio.ensure_future(self._draw())
         await self._end.wait()
         drawing.cancel()
+        listening.close()
         farewells = [one.close(code=WSCloseCode.GOING_AWAY, message=b"the stream ended") for one in self._sockets]
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.gather(*farewells, return_exceptions=True), _FAREWELL_S / 2)
@@ -125,19 +131,21 @@ class Server:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse strangers, and say to a browser what the page may do."""
-        cookie = f"edgehybrid_{self.port}"
+        self._reception.hear(request)
         if not self._door.lets_host(request.headers.get("Host")):
             return _refusal(421, "This server is not called that. Use its address.")
         if not self._door.lets_origin(request.headers):
             return _refusal(403, "Another page may not look.")
-        given = request.query.get("token")
+        if self._door.token is None:
+            return await handler(request)
+        given, cookie = request.query.get("token"), f"edgehybrid_{self.port}"
         if not self._door.lets_token(given or request.cookies.get(cookie)):
             return _refusal(401, "A token is needed: use the address that the command printed.")
-        if given is not None and request.path == "/":  # keep it out of the address bar and the history
-            moved = web.Response(status=303, headers={"Location": "/"})
-            moved.set_cookie(cookie, given, httponly=True, samesite="Strict", path="/")
-            return moved
-        return await handler(request)
+        if given is None or request.path != "/":
+            return await handler(request)
+        moved = web.Response(status=303, headers={**_HEADERS, "Location": "/"})  # out of address bar and history
+        moved.set_cookie(cookie, given, httponly=True, samesite="Strict", path="/")
+        return moved
 
     async def _show_page(self, request: web.Request) -> web.StreamResponse:
         return web.Response(
@@ -253,9 +261,10 @@ _HEADERS = {
 
 
 def _logger() -> logging.Logger:
-    """aiohttp's, without what viewers do who leave in the middle of a request."""
+    """aiohttp's, without what others do wrong: leave in the middle of a request, or send what is none."""
+    theirs = (ConnectionError, HttpProcessingError)
     found = logging.getLogger("edgehybrid.page")
-    found.filters = [lambda record: not (record.exc_info and isinstance(record.exc_info[1], ConnectionError))]
+    found.filters = [lambda record: not (record.exc_info and isinstance(record.exc_info[1], theirs))]
     return found
 
 
@@ -264,4 +273,6 @@ def _digest(text: str) -> str:
 
 
 def _refusal(status: int, text: str) -> web.Response:
-    return web.Response(status=status, text=f"{text}\n", headers=_HEADERS)
+    refusal = web.Response(status=status, text=f"{text}\n", headers=_HEADERS)
+    refusal.force_close()
+    return refusal

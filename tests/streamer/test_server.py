@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from edgehybrid.errors import ResourceError
+from edgehybrid.streamer import reception
 from edgehybrid.streamer import server as server_module
 from edgehybrid.streamer.access import Door, host_of, is_loopback
 from edgehybrid.streamer.drawing import jpeg
@@ -168,6 +169,10 @@ def test_an_address_that_others_reach_needs_the_token(guarded: Server) -> None:
                 assert response.status == 401, path
         async with session.get(f"{base}/?token={TOKEN}", allow_redirects=False) as response:
             assert (response.status, response.headers["Location"]) == (303, "/")
+            assert (response.headers["Cache-Control"], response.headers["Referrer-Policy"]) == (
+                "no-store",
+                "no-referrer",
+            )
             cookie = response.headers["Set-Cookie"]
             assert "HttpOnly" in cookie
             assert "SameSite=Strict" in cookie
@@ -210,16 +215,71 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_there_is_nothing_but_three_paths(server: Server, path: str) -> None:
-    async def work() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-        answer = await reader.read()
-        assert answer.split()[1] in (b"404", b"400")
-        assert b"root:" not in answer
-        writer.close()
-        await writer.wait_closed()
+    answer = send(server, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    assert answer.split()[1] in (b"404", b"400")
+    assert b"root:" not in answer
 
-    asyncio.run(work())
+
+REQUESTS = {
+    "not utf-8 in the token": b"GET /?token=%ff%fe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "half a character in the token": b"GET /?token=%ed%a0%80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "not utf-8 in the cookie": b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: edgehybrid_PORT=\xff\xfe\r\n\r\n",
+    "a Host in another alphabet": "GET / HTTP/1.1\r\nHost: löcalhost\r\n\r\n".encode(),
+    "two Hosts": b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+    "two lengths": b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "an endless header": b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000,
+    "no HTTP": b"\x16\x03\x01\x00\xa5\x01\x00" + bytes(range(200)),
+}
+
+
+@pytest.mark.parametrize("what", REQUESTS)
+def test_what_strangers_send_is_refused_and_told_nobody(
+    guarded: Server, what: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = send(guarded, REQUESTS[what].replace(b"PORT", str(guarded.port).encode()))  # to its end: it hangs up
+    assert answer.split()[1] in (b"400", b"401", b"421")
+    assert (capsys.readouterr().err, caplog.text) == ("", "")
+
+
+def test_connections_that_ask_for_nothing_are_ended_and_do_not_fill_the_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reception, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(reception, "REQUEST_S", 1.0)
+
+    async def dawdle() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        with contextlib.suppress(ConnectionError):
+            writer.write(b"GET / HTTP/1.1\r\nHost: local")
+            await reader.read()  # until it hangs up
+        writer.close()
+        return b""
+
+    async def work(session: aiohttp.ClientSession) -> None:
+        async with viewer(session, server) as one:
+            slow = [asyncio.ensure_future(dawdle()) for _ in range(60)]
+            await asyncio.wait(slow, timeout=10)
+            assert all(task.done() for task in slow)
+            await one.send_json({"ready": True})  # who came before stays
+            assert (await one.receive_json(timeout=5))["kind"] == "state"
+            async with session.get(server.url) as response:
+                assert response.status == 200
+
+    browse(work)
+
+
+def send(server: Server, request: bytes) -> bytes:
+    """What the server answers until it hangs up."""
+
+    async def work() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request)
+        try:
+            return await asyncio.wait_for(reader.read(), 10)
+        finally:
+            writer.close()
+
+    return asyncio.run(work())
 
 
 # --- viewers ----------------------------------------------------------------------------------------
