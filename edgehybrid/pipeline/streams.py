@@ -33,7 +33,8 @@ def stream(
     The newest frame wins: a camera's frame that was not inferred before the next one came is dropped and counted.
 
     Args:
-        source: test://, csi://0, v4l2:///dev/video0 or 0, rtsp://, http:// (MJPEG), file://clip.mp4, or a folder.
+        source: test://, csi://0, v4l2:///dev/video0 or 0, rtsp://, http:// (MJPEG), file://clip.mp4, or a folder. A
+            camera's user:password may stand in the address or, unseen by others, in EDGEHYBRID_LOGIN.
         engine: A bundle folder, an engine.plan of a bundle, or an ONNX file.
         variant: Which network of a bundle runs first, by precision; the one it was built for by default.
         duration: Seconds after which to end; without end by default.

@@ -1,19 +1,25 @@
 """Read what a user calls a camera or a clip, and keep its credentials out of everything that is shown."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from edgehybrid.errors import NotFoundError, UsageError
+
+_NUMBER = re.compile("[0-9]{1,3}")
 
 Kind = Literal["test", "csi", "v4l2", "rtsp", "http", "clip", "pictures"]
 
 FORMS = "test://, csi://0, v4l2:///dev/video0 or 0, rtsp://..., http://...mjpeg, file://clip.mp4 or a folder of images"
 
-_SECRET = re.compile(r"(?i)\b((?:user|usr|login|pass|pwd|token|key|secret|auth|sig)\w*)=[^&/;]+")
+LOGIN_VARIABLE = "EDGEHYBRID_LOGIN"
+"""user:password for a network camera whose address holds none: every user of a machine can read command lines."""
+
+_SECRET = re.compile(r"(?i)(\w*(?:user|usr|login|pass|pwd|token|key|secret|auth|sig)\w*)=(?!\*\*\*)[^&/;\s]+")
 """`user=x` and the like, as some cameras want them inside the path."""
 
 
@@ -62,40 +68,49 @@ def parse(source: str) -> Address:
         UsageError: No form that is known, or a part of it makes no sense.
         NotFoundError: It reads like a path, and nothing is there.
     """
-    if source.isdigit():
-        return Address("v4l2", f"/dev/video{source}", f"/dev/video{source}")
     scheme, found, rest = source.partition("://")
     scheme = scheme.lower()
     if not found:
-        return _device(source) if source.startswith("/dev/video") else _path(source)
+        return _device(source) if _NUMBER.fullmatch(source) or source.startswith("/dev/video") else _path(source)
     if scheme == "test":
         return Address("test", source, source, _options(source))
     if scheme == "csi":
-        if not rest.isdigit():
+        if not _NUMBER.fullmatch(rest):
             raise UsageError(f"no such CSI camera: {source}", why="needed the sensor's number", fix="csi://0")
         return Address("csi", rest, source)
     if scheme == "v4l2":
-        return _device(rest if rest.startswith("/") else f"/dev/video{rest}")
-    if scheme in ("rtsp", "rtsps"):
-        return Address("rtsp", source, _shown(source))
-    if scheme in ("http", "https"):
-        return Address("http", source, _shown(source))
+        return _device(rest)
+    if scheme in ("rtsp", "rtsps", "http", "https"):
+        return _network("rtsp" if scheme.startswith("rtsp") else "http", source)
     if scheme == "file":
         return _path(unquote(rest))
     raise UsageError(f"no such source: {scheme}://", why=f"known: {FORMS}", fix="edgehybrid stream --help")
 
 
-def _device(path: str) -> Address:
+def _device(name: str) -> Address:
+    path = f"/dev/video{name}" if _NUMBER.fullmatch(name) else name
+    if not path.startswith("/dev/"):
+        raise UsageError(f"no such camera: v4l2://{name}", why="needed its number or device", fix="v4l2:///dev/video0")
     return Address("v4l2", path, path)
 
 
 def _path(text: str) -> Address:
     path = Path(text).expanduser()
-    if path.is_dir():
+    if text and path.is_dir():
         return Address("pictures", str(path), str(path))
     if path.is_file():
         return Address("clip", str(path), str(path))
-    raise NotFoundError(f"no source '{text}'", why=f"no such file or folder; known: {FORMS}", fix="check the path")
+    shown = re.sub(r".*@", "***@", text)  # perhaps an address that was mistyped
+    raise NotFoundError(f"no source '{shown}'", why=f"no such file or folder; known: {FORMS}", fix="check the path")
+
+
+def _network(kind: Kind, url: str) -> Address:
+    """A camera's URL, with the login of the environment where it holds none."""
+    shown, login = _shown(url), os.environ.get(LOGIN_VARIABLE, "")
+    if login and "@" not in urlsplit(url).netloc:
+        user, _, password = login.partition(":")
+        url = url.replace("://", f"://{quote(user, safe='')}:{quote(password, safe='')}@", 1)
+    return Address(kind, url, shown)
 
 
 def _options(source: str) -> dict[str, str]:
@@ -109,14 +124,15 @@ def _options(source: str) -> dict[str, str]:
 
 def _shown(url: str) -> str:
     """Without user, password and the values of the query, which is where cameras that know no better want them."""
+    fix = "user:password@host:554/path, where %2F, %3F, %23 and %40 stand for / ? # @ within its parts"
     try:
         parts = urlsplit(url)
         port = "" if parts.port is None else f":{parts.port}"
         host = parts.hostname
-    except ValueError as error:
-        raise UsageError(
-            "the address cannot be read", why=str(error), fix="rtsp://user:password@host:554/path"
-        ) from error
+    except ValueError:  # whose message may hold a part of the password
+        raise UsageError("the address cannot be read", why="its host or port makes no sense", fix=fix) from None
+    if "@" in url.partition("://")[2].removeprefix(parts.netloc):
+        raise UsageError("the address cannot be read", why="found an @ behind the host", fix=fix)
     if not host:
         raise UsageError("the address has no host", why=f"found {parts.scheme}://", fix=f"{parts.scheme}://host/path")
     name = f"[{host}]" if ":" in host else host

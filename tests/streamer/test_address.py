@@ -17,6 +17,8 @@ from edgehybrid.streamer.address import parse
         ("csi://1", "csi", "1"),
         ("0", "v4l2", "/dev/video0"),
         ("v4l2:///dev/video2", "v4l2", "/dev/video2"),
+        ("v4l2://1", "v4l2", "/dev/video1"),
+        ("v4l2:///dev/v4l/by-id/usb-cam", "v4l2", "/dev/v4l/by-id/usb-cam"),
         ("/dev/video1", "v4l2", "/dev/video1"),
         ("rtsp://cam:8554/main", "rtsp", "rtsp://cam:8554/main"),
         ("RTSPS://cam/main", "rtsp", "RTSPS://cam/main"),
@@ -38,11 +40,18 @@ def test_files_and_folders_are_told_apart(tmp_path: Path) -> None:
     assert not parse(str(clip)).is_live
 
 
-@pytest.mark.parametrize(
-    "source", ["ftp://x/y", "csi://", "csi://left", "rtsp://", "rtsp://cam:port/", "test://?color=1"]
-)
+SENSELESS = ["ftp://x", "csi://", "csi://left", "csi://٣", "v4l2://", "v4l2://front", "v4l2:///etc/x", "rtsp://"]
+
+
+@pytest.mark.parametrize("source", [*SENSELESS, "rtsp://cam:port/", "test://?color=1"])
 def test_what_makes_no_sense_is_refused(source: str) -> None:
     with pytest.raises(UsageError):
+        parse(source)
+
+
+@pytest.mark.parametrize("source", ["", "file://", "²"])
+def test_nothing_is_not_the_folder_one_is_in(source: str) -> None:
+    with pytest.raises(NotFoundError):
         parse(source)
 
 
@@ -58,6 +67,7 @@ def test_a_missing_file_is_named() -> None:
         ("rtsp://admin:p%40ss@[fe80::1]:554/main", "rtsp://[fe80::1]:554/main"),
         ("http://cam/v.mjpeg?user=admin&pwd=s3cret", "http://cam/v.mjpeg?***"),
         ("rtsp://cam/user=admin&password=s3cret&channel=1", "rtsp://cam/user=***&password=***&channel=1"),
+        ("http://cam/a;camera_user=admin;camera_pwd=s3cret", "http://cam/a;camera_user=***;camera_pwd=***"),
     ],
 )
 def test_credentials_are_not_shown(source: str, shown: str) -> None:
@@ -65,6 +75,25 @@ def test_credentials_are_not_shown(source: str, shown: str) -> None:
     assert address.shown == shown
     assert "s3cret" not in repr(address)
     assert address.clean(f"cannot open {source}: 401\n at all") == f"cannot open {shown}: 401 at all"
+
+
+@pytest.mark.parametrize("sign", ["/", "?", "#", "@x/", "/@"])
+@pytest.mark.parametrize("begin", ["rtsp://", "http://", "rtsp:/", "rtsp:"])
+@pytest.mark.parametrize("half", ["s3cret", "5432"])
+def test_a_password_that_breaks_its_address_is_not_told(sign: str, begin: str, half: str) -> None:
+    with pytest.raises((UsageError, NotFoundError)) as caught:
+        parse(f"{begin}admin:{half}{sign}1234@cam/main")
+    told = str(caught.value) + repr(caught.value.__cause__)
+    assert half not in told
+    assert "admin" not in told
+
+
+def test_a_login_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEHYBRID_LOGIN", "admin:s3cret/@:")
+    address = parse("rtsp://cam:554/main")
+    assert (address.target, address.shown) == ("rtsp://admin:s3cret%2F%40%3A@cam:554/main", "rtsp://cam:554/main")
+    assert parse("http://own:pw@cam/").target == "http://own:pw@cam/"
+    assert address.clean("refused admin with s3cret/@:") == "refused *** with ***"
 
 
 NAMES = st.text("abcdefghijkmnopqrstuvwxyzABCDEFGH0123456789%!$*+~._-", min_size=12, max_size=20).filter(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -210,14 +211,14 @@ def test_an_engine_that_no_manifest_vouches_for_is_not_loaded(bundle: Path, tmp_
 
 
 @contextlib.contextmanager
-def command(*words: str) -> "Iterator[subprocess.Popen[str]]":
+def command(*words: str, **environment: str) -> "Iterator[subprocess.Popen[str]]":
     """The command in a process of its own, killed if it outlives the test."""
     with subprocess.Popen(
         [sys.executable, "-m", "edgehybrid", "stream", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     ) as process:
         try:
@@ -264,6 +265,33 @@ def test_a_signal_ends_it_with_a_summary(
     if "FILM" in words:
         with av.open(names["FILM"]) as film:
             assert sum(1 for _ in film.decode(video=0)) > 0
+
+
+def test_a_login_of_the_environment_is_seen_nowhere(bundle: Path, tmp_path: Path) -> None:
+    """Not by other users of the machine, nor in what is printed, logged, served or filmed; nor when it is refused."""
+    film, log, said = tmp_path / "film.mp4", tmp_path / "log.jsonl", ""
+    with MjpegCamera(protected=True) as camera:
+        words = [camera.url, "--engine", str(bundle), "--port", "0", "--json", "-vv"]
+        words += ["--record", str(film), "--json-lines", str(log)]
+        with command(*words, EDGEHYBRID_LOGIN="admin:s3cret") as process:
+            said += until(process, " live: ")
+            said += Path(f"/proc/{process.pid}/cmdline").read_text()
+            with urllib.request.urlopen(said.split("page: ")[1].split()[0] + "state.json", timeout=10) as state:
+                said += state.read().decode()
+            camera.status = 403
+            camera.cut()
+            said += until(process, "403")
+            process.send_signal(signal.SIGINT)
+            said += "".join(process.communicate(timeout=20))
+        with command(*words[:4], "0", "-vv", EDGEHYBRID_LOGIN="admin:s3cret") as process:
+            said += "".join(process.communicate(timeout=20))
+        assert process.returncode == 4
+    assert b"Authorization: Basic" in camera.requests[-1]
+    assert "Traceback" in said
+    for text in (said.encode(), log.read_bytes(), film.read_bytes()):
+        assert b"s3cret" not in text
+        assert b"admin" not in text
+    assert b"127.0.0.1" not in film.read_bytes()
 
 
 def test_quiet_tells_where_the_page_is_and_nothing_else(bundle: Path) -> None:
