@@ -135,7 +135,8 @@ if len(sys.argv) > 3:
     auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
     server.set_auth(auth)
 factory = GstRtspServer.RTSPMediaFactory()
-factory.set_launch(f"( filesrc location={sys.argv[1]} ! qtdemux ! h264parse config-interval=1 ! rtph264pay name=pay0 )")
+film = "" if sys.argv[1].endswith(".h264") else "qtdemux !"
+factory.set_launch(f"( filesrc location={sys.argv[1]} ! {film} h264parse config-interval=-1 ! rtph264pay name=pay0 )")
 if len(sys.argv) > 3:
     permissions = GstRtspServer.RTSPPermissions()
     permissions.add_permission_for_role("user", "media.factory.access", True)
@@ -163,7 +164,7 @@ def why_no_rtsp_server() -> str | None:
 
 @contextlib.contextmanager
 def rtsp_server(clip: Path, port: int, *credentials: str) -> Iterator[subprocess.Popen[str]]:
-    """Serve a clip at rtsp://127.0.0.1:port/clip; every client sees it from its beginning."""
+    """Serve an .mp4 or .h264 at rtsp://127.0.0.1:port/clip; every client sees it from its beginning."""
     command = [SYSTEM_PYTHON, "-c", RTSP_SERVER, str(clip), str(port), *credentials]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:

@@ -51,6 +51,30 @@ def browser() -> Iterator["Browser"]:
         found.close()
 
 
+CONTRASTS = """() => {
+    const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
+    const light = (rgb) => rgb.map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = (element) => {
+        for (; element; element = element.parentElement) {
+            const [r, g, b, a = 1] = numbers(getComputedStyle(element).backgroundColor);
+            if (a === 1) return [r, g, b];
+        }
+        return [255, 255, 255];
+    };
+    return [...document.querySelectorAll("body *")]
+        .filter((e) => e.checkVisibility() && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+        .map((e) => {
+            const back = behind(e), opacity = Number(getComputedStyle(e).opacity);
+            const ink = numbers(getComputedStyle(e).color).slice(0, 3);
+            const shown = ink.map((v, i) => opacity * v + (1 - opacity) * back[i]);
+            const [one, other] = [light(back) + 0.05, light(shown) + 0.05];
+            return [e.outerHTML.slice(0, 80), Math.max(one, other) / Math.min(one, other)];
+        });
+}"""
+"""Of each text with what is behind it, as WCAG defines it."""
+
+
 class Stage:
     """A gallery whose answers come from a thread, and its server."""
 
@@ -143,11 +167,23 @@ def test_it_fits_and_shows_what_is_true(
         inside = "e => e.getBoundingClientRect().right <= innerWidth + 0.5 && e.getBoundingClientRect().left >= -0.5"
         for element in page.query_selector_all("main *"):
             assert element.evaluate(inside), element.evaluate("e => e.outerHTML.slice(0, 120)")
+        assert [text for text, ratio in page.evaluate(CONTRASTS) if ratio < 4.5] == []
         first = numbers(page)
         wait(lambda: numbers(page) > first + 3)
         assert "," in (page.get_attribute("#line-age", "points") or "")
         if SHOTS:
             page.screenshot(path=f"{SHOTS}/{name}-{scheme}.png", full_page=True)
+
+
+def test_a_frozen_picture_is_said_to_be_frozen(browser: "Browser", stage: Stage) -> None:
+    with opened(browser, stage, (390, 844), "dark") as page:
+        stage.answers.clear()
+        stage.gallery.changed(Health("frozen", "h264"))
+        page.wait_for_selector("main.old", timeout=5000)
+        assert page.inner_text("#phase") == "frozen"
+        assert "repeats its picture" in page.inner_text("#over")
+        if SHOTS:
+            page.screenshot(path=f"{SHOTS}/frozen.png", full_page=True)
 
 
 def test_keys_alone_change_the_variant_pause_and_save(browser: "Browser", stage: Stage, tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import aiohttp
 import pytest
 
 from edgehybrid.errors import ResourceError
+from edgehybrid.records import Precision
 from edgehybrid.streamer import reception
 from edgehybrid.streamer import server as server_module
 from edgehybrid.streamer.access import Door, host_of, is_loopback
@@ -113,6 +115,11 @@ def test_the_page_is_one_file_that_loads_nothing_and_runs_only_its_own_script() 
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"{tag}-src 'sha256-{digest}'" in policy
     assert "default-src 'none'" in policy
+
+
+def test_every_precision_has_a_colour_in_light_and_in_dark() -> None:
+    text = page()[0].decode()
+    assert {name: text.count(f"--{name}: #") for name in get_args(Precision)} == dict.fromkeys(get_args(Precision), 2)
 
 
 def test_the_page_and_the_state_are_served_without_a_cache(server: Server, gallery: Gallery) -> None:

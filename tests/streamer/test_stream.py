@@ -295,13 +295,12 @@ def test_a_login_of_the_environment_is_seen_nowhere(bundle: Path, tmp_path: Path
 
 
 def test_quiet_tells_where_the_page_is_and_nothing_else(bundle: Path) -> None:
-    words = ("test://", "--engine", str(bundle), "--address", "0.0.0.0", "--port", "0", "--duration", "2", "--quiet")
-    with command(*words) as process:
+    with command("test://", "--engine", str(bundle), "--address", "0.0.0.0", "--port", "0", "--quiet") as process:
         first = until(process, "\n")
-        out, rest = process.communicate(timeout=30)
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=20)
     assert re.fullmatch(r"page: http://127\.0\.0\.1:\d+/\?token=[\w-]{24,}\n", first)
-    assert (rest, process.returncode) == ("", 0)
-    assert "inferred of" in out
+    assert rest == ""
 
 
 def test_an_address_that_others_reach_prints_a_token_and_its_meaning(bundle: Path) -> None:
