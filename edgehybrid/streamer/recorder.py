@@ -19,6 +19,9 @@ from edgehybrid.streamer.network import Answer, Subject
 from edgehybrid.streamer.tally import Tally
 
 _CODECS = ("libx264", "mpeg4")
+_PIECES = {"movflags": "empty_moov+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
+_CLUSTERS = {"cluster_time_limit": "1000", "flush_packets": "1"}
+"""A film is written in pieces of a second that stand for themselves: what was filmed before a power cut plays."""
 _TICKS = 1000
 """Of the film's clock, per second."""
 _WAITING = 8
@@ -47,10 +50,9 @@ class Recorder:
         if path.exists():
             raise UsageError(f"{path} exists", why="a film is never overwritten", fix="remove it, or name another file")
         self.path, self._subject, self._tally, self._live = path, subject, tally, live
-        options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if path.suffix != ".mkv" else {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._film = av.open(str(path), "w", options=options)
+            self._film = av.open(str(path), "w", options=_CLUSTERS if path.suffix.lower() == ".mkv" else _PIECES)
         except (OSError, av.error.FFmpegError) as error:
             raise _unwritable(path, error) from error
         self._waiting: queue.Queue[Answer | None] = queue.Queue(_WAITING)
