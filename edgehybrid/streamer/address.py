@@ -41,7 +41,7 @@ class Address:
 
     @property
     def is_live(self) -> bool:
-        """Whether frames come by themselves, whoever looks: they age, and late ones are dropped."""
+        """Whether frames come by themselves, whoever looks, and without an end."""
         return self.kind not in ("clip", "pictures")
 
     def clean(self, text: str) -> str:

@@ -66,6 +66,7 @@ class Capture:
         mailbox: Where sound frames go.
         tally: Where all frames are counted.
         live: Frames age and are dropped; else each is handed over and none is lost.
+        has_end: A live source is a clip at its own pace, which ends and may stand still; what is not live always is.
         max_age: Seconds after which a live frame is stale.
         loop: Begin a source that ended anew.
         still: A picture may stay the same for any time; else that is a camera that hangs.
@@ -80,6 +81,7 @@ class Capture:
         tally: Tally,
         *,
         live: bool,
+        has_end: bool = False,
         max_age: float = 1.0,
         loop: bool = False,
         still: bool = False,
@@ -87,9 +89,9 @@ class Capture:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._connect, self._mailbox, self._tally = connect, mailbox, tally
-        self._live, self._loop, self._observe, self._jitter = live, loop, observe, jitter
-        self._max_age = max_age
-        self._stillness = None if still else Stillness(STALL_S)
+        self._live, self._has_end, self._max_age = live, has_end or not live, max_age
+        self._loop, self._observe, self._jitter = loop, observe, jitter
+        self._stillness = None if still or self._has_end else Stillness(STALL_S)
         self._stop = threading.Event()
         self._ids = 0
         self._lock = threading.Lock()
@@ -114,18 +116,18 @@ class Capture:
             lost = LostError("the stream ended")
             try:
                 self._one_connection(link)
-                if not self._live and self._loop and self._ids > known:
+                if self._has_end and self._loop and self._ids > known:
                     continue
-                if not self._live:
+                if self._has_end:
                     self._say(Health("ended", self.health.title))
                     return
             except LostError as error:
                 lost = error
             if self._stop.is_set():
                 return
-            if self._ids == 0 and (lost.lasting or not self._live):
+            if self._ids == 0 and (lost.lasting or self._has_end):
                 raise InputError("the source cannot be opened", why=str(lost), fix=lost.fix or "check the address")
-            if not self._live:
+            if self._has_end:
                 raise StageError("the clip cannot be read on", why=str(lost), fix=lost.fix or "check the file")
             attempt = 1 if link.is_healthy() else attempt + 1
             self._wait(str(lost), attempt)
@@ -142,7 +144,8 @@ class Capture:
         Raises:
             LostError: It could not be opened, broke, fell silent, or its picture froze.
         """
-        self._say(Health("connecting", self.health.title, self.health.reason))
+        if not (self._has_end and self._ids):  # a clip that begins anew was not gone
+            self._say(Health("connecting", self.health.title, self.health.reason))
         thread = threading.Thread(target=self._read, args=(link,), name="read source", daemon=True)
         thread.start()
         try:
@@ -167,7 +170,7 @@ class Capture:
 
     def _check_silence(self, link: _Link) -> None:
         patience = CONNECT_S if link.connected is None else STALL_S
-        if not self._live or time.monotonic() - link.heard <= patience:
+        if self._has_end or time.monotonic() - link.heard <= patience:
             return
         if self.health.phase == "frozen":
             self._stalled("still the same picture")
@@ -233,7 +236,7 @@ class Capture:
                 link.heard = now
                 self._tally.count("blank")
                 return "blank"
-            if self._live and self._stillness and self._stillness.judge(shot.pixels, now, link.first) == "frozen":
+            if self._stillness is not None and self._stillness.judge(shot.pixels, now, link.first) == "frozen":
                 self._tally.count("frozen")  # and not heard: a new connection may wake the camera
                 return "frozen"
             link.heard = now

@@ -78,14 +78,15 @@ def play(source: Address, subject: Subject, wish: Play) -> Stream:
             Limits(wish.duration, wish.max_fps, wish.max_age),
             tally=tally,
             live=live,
+            has_end=not source.is_live,
             loop=wish.loop,
-            still=wish.still or not source.is_live,
+            still=wish.still,
             watchers=watchers,
         )
         if wish.web:
-            gallery.figures, gallery.device = functools.partial(_figures, session, live), gauge.rows
+            gallery.figures, gallery.device = functools.partial(_figures, session, source), gauge.rows
             _serve(stack, gallery, wish)
-        ending = session.run(functools.partial(_tick, session, listener(), live))
+        ending = session.run(functools.partial(_tick, session, source, listener()))
         found = _summary(session, network, source, subject, gauge=gauge, ending=ending, film=wish.record)
         if journal is not None:
             journal.finish({"frames": found.frames, "ended": ending})
@@ -109,17 +110,23 @@ def _serve(stack: ExitStack, gallery: Gallery, wish: Play) -> None:
         )
 
 
-def _figures(session: Session, live: bool) -> dict[str, object]:
+def _figures(session: Session, source: Address) -> dict[str, object]:
     """What the page shows of rates and counters."""
-    counts = session.counts()
-    reconnects = max(0, counts["connects"] - 1) if live else 0
-    return {**counts, **session.tally.quantiles(), "fps": session.recent_fps(), "reconnects": reconnects}
+    counts, rates = session.counts(), {"fps": session.recent_fps(), "reconnects": _reconnects(session, source)}
+    return {**counts, **session.tally.quantiles(), **rates}
+
+
+def _reconnects(session: Session, source: Address) -> int:
+    """How often a camera came back; a clip that begins anew was not lost."""
+    return max(0, session.counts()["connects"] - 1) if source.is_live else 0
 
 
 def _check(wish: Play) -> None:
     for name, value in (("duration", wish.duration), ("max-fps", wish.max_fps), ("max-age", wish.max_age)):
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--{name} {value:g} makes no sense", why="it must be above 0", fix=f"--{name} 1")
+    if not wish.address:
+        raise UsageError("--address is empty", why="needed one of this machine", fix="--address 0.0.0.0 is all of them")
     if not 0 <= wish.port <= 65535:
         raise UsageError(f"--port {wish.port} makes no sense", why="needed 0 to 65535", fix="--port 0 takes a free one")
 
@@ -164,7 +171,7 @@ def _summary(
         damaged=counts["damaged"],
         frozen=counts["frozen"],
         late=counts["late"],
-        reconnects=max(0, counts["connects"] - 1) if source.is_live else 0,
+        reconnects=_reconnects(session, source),
         longest_gap_s=session.longest_gap,
         ended=ending,
         power_w=gauge.mean_watts(),
@@ -181,18 +188,13 @@ def _why_nothing(session: Session) -> str:
     return f"of {counts['captured']} captured: {', '.join(refused) or 'none was ready in time'}"
 
 
-def _tick(session: Session, to: Listener, live: bool) -> None:
-    counts, times = session.counts(), session.tally.quantiles()
-    reconnects = max(0, counts["connects"] - 1) if live else 0
-    age = (
-        f"age p50 {times['age_p50']:.0f} p99 {times['age_p99']:.0f} ms"
-        if times["age_p50"] is not None
-        else "no answer yet"
-    )
-    to.status(
-        f"{session.health.phase} | {session.recent_fps():.1f} fps | {age} | {counts['dropped']} dropped | "
-        f"{reconnects} reconnects"
-    )
+def _tick(session: Session, source: Address, to: Listener) -> None:
+    times, age = session.tally.quantiles(), "no answer yet"
+    if times["age_p50"] is not None:
+        age = f"age p50 {times['age_p50']:.0f} p99 {times['age_p99']:.0f} ms"
+    dropped, reconnects = session.counts()["dropped"], _reconnects(session, source)
+    rates = f"{session.recent_fps():.1f} fps | {age} | {dropped} dropped | {reconnects} reconnects"
+    to.status(f"{session.health.phase} | {rates}")
 
 
 class _Announcer:

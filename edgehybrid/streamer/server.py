@@ -79,7 +79,7 @@ class Server:
             raise ResourceError(
                 f"the page cannot be served at {self._address}:{self.port}",
                 why=self._error.strerror or str(self._error),
-                fix="--port 0 takes any free port, --no-web serves no page",
+                fix="--port 0 takes any free port, --address must be this machine's, --no-web serves no page",
             ) from self._error
         return self
 

@@ -49,6 +49,7 @@ class Session:
         limits: When to end and what to leave out.
         tally: Where frames are counted.
         live: Frames age; else every frame is inferred.
+        has_end: A live source is a clip at its own pace, which ends.
         loop: Begin a source that ended anew.
         still: A picture may stay the same for any time.
         watchers: Told of everything.
@@ -62,6 +63,7 @@ class Session:
         *,
         tally: Tally | None = None,
         live: bool,
+        has_end: bool = False,
         loop: bool = False,
         still: bool = False,
         watchers: Sequence[Watcher] = (),
@@ -73,6 +75,7 @@ class Session:
             self._mailbox,
             self.tally,
             live=live,
+            has_end=has_end,
             max_age=limits.max_age,
             loop=loop,
             still=still,

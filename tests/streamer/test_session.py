@@ -162,14 +162,13 @@ def test_a_camera_that_repeats_its_picture_is_a_stall_and_is_not_inferred_until_
     assert counts["frozen"] >= 10
 
 
-@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize(("live", "has_end", "still"), [(True, False, True), (True, True, False), (False, True, False)])
 def test_a_still_scene_is_inferred_where_it_may_be_still(
-    network: Network, monkeypatch: pytest.MonkeyPatch, live: bool
+    network: Network, monkeypatch: pytest.MonkeyPatch, live: bool, has_end: bool, still: bool
 ) -> None:
     monkeypatch.setattr(capture, "STALL_S", 0.2)
-    session = Session(
-        lambda: ListReader([picture()] * 20, pause=0.05), network, Limits(duration=0.8), live=live, still=live
-    )
+    reader = ListReader([picture()] * 20, pause=0.05)
+    session = Session(lambda: reader, network, Limits(duration=0.8), live=live, has_end=has_end, still=still)
     session.run()
     assert (session.counts()["frozen"], session.counts()["stalls"]) == (0, 0)
     assert session.counts()["inferred"] > 8

@@ -24,7 +24,7 @@ from edgehybrid.errors import ArtifactError, InputError, NotFoundError, Resource
 from edgehybrid.records import Stream
 from tests.reporter import samples
 from tests.streamer.cameras import MjpegCamera, free_port
-from tests.streamer.scenes import CLASSES, PREPROCESS, picture, read_lines, write_clip, write_network
+from tests.streamer.scenes import CLASSES, PREPROCESS, picture, read_lines, write_clip, write_network, write_pictures
 
 FATES = ("frames", "dropped", "stale", "blank", "damaged", "frozen")
 
@@ -119,6 +119,15 @@ def test_a_clip_is_filmed_with_its_answers(bundle: Path, tmp_path: Path) -> None
         edgehybrid.stream(str(clip), engine=bundle, web=False, record=film)
 
 
+def test_a_clip_at_its_own_pace_drops_what_is_late_and_ends(bundle: Path, tmp_path: Path) -> None:
+    """As a camera's, its frames age; unlike a camera, it is not lost when it ends, nor hung when it stands still."""
+    clip = write_pictures(tmp_path / "clip.mp4", [picture(1, 64, 96)] * 20, (96, 64))
+    found = edgehybrid.stream(str(clip), engine=bundle, realtime=True, max_fps=5, duration=20, web=False)
+    check(found)
+    assert (found.ended, found.captured, found.reconnects, found.frozen) == ("source", 20, 0, 0)
+    assert found.dropped > found.frames
+
+
 def test_a_film_keeps_its_size_when_the_picture_changes_it(bundle: Path, tmp_path: Path) -> None:
     for number, size in enumerate(((48, 64), (64, 48), (90, 200))):
         Image.fromarray(picture(number, *size)).save(tmp_path / f"{number}.png")
@@ -177,6 +186,7 @@ def test_a_run_that_breaks_says_why_in_its_log(bundle: Path, tmp_path: Path) -> 
         ({"max_fps": -1}, UsageError, "--max-fps"),
         ({"max_age": 0}, UsageError, "--max-age"),
         ({"port": 70000}, UsageError, "--port"),
+        ({"address": ""}, UsageError, "--address"),
         ({"variant": "fp8"}, UsageError, "no variant fp8"),
         ({"engine": Path("gone.onnx")}, NotFoundError, "gone.onnx"),
         ({"engine": Path(__file__)}, UsageError, "cannot run"),
