@@ -193,7 +193,7 @@ class Capture:
             )
 
     def _read(self, link: _Link) -> None:
-        """The reader's thread: tell `link` of the first frame, of each change between picture and blank, of the end."""
+        """The reader's thread: tell `link` of each change of phase, and of the end."""
 
         def wanted() -> bool:
             return not (link.abandoned.is_set() or self._stop.is_set())

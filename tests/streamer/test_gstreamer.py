@@ -1,5 +1,6 @@
 """GStreamer's road with elements that every installation has; NVIDIA's are checked as text, as no Jetson is here."""
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ needs_gst = pytest.mark.skipif(
     not has("videotestsrc", "videoconvert", "appsink", "decodebin"),
     reason="needs GStreamer and its base plugins with PyGObject",
 )
+needs_rtsp = pytest.mark.skipif(why_no_rtsp_server() is not None, reason="needs gir1.2-gst-rtsp-server-1.0")
 SINK = "videoconvert ! video/x-raw,format=RGB ! appsink name=sink drop=true max-buffers=1 sync=true"
 
 
@@ -114,7 +116,27 @@ def test_without_gstreamer_csi_says_how_to_get_it(tmp_path: Path, monkeypatch: p
         readers.open_reader(parse("csi://0"))
 
 
-@pytest.mark.skipif(why_no_rtsp_server() is not None, reason="needs gir1.2-gst-rtsp-server-1.0")
+@needs_rtsp
+@pytest.mark.skipif(not has("openh264dec"), reason="needs openh264dec of gstreamer1.0-plugins-bad")
+def test_rtsp_pipeline_reads_a_camera_with_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Jetson's pipeline with another decoder; the password has every sign that means something in an address."""
+    hardware = "nvv4l2decoder enable-max-performance=1 ! nvvidconv ! video/x-raw,format=(string)BGRx"
+    text = rtsp_pipeline().replace(hardware, "openh264dec")
+    assert text != rtsp_pipeline()
+    password = "s3c/r@t?#: %41"
+    monkeypatch.setenv("EDGEHYBRID_LOGIN", f"admin:{password}")
+    clip, port = write_clip(tmp_path / "clip.mp4", frames=100), free_port()
+    with rtsp_server(clip, port, "admin", password):
+        reader = GstReader(parse(f"rtsp://127.0.0.1:{port}/clip"), text)
+        assert reader.title == "GStreamer rtsp 96x64"
+        assert all(shot.pixels is not None for shot in itertools.islice(reader.shots(lambda: True), 5))
+        reader.close()
+        with pytest.raises(LostError) as caught:
+            GstReader(parse(f"rtsp://admin:wr0ng@127.0.0.1:{port}/clip"), text)
+    assert "wr0ng" not in str(caught.value)
+
+
+@needs_rtsp
 def test_rtsp_that_the_hardware_cannot_decode_is_decoded_on_the_cpu_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
