@@ -51,7 +51,7 @@ def checks(
         installation.environment(),
         *(installation.library(each, least, find, None) for each, least in BASE.items()),
         *(
-            installation.library(each, least, find, extra)
+            installation.library(each, least, find, extra, has_gpu=is_jetson(root) or bool(cuda.gpus))
             for extra, rows in EXTRAS.items()
             for each, least in rows.items()
         ),
@@ -87,12 +87,14 @@ def abilities(found: tuple[Check, ...]) -> tuple[tuple[str, ...], tuple[str, ...
     base = set(BASE) | {"python", "cache"} <= sound
     host, rtx, stream = (base and set(EXTRAS[extra]) <= there for extra in ("host", "rtx", "stream"))
     text = {check.name: check.found for check in found}
-    own = base and "tensorrt" in there and text["cuda driver"].startswith("CUDA") and text["tensorrt"][:1].isdigit()
+    builds = base and "tensorrt" in there and text["cuda driver"].startswith("CUDA") and text["tensorrt"][:1].isdigit()
+    runs = builds and text["pycuda"][:1].isdigit() and "pycuda" in there
     deeds = {
         "measure and score ONNX files": base,
         "export and quantize": host,
         "have graphs checked by NVIDIA's compiler": rtx,
-        "build and run engines": own,
+        "build engines for this machine": builds,
+        "run and time engines": runs,
         "stream": stream,
     }
     return tuple(deed for deed, able in deeds.items() if able), tuple(deed for deed, able in deeds.items() if not able)

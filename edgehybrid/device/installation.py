@@ -17,6 +17,8 @@ EXTRAS = {
     "host": {"torch": "2.10", "onnxscript": "0.6", "onnxsim": "0.4.36", "safetensors": "0.5"},
     "timm": {"timm": "1.0.20"},
     "rtx": {"tensorrt-rtx-cu13-libs": "1.7", "tensorrt-rtx-cu13-bindings": "1.7"},
+    "jetson": {"pycuda": "2024.1", "cuda-bindings": "12.6"},
+    "torch-tensorrt": {"torch-tensorrt": "2.8"},
     "stream": {"av": "15", "aiohttp": "3.10"},
 }
 """Extra -> distribution -> lowest version, as in pyproject.toml (a test compares them)."""
@@ -25,9 +27,12 @@ PURPOSE = {
     "host": "to load zoo models and export them",
     "timm": "to load models of timm",
     "rtx": "to build engines for RTX cards, on any PC",
+    "jetson": "to run engines and time them, with CUDA graphs",
+    "torch-tensorrt": "to build with --flavor torch-tensorrt",
     "stream": "to run on cameras, clips and network streams",
 }
-
+GPU_ALONE = ("jetson", "torch-tensorrt")
+"""Extras that are of no use without a GPU."""
 
 _OLDEST_PYTHON = (3, 10)
 _LOAD_FIX = "install NVIDIA's libraries of the same release beside the Python module"
@@ -55,13 +60,23 @@ def environment() -> Check:
     return Check("virtual environment", "warn", "none: packages go to the system's Python", fix)
 
 
-def library(name: str, least: str, find: Find, extra: str | None) -> Check:
-    """A library of the base install (extra None: it must be there) or of an extra (it may be missing)."""
+def library(name: str, least: str, find: Find, extra: str | None, *, has_gpu: bool = True) -> Check:
+    """A library of the base install (extra None: it must be there) or of an extra (it may be missing).
+
+    Args:
+        name: Of the distribution.
+        least: Lowest version that will do.
+        find: Looks up an installed version.
+        extra: That brings it.
+        has_gpu: Whether this machine has a CUDA device: without one some extras are rightly absent.
+    """
     found = find(name) or (find("onnxruntime-gpu") if name == "onnxruntime" else None)
     status: Literal["warn", "fail"] = "fail" if extra is None else "warn"
     fix = f"pip install '{name}>={least}'" if extra is None else f"pip install 'edgehybrid[{extra}]'"
     if found is None:
         purpose = "" if extra is None else f", needed {PURPOSE[extra]}"
+        if extra in GPU_ALONE and not has_gpu:
+            return Check(name, "ok", f"not installed{purpose}, on a machine with a GPU")
         return Check(name, status, f"not installed{purpose}", fix)
     if numbers(found) < numbers(least):
         return Check(name, status, f"{found}, needed {least} or newer", fix)

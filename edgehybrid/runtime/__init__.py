@@ -220,8 +220,7 @@ def check_feeds(inputs: Mapping[str, TensorInfo], feeds: Tensors) -> None:
     Raises:
         InputError: The first difference, in words: a name, a shape or a dtype.
     """
-    missing, unknown = sorted(inputs.keys() - feeds.keys()), sorted(feeds.keys() - inputs.keys())
-    if missing or unknown:
+    if inputs.keys() != feeds.keys():
         raise InputError(
             "the feeds do not fit the network",
             why=f"found inputs {sorted(feeds)}, needed {sorted(inputs)}",

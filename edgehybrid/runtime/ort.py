@@ -55,33 +55,23 @@ class OrtRunner:
         except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
             raise _load_error(path, error) from error
         self._session: onnxruntime.InferenceSession | None = session
-        self._inputs = {port.name: _info(path, port) for port in session.get_inputs()}
-        self._outputs = {port.name: _info(path, port) for port in session.get_outputs()}
-
-    @property
-    def inputs(self) -> Mapping[str, TensorInfo]:
-        """What `run` needs, by name."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, TensorInfo]:
-        """What `run` returns, by name."""
-        return self._outputs
+        self.inputs: Mapping[str, TensorInfo] = {port.name: _info(path, port) for port in session.get_inputs()}
+        self.outputs: Mapping[str, TensorInfo] = {port.name: _info(path, port) for port in session.get_outputs()}
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
         """One synchronous call; see `edgehybrid.runtime.Runner.run`."""
         if self._session is None:
             raise ValueError(f"the runner of {self.path} is closed")
-        check_feeds(self._inputs, feeds)
+        check_feeds(self.inputs, feeds)
         try:
-            arrays = self._session.run(list(self._outputs), dict(feeds))
+            arrays = self._session.run(None, dict(feeds))  # every output, in the order of `outputs`
         except Exception as error:
             raise _run_error(self.path, error) from error
-        return dict(zip(self._outputs, cast(list[NDArray[np.generic]], arrays), strict=True))
+        return dict(zip(self.outputs, cast(list[NDArray[np.generic]], arrays), strict=True))
 
     def profile(self, feeds: Tensors, calls: int) -> tuple[LayerTime, ...]:
         """Time per operator; see `edgehybrid.runtime.Profiling`. In a session of its own: profiling slows calls."""
-        check_feeds(self._inputs, feeds)
+        check_feeds(self.inputs, feeds)
         with tempfile.TemporaryDirectory(prefix="edgehybrid-profile-") as folder:
             options = _options(self.threads, canonical=self._canonical, spin=self._spin)
             options.enable_profiling = True
@@ -89,7 +79,7 @@ class OrtRunner:
             try:
                 session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
                 for _ in range(calls):
-                    session.run(list(self._outputs), dict(feeds))
+                    session.run(list(self.outputs), dict(feeds))
                 events = json.loads(Path(session.end_profiling()).read_bytes())
             except Exception as error:
                 raise _run_error(self.path, error) from error

@@ -58,29 +58,19 @@ class TorchRunner:
             self._module: torch.nn.Module | None = module.eval() if path is None else module
             if path is None:
                 module.to(device)
-            self._inputs = {names[0]: TensorInfo(tuple(shape), np.dtype("float32"))}
+            self.inputs: Mapping[str, TensorInfo] = {names[0]: TensorInfo(tuple(shape), np.dtype("float32"))}
             example = self._call(np.zeros(tuple(shape), np.float32))
         except BaseException:
             torch.set_num_threads(before)
             raise
-        self._outputs = {names[1]: TensorInfo(example.shape, example.dtype)}
+        self.outputs: Mapping[str, TensorInfo] = {names[1]: TensorInfo(example.shape, example.dtype)}
         self._names = names
-
-    @property
-    def inputs(self) -> Mapping[str, TensorInfo]:
-        """What `run` needs, by name."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, TensorInfo]:
-        """What `run` returns, by name."""
-        return self._outputs
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
         """One synchronous call; see `edgehybrid.runtime.Runner.run`."""
         if self._module is None:
             raise ValueError(f"the runner of {self.path or 'the module'} is closed")
-        check_feeds(self._inputs, feeds)
+        check_feeds(self.inputs, feeds)
         return {self._names[1]: self._call(feeds[self._names[0]])}
 
     def __enter__(self) -> "TorchRunner":

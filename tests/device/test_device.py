@@ -15,6 +15,7 @@ import pytest
 from edgehybrid import device
 from edgehybrid.device import Cuda, Gpu, board, health, machine
 from edgehybrid.device.doctor import BASE, EXTRAS
+from edgehybrid.device.installation import GPU_ALONE
 from edgehybrid.records import Check
 from tests.fakes import jetson_files, laptop_files, write_tree
 
@@ -332,6 +333,7 @@ def test_the_libraries_are_those_of_pyproject() -> None:
         return {match[1]: match[2] for match in found if match}
 
     assert table(project["dependencies"]) == BASE
+    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"dev"}
     for extra, libraries in EXTRAS.items():
         assert table(project["optional-dependencies"][extra]) == libraries
 
@@ -352,7 +354,8 @@ def test_an_empty_installation_fails_with_the_command_for_every_library(laptop: 
     for extra, libraries in EXTRAS.items():
         for name in libraries:
             check = named(found, name)
-            assert (check.status, check.fix) == ("warn", f"pip install 'edgehybrid[{extra}]'")
+            wanted = ("ok", None) if extra in GPU_ALONE else ("warn", f"pip install 'edgehybrid[{extra}]'")
+            assert (check.status, check.fix) == wanted
             assert "needed to" in check.found
 
 

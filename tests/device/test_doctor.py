@@ -164,6 +164,9 @@ def test_what_only_a_jetson_has_is_not_missed_on_a_laptop(tmp_path: Path) -> Non
     names = {check.name: check for check in found}
     assert {"jetpack", "power mode", "clocks", "power sensors", "csi cameras"}.isdisjoint(names)
     quiet = (
+        "pycuda",
+        "cuda-bindings",
+        "torch-tensorrt",
         "trtexec",
         "tensorrt",
         "swap",
@@ -191,10 +194,19 @@ def test_little_disk_is_found_by_its_own_check(tmp_path: Path) -> None:
 def test_what_can_be_done_follows_from_what_is_there(jetson: Path, tmp_path: Path) -> None:
     board = tuple(look(jetson).values())
     can, cannot = device.abilities(board)
-    assert "build and run engines" in can
+    assert {"build engines for this machine", "run and time engines"} <= set(can)
     assert cannot == ()
     hidden = tuple(look(jetson, "it crashed with signal 11").values())
-    assert device.abilities(hidden)[1] == ("build and run engines",)
+    assert device.abilities(hidden)[1] == ("build engines for this machine", "run and time engines")
+    without = device.checks(
+        root=jetson,
+        find=lambda name: None if name == "pycuda" else "10.3.0" if name == "tensorrt" else installed(name),
+        probe=lambda: ORIN,
+        ask=lambda name: "ok 10.3.0",
+    )
+    assert device.abilities(without)[1] == ("run and time engines",)
+    missing = next(check for check in without if check.name == "pycuda")
+    assert (missing.status, missing.fix) == ("warn", "pip install 'edgehybrid[jetson]'")
     root = write_tree(tmp_path / "pc", laptop_files())
     bare = device.checks(root=root, find=lambda name: BASE.get(name), probe=lambda: NO_CUDA)
     assert device.abilities(bare)[0] == ("measure and score ONNX files",)

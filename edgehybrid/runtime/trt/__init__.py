@@ -1,6 +1,7 @@
 """Run a TensorRT engine: one execution context, one stream and one set of buffers per lane.
 
     __init__.py   TrtRunner: load, run, time, profile, close
+    current.py    the device's context, current on the calling thread
     buffers.py    host and device memory of inputs and outputs
     lane.py       upload, compute, download on one stream, timed by events
     graphs.py     the compute step captured as a CUDA graph
@@ -11,8 +12,8 @@ and events; CUDA graphs go through cuda-bindings on pycuda's stream, as pycuda h
 """
 
 import importlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -21,10 +22,11 @@ import numpy as np
 import pycuda.driver as cuda
 from numpy.typing import NDArray
 
-from edgehybrid.errors import ArtifactError, GraphError, NotFoundError, NotReadyError, ResourceError, StageError
+from edgehybrid.errors import ArtifactError, GraphError, NotFoundError, NotReadyError, ResourceError
 from edgehybrid.progress import listener
 from edgehybrid.records import LayerTime
 from edgehybrid.runtime import Split, TensorInfo, Tensors, check_feeds
+from edgehybrid.runtime.trt.current import Current
 from edgehybrid.runtime.trt.graphs import GraphUnavailableError
 from edgehybrid.runtime.trt.lane import Lane
 from edgehybrid.runtime.trt.layers import describe_layers, profile_layers
@@ -81,37 +83,32 @@ class TrtRunner:
         self._closing = ExitStack()
         device = _first_device(path)
         self._primary: Any = device.retain_primary_context()  # the one that TensorRT and the runtime API use
+        self._current = Current(self._primary, path)
         try:
             shared = bool(device.get_attribute(cuda.device_attribute.INTEGRATED)) if mapped is None else mapped
-            with self._current():
+            with self._current:
                 self._open(cuda_graph, streams, shared)
         except BaseException:
             self._close()
             raise
 
     @property
-    def inputs(self) -> Mapping[str, TensorInfo]:
-        """What `run` needs, by name."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, TensorInfo]:
-        """What `run` returns, by name."""
-        return self._outputs
-
-    @property
     def lanes(self) -> int:
         """How many calls can be under way at once."""
         return len(self._lanes)
 
+    @property
+    def staging(self) -> Mapping[str, NDArray[np.generic]]:
+        """Host memory that the inputs are uploaded from: whoever fills it and feeds it to `run` spares a copy."""
+        self._check_open()
+        return {name: buffer.host for name, buffer in self._lanes[0].inputs.items()}
+
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
         """One synchronous call; see `edgehybrid.runtime.Runner.run`."""
-        self.load(feeds)
-        with self._current():
-            lane = self._lanes[0]
-            lane.start(transfers=True)
-            lane.finish()
-            return lane.outputs()
+        self._check_open()
+        check_feeds(self.inputs, feeds)
+        with self._current:
+            return self._lanes[0].run(feeds)
 
     def load(self, feeds: Tensors) -> None:
         """Put one batch into the host buffers of every lane, for `start`.
@@ -120,26 +117,26 @@ class TrtRunner:
             InputError: It does not fit.
         """
         self._check_open()
-        check_feeds(self._inputs, feeds)
+        check_feeds(self.inputs, feeds)
         for lane in self._lanes:
             lane.load(feeds)
 
     def start(self, lane: int, *, transfers: bool = True) -> None:
         """Enqueue a call of a lane and return; see `edgehybrid.runtime.Splitting`."""
         self._check_open()
-        with self._current():
+        with self._current:
             self._lanes[lane].start(transfers=transfers)
 
     def finish(self, lane: int) -> Split:
         """Wait for the call of a lane; see `edgehybrid.runtime.Splitting`."""
         self._check_open()
-        with self._current():
+        with self._current:
             return self._lanes[lane].finish()
 
     def profile(self, feeds: Tensors, calls: int) -> tuple[LayerTime, ...]:
         """Time per layer; see `edgehybrid.runtime.Profiling`. Runs plain calls: a graph has no layers to report."""
         self.load(feeds)
-        with self._current():
+        with self._current:
             lane = self._lanes[0]
             for buffer in lane.inputs.values():
                 buffer.upload(lane.stream)
@@ -162,29 +159,10 @@ class TrtRunner:
     def _close(self) -> None:
         if self._primary is None:
             return
-        with self._current():
+        with self._current:
             self._closing.close()
         self._primary.detach()
         self._primary = None
-
-    @contextmanager
-    def _current(self) -> Iterator[None]:
-        """The device's context made current on this thread, whichever it is; pycuda's errors in our words."""
-        self._primary.push()
-        try:
-            yield
-        except cuda.MemoryError as error:
-            raise ResourceError(
-                f"out of device memory while running {self.path}",
-                why=str(error),
-                fix="close other programs, or use fewer --streams or a smaller batch",
-            ) from error
-        except cuda.Error as error:
-            raise StageError(
-                f"{self.path} failed while running", why=str(error), fix="check the driver with `edgehybrid doctor`"
-            ) from error
-        finally:
-            cuda.Context.pop()
 
     def _check_open(self) -> None:
         if not self._lanes:
@@ -204,7 +182,7 @@ class TrtRunner:
             )
         self._engine, self._runtime = engine, runtime
         self._closing.callback(self._forget)
-        self._inputs, self._outputs = _ports(trt, engine, self.path)
+        self.inputs, self.outputs = _ports(trt, engine, self.path)
         for _ in range(streams):
             context = engine.create_execution_context()
             if context is None:
@@ -213,7 +191,7 @@ class TrtRunner:
                     why=self._log.last or "TensorRT made no execution context",
                     fix="close other programs, or use fewer --streams or a smaller batch",
                 )
-            lane = Lane(context, self._inputs, self._outputs, mapped=shared, complain=self._complain)
+            lane = Lane(context, self.inputs, self.outputs, mapped=shared, complain=self._complain)
             self._closing.callback(lane.close)
             self._lanes.append(lane)
         if cuda_graph:

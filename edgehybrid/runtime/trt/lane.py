@@ -38,7 +38,9 @@ class Lane:
         self.context: Any = context
         self.stream: Any = cuda.Stream()
         self._complain = complain
+        self._handle: int = self.stream.handle
         self._graph: ComputeGraph | None = None
+        self._compute: Callable[[], None] = self._enqueue
         self._marks = [cuda.Event(cuda.event_flags.BLOCKING_SYNC) for _ in range(4)]
         self._enqueue_ms = 0.0
         self.inputs: dict[str, Buffer] = {}
@@ -53,9 +55,26 @@ class Lane:
             raise
 
     def load(self, feeds: Tensors) -> None:
-        """Copy a batch into the host buffers."""
+        """Copy a batch into the host buffers; nothing where it lies there already."""
         for name, buffer in self.inputs.items():
-            np.copyto(buffer.host, feeds[name])
+            given = feeds[name]
+            if given is not buffer.host:
+                np.copyto(buffer.host, given)
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
+        """One call from host memory to host memory, without the events that only a measurement needs.
+
+        It waits as the driver's own synchronisation does: an event that blocks would wake up later.
+        """
+        self.load(feeds)
+        stream = self.stream
+        for buffer in self.inputs.values():
+            buffer.upload(stream)
+        self._compute()
+        for buffer in self._outputs.values():
+            buffer.download(stream)
+        stream.synchronize()
+        return {name: np.array(buffer.host) for name, buffer in self._outputs.items()}
 
     def start(self, *, transfers: bool) -> None:
         """Enqueue one call and return.
@@ -89,10 +108,6 @@ class Lane:
             enqueue=self._enqueue_ms,
         )
 
-    def outputs(self) -> dict[str, NDArray[np.generic]]:
-        """Copies of the outputs of the last finished call."""
-        return {name: np.array(buffer.host) for name, buffer in self._outputs.items()}
-
     def capture(self) -> None:
         """Capture the compute step as a CUDA graph, after one plain call as TensorRT asks.
 
@@ -101,13 +116,14 @@ class Lane:
         """
         self._enqueue()
         self.stream.synchronize()
-        self._graph = ComputeGraph(self.stream.handle, self._enqueue)
+        self._graph = ComputeGraph(self._handle, self._enqueue)
+        self._compute = self._graph.launch
 
     def drop_graph(self) -> None:
         """Go back to enqueueing."""
         if self._graph is not None:
             self._graph.close()
-            self._graph = None
+            self._graph, self._compute = None, self._enqueue
 
     def close(self) -> None:
         """Wait for what is under way and free everything."""
@@ -120,12 +136,6 @@ class Lane:
         self.inputs, self._outputs, self._marks = {}, {}, []
         self.context = self.stream = None
 
-    def _compute(self) -> None:
-        if self._graph is None:
-            self._enqueue()
-        else:
-            self._graph.launch()
-
     def _enqueue(self) -> None:
-        if not self.context.execute_async_v3(self.stream.handle):
+        if not self.context.execute_async_v3(self._handle):
             raise StageError("the engine failed while running", why=self._complain(), fix="edgehybrid verify BUNDLE")
