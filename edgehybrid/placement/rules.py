@@ -157,7 +157,7 @@ CORE_RULES: tuple[Rule[Core], ...] = (
     Rule("computed-product", False, lambda s: not s.attention,
          "product of two computed tensors stays float: it is no attention around a softmax, so no fused int8 kernel "
          "takes it"),
-    # TensorRT-RTX 1.7 pads 46 to 48 to fuse it, with copies around each core (benchmarks/engines.py); the guide of the
+    # TensorRT-RTX 1.7 pads 46 to 48 to fuse it, with copies around each core (benchmarks/kernels.py); the guide of the
     # older releases names no such thing. `rewrites.head_size` pads where it can.
     Rule("attention-odd-size", False, lambda s: not fits_fused_float16(s.head_size),
          "attention core stays fp16: its head size {head_size} is none that fused kernels are documented for (fp16: 16 "

@@ -17,7 +17,7 @@ def drop_key_bias(graph: Graph) -> int:
     channels (cross-covariance attention), nor where k is read elsewhere.
 
     Where neither keys nor values have a bias, TensorRT-RTX 1.7 computes both in one kernel: CMT-Ti@160 in float16 has
-    279 kernels, and 307 if either bias stays (benchmarks/engines.py). In ONNX Runtime on a CPU it brings under 1 %.
+    279 kernels, and 307 if either bias stays (benchmarks/kernels.py). In ONNX Runtime on a CPU it brings under 1 %.
 
     Source: the shift invariance of softmax.
     """

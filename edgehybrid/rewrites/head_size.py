@@ -40,7 +40,7 @@ def pad_head_size(graph: Graph) -> int:
     Applies where q, k and v come from layers of their own, and the head grows by no more than an eighth.
 
     TensorRT-RTX 1.7 pads such heads itself to fuse their attention, with copies around it: CMT-Ti@160 in float16 has
-    279 kernels with this and 317 without (benchmarks/engines.py). In ONNX Runtime on a CPU it neither gains nor loses
+    279 kernels with this and 317 without (benchmarks/kernels.py). In ONNX Runtime on a CPU it neither gains nor loses
     (0.997 [0.993, 1.003] of the time).
 
     Source: zero rows and columns change no product.

@@ -31,7 +31,7 @@ def fuse_layer_norm(graph: Graph) -> int:
     Conv2Former and ConvNeXt write it, it stands between two transposes. TensorRT and ONNX Runtime have a kernel for
     the operator; written out, the square of an activation leaves the range of float16. Worth 1.07x [1.05, 1.09] on
     Conv2Former-N@224 in ONNX Runtime (CPU, 1 thread, benchmarks/rewrites.py). A float16 engine of TensorRT-RTX 1.7 has
-    180 kernels with it and 160 without (benchmarks/engines.py): there the operator is for the range, not for speed.
+    180 kernels with it and 160 without (benchmarks/kernels.py): there the operator is for the range, not for speed.
 
     Source: ONNX operator LayerNormalization, opset 17; Ba et al. 2016, arXiv:1607.06450.
     """

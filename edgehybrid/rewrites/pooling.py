@@ -14,7 +14,7 @@ def pool_first(graph: Graph) -> int:
     The convolution then works on one position per window: in Conformer, where features go from the convolutional to
     the transformer branch, that is 1/16 or 1/4 of its products. Only without padding, whose zeros know no bias. Worth
     1.03x [1.01, 1.04] on Conformer-Ti@224 in ONNX Runtime (CPU, 1 thread, benchmarks/rewrites.py); a float16 engine of
-    TensorRT-RTX 1.7 needs 25.8 MiB for its activations instead of 28.0 (benchmarks/engines.py).
+    TensorRT-RTX 1.7 needs 25.8 MiB for its activations instead of 28.0 (benchmarks/kernels.py).
 
     Source: linearity.
     """

@@ -25,7 +25,7 @@ def index_relative_positions(graph: Graph) -> int:
     and two transposes in place of the chain. Found by following the number of every element through the chain, so any
     chain that picks the same columns in the same rows is recognised. On timm's botnet26t_256 in float16, a TensorRT-RTX
     engine has 59 kernels instead of 65, none of which waits for another stream, and 13.3 MiB of activations instead of
-    18.1 (benchmarks/engines.py). In ONNX Runtime (CPU) nothing changes beyond the error of 2 %.
+    18.1 (benchmarks/kernels.py). In ONNX Runtime (CPU) nothing changes beyond the error of 2 %.
 
     Source: the definition of a product; the shift is that of Huang et al. 2018, arXiv:1809.04281, section 3.4.
     """

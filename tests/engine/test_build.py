@@ -181,17 +181,6 @@ def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "engine.plan").exists()
 
 
-@pytest.mark.gpu
-def test_full_tensorrt_builds_on_its_gpu(onnx_path: Path, tmp_path: Path) -> None:
-    found = find_builders()
-    if found.tensorrt is None or found.capability is None:
-        pytest.skip("needs TensorRT and a CUDA device")
-    target = replace(ORIN, figures={"compute_capability": Figure(found.capability, "this device")})
-    made = build(onnx_path, target, tmp_path / "engine.plan")
-    assert (made.status, made.flavor) == ("built", "tensorrt")
-    assert made.bytes == (tmp_path / "engine.plan").stat().st_size
-
-
 # --- which builder for which target -----------------------------------------------------------------------
 
 

@@ -96,7 +96,7 @@ class FakeDevice:
             raise OutOfMemoryError("cuMemAlloc failed: out of memory")
         self.left -= 1
         self.live += 1
-        address = 4096 * (len(self.memory) + 1)
+        address = 4096 * (len(self.memory) + 1)  # never given twice
         self.memory[address] = np.zeros(0)
         return address
 
@@ -157,19 +157,22 @@ class FakeEvent:
 class Pinned:
     """pycuda's PagelockedHostAllocation."""
 
-    def __init__(self, device: FakeDevice, size: int) -> None:
-        self.device, self.address = device, device.allocate(size)
-        self.content = np.zeros(size, np.uint8)
+    def __init__(self, device: FakeDevice, shape: tuple[int, ...], dtype: object) -> None:
+        self.content = np.zeros(shape, dtype)  # type: ignore[call-overload]
+        self.device, self.address = device, device.allocate(self.content.nbytes)
 
     @property
     def __array_interface__(self) -> dict[str, object]:
-        return self.content.__array_interface__
+        """An array made of this has it as its base, as `pagelocked_empty` leaves it."""
+        found: dict[str, object] = self.content.__array_interface__
+        return found
 
     def get_device_pointer(self) -> int:
         return self.address
 
     def free(self) -> None:
         self.device.live -= 1
+        self.device.left += 1
 
 
 class Allocation:
@@ -183,16 +186,7 @@ class Allocation:
 
     def free(self) -> None:
         self.device.live -= 1
-
-
-class PinnedArray(np.ndarray):  # type: ignore[type-arg]
-    """An array whose `base` is pycuda's allocation, as pagelocked_empty returns it."""
-
-    holder: Pinned
-
-    @property
-    def base(self) -> Pinned:  # type: ignore[override]
-        return self.holder
+        self.device.left += 1
 
 
 def make_driver(device: FakeDevice) -> ModuleType:
@@ -225,13 +219,13 @@ def make_driver(device: FakeDevice) -> ModuleType:
     def pop() -> None:
         device.stacked -= 1
 
-    def pagelocked_empty(shape: tuple[int, ...], dtype: object, mem_flags: int = 0) -> PinnedArray:
-        plain = np.zeros(shape, dtype).view(PinnedArray)  # type: ignore[call-overload]
-        plain.holder = Pinned(device, plain.nbytes)
+    def pagelocked_empty(shape: tuple[int, ...], dtype: object, mem_flags: int = 0) -> NDArray[np.generic]:
+        pinned = Pinned(device, shape, dtype)
+        found: NDArray[np.generic] = np.asarray(pinned)
         if mem_flags == 2:
-            device.memory[plain.holder.address] = plain
+            device.memory[pinned.address] = found
         device.diary.append("mapped" if mem_flags == 2 else "pinned")
-        return plain
+        return found
 
     def upload(target: Allocation, source: NDArray[np.generic], stream: FakeStream) -> None:
         def work() -> float:
@@ -254,6 +248,7 @@ def make_driver(device: FakeDevice) -> ModuleType:
     driver.event_flags = SimpleNamespace(BLOCKING_SYNC=1)  # type: ignore[attr-defined]
     driver.host_alloc_flags = SimpleNamespace(DEVICEMAP=2)  # type: ignore[attr-defined]
     driver.device_attribute = SimpleNamespace(INTEGRATED="integrated")  # type: ignore[attr-defined]
+    driver.mem_get_info = lambda: (device.left << 20, 1 << 40)  # type: ignore[attr-defined]
     driver.mem_alloc = lambda size: Allocation(device, size)  # type: ignore[attr-defined]
     driver.pagelocked_empty = pagelocked_empty  # type: ignore[attr-defined]
     driver.memcpy_htod_async, driver.memcpy_dtoh_async = upload, download  # type: ignore[attr-defined]
@@ -299,6 +294,21 @@ def make_cudart(device: FakeDevice) -> ModuleType:
         device.graphs -= 1
         return (0,)
 
+    def copy(target: int, source: int, size: int, kind: int, stream: int) -> tuple[int]:
+        def work() -> float:
+            given = device.memory[source].reshape(-1).view(np.uint8)[:size].copy()
+            kept = device.memory[target]
+            if kept.size:
+                kept.reshape(-1).view(np.uint8)[:size] = given
+            else:
+                device.memory[target] = given.view(np.float32)
+            return COMPUTE_MS
+
+        device.streams[stream].add("copy", work)
+        return (0,)
+
+    cudart.cudaMemcpyAsync = copy  # type: ignore[attr-defined]
+    cudart.cudaMemcpyKind = SimpleNamespace(cudaMemcpyDefault=4)  # type: ignore[attr-defined]
     cudart.cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # type: ignore[attr-defined]
     cudart.cudaStreamBeginCapture, cudart.cudaStreamEndCapture = begin, end  # type: ignore[attr-defined]
     cudart.cudaGraphInstantiate, cudart.cudaGraphLaunch = instantiate, launch  # type: ignore[attr-defined]

@@ -95,6 +95,24 @@ def test_separate_memory_is_copied_and_shared_memory_is_not(plan: Path, monkeypa
         assert clean(device)
 
 
+def test_what_lies_in_the_pinned_buffer_already_is_not_copied_again(device: FakeDevice, plan: Path) -> None:
+    with open_runner(plan) as runner:
+        staging = runner.staging  # type: ignore[attr-defined]
+        for seed in range(3):
+            staging["input"][...] = feed(seed)
+            np.testing.assert_allclose(runner.run(staging)["logits"], fake_cuda.answer(feed(seed)), rtol=1e-6)
+        np.testing.assert_allclose(runner.run({"input": feed(9)})["logits"], fake_cuda.answer(feed(9)), rtol=1e-6)
+        np.testing.assert_array_equal(staging["input"], feed(9))
+    with pytest.raises(ValueError, match="closed"):
+        runner.staging  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_plain_call_records_no_events(device: FakeDevice, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_runner(plan) as runner:
+        monkeypatch.setattr(fake_cuda.FakeEvent, "record", lambda *_: pytest.fail("an event was recorded"))
+        runner.run({"input": feed()})
+
+
 def test_parts_of_a_call_are_timed_by_events(device: FakeDevice, plan: Path) -> None:
     with open_runner(plan) as runner:
         assert isinstance(runner, Splitting)

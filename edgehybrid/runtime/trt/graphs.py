@@ -29,6 +29,7 @@ class ComputeGraph:
             trtexec's captureGraph: thread-local mode, after one plain enqueue.
         """
         self._cudart = _import_cudart()
+        self._launch = self._cudart.cudaGraphLaunch
         self._stream = stream
         self._graph: Any = None
         self._launchable: Any = None
@@ -51,8 +52,8 @@ class ComputeGraph:
 
     def launch(self) -> None:
         """Enqueue the whole graph on its stream."""
-        (code,) = self._cudart.cudaGraphLaunch(self._launchable, self._stream)
-        if int(code):
+        (code,) = self._launch(self._launchable, self._stream)
+        if code:
             raise StageError("the CUDA graph failed", why=self._text(code), fix="run without --cuda-graph")
 
     def close(self) -> None:

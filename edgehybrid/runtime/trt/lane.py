@@ -13,6 +13,8 @@ from edgehybrid.runtime import Split, TensorInfo, Tensors
 from edgehybrid.runtime.trt.buffers import Buffer
 from edgehybrid.runtime.trt.graphs import ComputeGraph
 
+REBUILD = "build the engine again on this device: edgehybrid build BUNDLE"
+
 
 class Lane:
     """An execution context with its stream, buffers and events."""
@@ -49,7 +51,8 @@ class Lane:
             for kept, tensors in ((self.inputs, inputs), (self._outputs, outputs)):
                 for name, info in tensors.items():
                     kept[name] = Buffer(info, mapped=mapped)
-                    context.set_tensor_address(name, kept[name].address)
+                    if not context.set_tensor_address(name, kept[name].address):
+                        raise StageError(f"the engine takes no buffer for '{name}'", why=complain(), fix=REBUILD)
         except BaseException:
             self.close()
             raise
@@ -138,4 +141,4 @@ class Lane:
 
     def _enqueue(self) -> None:
         if not self.context.execute_async_v3(self._handle):
-            raise StageError("the engine failed while running", why=self._complain(), fix="edgehybrid verify BUNDLE")
+            raise StageError("the engine failed while running", why=self._complain(), fix=REBUILD)
