@@ -7,7 +7,7 @@ camera loop pays. Every timed call is a sample and none is dropped, so a disturb
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -75,8 +75,15 @@ def measure(
     )[0]
 
 
+class Callee(Protocol):
+    """What can be timed: a runner, or a runner with something before it."""
+
+    def run(self, feeds: Tensors) -> object:
+        """One synchronous call."""
+
+
 def measure_interleaved(
-    runners: Sequence[Runner],
+    runners: Sequence[Callee],
     feeds: Tensors,
     *,
     block: int = BLOCK,
@@ -218,36 +225,6 @@ def measure_devices(
             return tuple(DeviceTimes(tuple(found), spent) for found, spent in zip(splits, seconds, strict=True))
 
 
-def measure_calls(
-    call: Callable[[], object],
-    *,
-    warmup: float = 0.2,
-    iterations: int = 50,
-    duration: float = 3.0,
-    clock: Clock = time.perf_counter,
-) -> Latency:
-    """Time anything that returns when it is done, as a network together with its preprocessing.
-
-    Args:
-        call: What to time.
-        warmup: Seconds of untimed calls first, at least one.
-        iterations: Timed calls, at least.
-        duration: Seconds of timed calls, at least.
-        clock: Seconds, monotonic; a test passes a fake.
-    """
-    begin = clock()
-    call()
-    while clock() - begin < warmup:
-        call()
-    samples: list[float] = []
-    begin = clock()
-    while len(samples) < iterations or clock() - begin < duration:
-        start = clock()
-        call()
-        samples.append((clock() - start) * 1e3)
-    return summarise(samples)
-
-
 def keep_busy(
     runner: Runner, feeds: Tensors, *, duration: float, limit: int | None = None, clock: Clock = time.perf_counter
 ) -> int:
@@ -375,7 +352,7 @@ def _keep_lanes_going(runner: Splitting, calls: int, *, transfers: bool) -> list
     return splits
 
 
-def _warm_up(runner: Runner, feeds: Tensors, seconds: float, calls: int, limit: float, clock: Clock) -> None:
+def _warm_up(runner: Callee, feeds: Tensors, seconds: float, calls: int, limit: float, clock: Clock) -> None:
     """Untimed calls until both `seconds` and `calls` are reached, or `limit` is."""
     begin, done, elapsed = clock(), 0, 0.0
     while elapsed < limit and (done < calls or elapsed < seconds):
@@ -390,7 +367,7 @@ def _order(runners: int, round_: int) -> tuple[int, ...]:
     return order[::-1] if cycle % 2 else order
 
 
-def _time_calls(runner: Runner, feeds: Tensors, calls: int, clock: Clock) -> list[float]:
+def _time_calls(runner: Callee, feeds: Tensors, calls: int, clock: Clock) -> list[float]:
     """Milliseconds of each of `calls` calls in a row."""
     times = []
     for _ in range(calls):

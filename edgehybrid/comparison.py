@@ -20,8 +20,10 @@ from edgehybrid.records import (
     Latency,
     LatencyChange,
     Measurement,
+    Precision,
     Report,
     Row,
+    Timing,
 )
 
 MARGIN = 0.05
@@ -30,6 +32,10 @@ BATCHES, RESAMPLES = 40, 4000
 _FEWEST_BATCHES, _BATCH_CALLS = 6, 5
 _BUSY = 0.5
 """Load per core above which a measurement was disturbed."""
+
+
+PLAIN = "one call at a time, copies included"
+"""How calls are made unless `bench` was told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Side:
     evaluation: ImageSet | None = None
     answers: Answers | None = None
     settings: Mapping[str, str] | None = None  # what the numbers depend on, by name
+    way: str = PLAIN  # how calls were made
 
 
 def side_of(path: str, found: Report | Measurement, answers: Answers | None) -> Side:
@@ -54,7 +61,17 @@ def side_of(path: str, found: Report | Measurement, answers: Answers | None) -> 
         answers: Class per image, where the bundle keeps them.
     """
     if isinstance(found, Measurement):
-        return Side(path, found.rows, found.device, None, found.evaluation, None, _machine(found.device))
+        batch = found.subject.get("batch", "")
+        return Side(
+            path,
+            found.rows,
+            found.device,
+            int(batch) if batch.isdigit() else None,
+            found.evaluation,
+            answers,
+            {**found.subject, **_machine(found.device)},
+            _way(found.timings),
+        )
     model = found.model
     settings = {
         "model": model.name,
@@ -176,14 +193,15 @@ def _latency_change(a: Side, b: Side, x: Row, y: Row) -> LatencyChange | None:
 
 
 def _relative_change(a: Side, b: Side, x: Row, y: Row) -> LatencyChange | None:
-    """The change judged against float32, which was timed in turns with each: what the machine did cancels.
+    """The change judged against a network that was timed in turns with each: what the machine did cancels.
 
-    None unless both sides timed the same float32 network on the same backend.
+    That is float32, or an engine's fp16 control; None unless both sides timed the same one on the same backend.
     """
-    mine, theirs = a.settings or {}, b.settings or {}
-    same = all(key in mine and mine[key] == theirs.get(key) for key in ("model", "weights", "input", "batch"))
-    rounds = [_rounds_against_fp32(side, row) for side, row in ((a, x), (b, y))]
-    if not same or x.latency is None or y.latency is None or any(len(each) < 2 * _FEWEST_BATCHES for each in rounds):
+    reference = _reference(a, b, x, y)
+    if reference is None or x.latency is None or y.latency is None:
+        return None
+    rounds = [_rounds_against(side, row, reference) for side, row in ((a, x), (b, y))]
+    if any(len(each) < 2 * _FEWEST_BATCHES for each in rounds):
         return None
     centres = _resampled([_medians(each, 2) for each in rounds], seed=0)
     relative = float(np.median(rounds[1]) / np.median(rounds[0]))
@@ -193,14 +211,30 @@ def _relative_change(a: Side, b: Side, x: Row, y: Row) -> LatencyChange | None:
     if low > 1 + MARGIN or high < 1 - MARGIN:
         verdict = "slower" if low > 1 else "faster"
     ratio, interval = latency_ratio(x.latency, y.latency)
-    why = "judged against fp32, timed in turns with it on both sides"
-    return LatencyChange(x.latency.p50, y.latency.p50, ratio, interval, verdict, why, relative, (low, high))
+    why = f"judged against {reference}, timed in turns with it on both sides"
+    return LatencyChange(x.latency.p50, y.latency.p50, ratio, interval, verdict, why, relative, (low, high), reference)
 
 
-def _rounds_against_fp32(side: Side, row: Row) -> NDArray[np.float64]:
-    """How many times as long as float32 each round of an interleaved measurement took; empty where there was none."""
-    other = [each for each in side.rows if each.precision == "fp32" and each.backend == row.backend]
-    if row.precision == "fp32" or not other or row.latency is None or other[0].latency is None:
+def _reference(a: Side, b: Side, x: Row, y: Row) -> Precision | None:
+    """What both rows were timed beside: a graph of the same model, or the very same engine."""
+    mine, theirs = a.settings or {}, b.settings or {}
+    if x.backend != y.backend or not all(
+        key in mine and mine[key] == theirs.get(key) for key in ("model", "weights", "input", "batch")
+    ):
+        return None
+    known: tuple[Precision, ...] = ("fp32", "fp16")
+    for precision in known:
+        file = f"{precision}/{x.backend.split()[0]} file"
+        is_same = mine[file] == theirs.get(file) if file in mine else x.backend.startswith("onnxruntime")
+        if is_same and precision not in (x.precision, y.precision):
+            return precision
+    return None
+
+
+def _rounds_against(side: Side, row: Row, reference: Precision) -> NDArray[np.float64]:
+    """How many times as long as the reference each round of an interleaved measurement took; empty where none was."""
+    other = [each for each in side.rows if each.precision == reference and each.backend == row.backend]
+    if not other or row.latency is None or other[0].latency is None:
         return np.empty(0)
     samples = [np.asarray(latency.samples) for latency in (other[0].latency, row.latency)]
     if len(samples[0]) != len(samples[1]) or len(samples[0]) % benchmark.BLOCK:
@@ -214,6 +248,7 @@ def _incomparable(a: Side, b: Side, x: Row, y: Row) -> str | None:
     if x.status != "measured" or y.status != "measured":
         return "one of them is not measured"
     for what, mine, theirs in (
+        ("ways of calling", a.way, b.way),
         ("machines", a.device.name, b.device.name),
         ("power modes", a.device.power_mode or "unknown", b.device.power_mode or "unknown"),
         ("numbers of cores", str(a.device.cores), str(b.device.cores)),
@@ -224,6 +259,15 @@ def _incomparable(a: Side, b: Side, x: Row, y: Row) -> str | None:
         if mine != theirs and "untold" not in (mine, theirs):
             return f"different {what}: {mine} and {theirs}"
     return None
+
+
+def _way(timings: tuple[Timing, ...]) -> str:
+    """How `bench` was told to call: numbers of different ways are different quantities."""
+    told = timings[0] if timings else None
+    if told is None or (told.streams, told.cuda_graph, told.transfers) == (1, False, True):
+        return PLAIN
+    calls = f"{told.streams} calls at a time" if told.streams > 1 else "one call at a time"
+    return f"{calls}, {'CUDA graph, ' if told.cuda_graph else ''}copies {'included' if told.transfers else 'left out'}"
 
 
 def _memory(device: DeviceState) -> str:

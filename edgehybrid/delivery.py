@@ -367,8 +367,10 @@ def read_measured(path: Path) -> tuple[Report | Measurement, Answers | None]:
     except (OSError, ValueError, RecursionError) as error:
         again = "give a bundle, its report.json, or the output of `edgehybrid bench --json`"
         raise ArtifactError(f"{path} cannot be read", why=str(error)[:200], fix=again) from error
-    is_measurement = isinstance(document, dict) and document.get("schema") == reporter.MEASUREMENT_SCHEMA
-    return (reporter.measurement_from_json(document) if is_measurement else reporter.from_json(document)), None
+    if isinstance(document, dict) and document.get("schema") == reporter.MEASUREMENT_SCHEMA:
+        measured = reporter.measurement_from_json(document)
+        return measured, measured.answers
+    return reporter.from_json(document), None
 
 
 def _answers(bundle: store.Bundle) -> Answers | None:

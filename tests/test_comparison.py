@@ -8,8 +8,10 @@ import pytest
 
 from edgehybrid.benchmark import summarise
 from edgehybrid.comparison import MARGIN, Side, compare, latency_ratio, side_of, unpaired_interval
-from edgehybrid.records import Accuracy, Answers, Comparison, ImageSet, Latency, Row
+from edgehybrid.records import Accuracy, Answers, Comparison, ImageSet, Latency, Measurement, Row, Timing
+from edgehybrid.reporter import measurement_from_json
 from edgehybrid.reporter.contrast import contrast_csv
+from edgehybrid.reporter.listings import to_document
 from tests.reporter import samples
 
 DEVICE = samples.labelled().device
@@ -105,6 +107,7 @@ def test_the_interval_is_the_same_every_time_and_absent_for_few_samples() -> Non
         ({"device": replace(DEVICE, memory_gib=61.0)}, "different memory sizes"),
         ({"device": replace(DEVICE, threads=1 + DEVICE.threads)}, "different numbers of threads"),
         ({"batch": 8}, "different batch sizes"),
+        ({"way": "one call at a time, CUDA graph, copies left out"}, "different ways of calling"),
     ],
 )
 def test_a_number_of_one_machine_is_not_set_against_anothers(changes: dict[str, object], said: str) -> None:
@@ -159,6 +162,29 @@ def test_against_fp32_of_the_same_rounds_the_machines_state_cancels() -> None:
     other = compare(before, side("b", rows=both(2.0, 0.7, 3), settings=settings | {"model": "n"})).contrasts[1].latency
     assert other is not None
     assert other.relative is None  # another fp32 is no common measure
+
+
+@pytest.mark.parametrize(("file", "judged"), [("same", "fp16"), ("another", None)])
+def test_an_engine_is_judged_against_its_control_if_that_is_the_very_same_file(file: str, judged: str | None) -> None:
+    def both(seed: int) -> tuple[Row, ...]:
+        times = drifting(10.0, seed)
+        return (Row("int8", "tensorrt", "measured", latency=times), Row("fp16", "tensorrt", "measured", latency=times))
+
+    settings = {"model": "m", "weights": "w", "input": "64 px", "batch": "1", "fp16/tensorrt file": "same"}
+    other = settings | {"fp16/tensorrt file": file}
+    found = compare(side("a", rows=both(1), settings=settings), side("b", rows=both(2), settings=other))
+    change = found.contrasts[0].latency
+    assert change is not None
+    assert change.relative_to == judged
+
+
+def test_a_measurement_says_how_it_called_and_what_was_answered() -> None:
+    timing = Timing("int8", "tensorrt", 100.0, 1.0, {}, streams=2, cuda_graph=True, transfers=False)
+    given = answers(set())
+    measured = Measurement("e.plan", DEVICE, (), IMAGES, timings=(timing,), subject={"batch": "4"}, answers=given)
+    found = side_of("a", measurement_from_json(to_document(measured)), given)
+    assert (found.way, found.batch) == ("2 calls at a time, CUDA graph, copies left out", 4)
+    assert measurement_from_json(to_document(measured)).answers == given
 
 
 def test_what_each_side_was_built_for_is_compared_even_under_another_precision() -> None:

@@ -136,6 +136,8 @@ def test_evaluate_runs_engines_where_they_load(engined: Path, gpu: FakeDevice) -
     ]  # fmt: skip
     assert all(row.accuracy is not None and row.accuracy.n == 24 for row in whole.rows)
     assert all(row.drop is not None for row in whole.rows[1:])
+    assert whole.answers is not None
+    assert set(whole.answers.top1) == {"fp32", "int8/tensorrt", "fp16/tensorrt"}
     alone = edgehybrid.evaluate(engined / "engine.plan", eval="val.npz")
     assert [row.backend for row in alone.rows] == ["onnxruntime-cpu", "tensorrt"]
     assert alone.rows[1] == whole.rows[1]

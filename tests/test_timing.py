@@ -157,12 +157,32 @@ def test_the_command_line_shows_and_serialises_it(network: Path) -> None:
     assert document["timings"][0]["layers"][0].keys() == {"name", "kind", "ms", "percent"}
 
 
+def test_two_measurements_of_one_bundle_are_judged_against_their_common_float32(network: Path, tmp_path: Path) -> None:
+    bundle = Path(edgehybrid.build(model=str(network), num_calib=8, target="cpu", output=tmp_path / "b").bundle)
+    options = ["--warmup", "0", "--duration", "0", "--iterations", "60", "--json", "--quiet"]
+    for name in ("one.json", "two.json"):
+        (tmp_path / name).write_text(CliRunner().invoke(cli.app, ["bench", str(bundle), *options]).stdout)
+    found = edgehybrid.compare(tmp_path / "one.json", tmp_path / "two.json")
+    judged = {contrast.a: contrast.latency for contrast in found.contrasts}
+    assert set(judged) == {
+        "fp32/onnxruntime-cpu", "int8/onnxruntime-cpu",
+        "fp32/onnxruntime-cpu end-to-end", "int8/onnxruntime-cpu end-to-end",
+    }  # fmt: skip
+    for row in ("int8/onnxruntime-cpu", "int8/onnxruntime-cpu end-to-end"):
+        change = judged[row]
+        assert change is not None
+        assert change.relative_to == "fp32"
+        assert change.relative_ci95 is not None
+        assert change.relative_ci95[0] <= (change.relative or 0) <= change.relative_ci95[1]
+    assert found.differences == {}
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"cuda_graph": True}, "onnxruntime has no cuda-graph"),
         ({"streams": 2}, "onnxruntime has no streams"),
-        ({"transfers": False}, "onnxruntime has no transfers"),
+        ({"transfers": False}, "no copies to leave out"),
         ({"percentile": "0"}, "--percentile 0 makes no sense"),
         ({"percentile": "p99"}, "--percentile p99 makes no sense"),
         ({"iterations": 0}, "--iterations 0 makes no sense"),

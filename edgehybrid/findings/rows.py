@@ -13,11 +13,13 @@ from edgehybrid.records import (
     Answers,
     Engine,
     Latency,
+    ModelSpec,
     Precision,
     Ratio,
     Row,
     Target,
 )
+from edgehybrid.store import sha256_of
 
 HOST = "onnxruntime-cpu"
 """The backend that every machine has."""
@@ -90,6 +92,23 @@ def answers(
         Answers.key(precision, backend): tuple(map(int, values.argmax(axis=1))) for precision, values in logits.items()
     }
     return Answers(order, tuple(map(int, labels)), given)
+
+
+def subject_of(
+    spec: ModelSpec, files: Mapping[Precision, tuple[Path, str]], batch: int | None = None
+) -> dict[str, str]:
+    """What numbers belong to, for whoever compares them: the model, its input, and the very files that ran.
+
+    Args:
+        spec: Of the model.
+        files: Precision -> file and backend.
+        batch: Images per call, where calls were timed.
+    """
+    told = {"model": spec.name, "weights": spec.weights.source, "input": f"{spec.preprocess.size} px"}
+    told |= {} if batch is None else {"batch": str(batch)}
+    for precision, (path, backend) in files.items():
+        told[f"{precision}/{HOST if backend == 'onnxruntime' else backend} file"] = sha256_of(path)[:16]
+    return told
 
 
 def merge_answers(first: Answers | None, second: Answers | None) -> Answers | None:

@@ -59,7 +59,8 @@ def bench(
     rows = findings.timed_rows(files, latencies, {precision: found.end_to_end for precision, found in timed.items()})
     said = (*notes, *findings.control_notes(files, latencies), *findings.speed_notes(rows))
     timings = tuple(found.timing for found in timed.values())
-    return Measurement(str(model), state, rows, notes=said, timings=timings, shown_layers=layers)
+    subject = findings.subject_of(spec, files, batch=next(iter(timed.values())).batch)
+    return Measurement(str(model), state, rows, notes=said, timings=timings, shown_layers=layers, subject=subject)
 
 
 def evaluate(
@@ -124,7 +125,10 @@ def evaluate(
     spec = dataset.apply_stated(delivery.spec_of(fixed), stated, assumed=fixed.is_file())
     truth = None if images.labels is None else stages.labels_for(images, spec)
     logits = {label: stages.predict(run, label, path, images, spec.preprocess) for label, path in files.items()}
-    rows = findings.accuracy_rows(files, logits, truth, spec.weights.trained)
+    trained = spec.weights.trained
+    rows = findings.accuracy_rows(files, logits, truth, trained)
+    answers = findings.answers(logits, truth, images.order, trained)
+    scored = {label: (path, "onnxruntime") for label, path in files.items()}
     if engines:
         answered = {
             label: stages.predict(
@@ -132,9 +136,13 @@ def evaluate(
             )
             for label, (path, backend) in engines.items()
         }
-        rows += findings.engine_rows(engines, answered, logits["fp32"], truth, spec.weights.trained)
+        rows += findings.engine_rows(engines, answered, logits["fp32"], truth, trained)
+        backend = next(backend for _, backend in engines.values())
+        given = findings.answers(answered, truth, images.order, trained, backend=backend)
+        answers = findings.merge_answers(answers, given)
     notes = (*said, *spec.notes, *findings.sample_notes(rows))
-    return Measurement(str(model), state, rows, images.spec, notes)
+    subject = findings.subject_of(spec, scored)
+    return Measurement(str(model), state, rows, images.spec, notes, subject=subject, answers=answers)
 
 
 def _engines_here(model: Path, state: DeviceState) -> tuple[dict[Precision, tuple[Path, str]], tuple[str, ...]]:

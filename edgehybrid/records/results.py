@@ -1,11 +1,11 @@
 """What the verbs return."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from edgehybrid.records.choices import Method
-from edgehybrid.records.measurements import Check, DeviceState, Floor, Row, Timing
+from edgehybrid.records.choices import Method, Precision
+from edgehybrid.records.measurements import Answers, Check, DeviceState, Floor, Row, Timing
 from edgehybrid.records.models import ImageSet, ModelCard, ModelSpec
 from edgehybrid.records.quantization import Adjustment, Decision, GroupLoss, LayerError, RankCheck, Search
 from edgehybrid.records.targets import Engine, Target
@@ -94,6 +94,8 @@ class Measurement:
     notes: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()  # of the rows that were timed, in their order
     shown_layers: int = 0
+    subject: Mapping[str, str] = field(default_factory=dict)  # what the numbers belong to, by name, to compare by
+    answers: Answers | None = None  # of the rows that were scored
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,9 @@ class LatencyChange:
     ci95: tuple[float, float] | None
     verdict: Literal["faster", "slower", "no difference shown", "not compared"]  # of b
     reason: str | None = None
-    relative: float | None = None  # the same ratio, each side divided by fp32 of the same rounds
+    relative: float | None = None  # the same ratio, each side divided by `relative_to` of the same rounds
     relative_ci95: tuple[float, float] | None = None
+    relative_to: Precision | None = None  # fp32, or the fp16 control of an engine
 
 
 @dataclass(frozen=True)

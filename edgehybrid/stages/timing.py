@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from edgehybrid.runtime import Runner, Tensors
 
 PROFILED_CALLS = 10
+PARTS = ("h2d", "compute", "d2h", "enqueue")
+"""Of a call, as `runtime.Split` names them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Timed:
     latency: Latency
     timing: Timing
     end_to_end: Latency | None  # preprocessing of every image, copies, network; None: its input is no picture
+    batch: int  # images per call
 
 
 def time_networks(
@@ -52,7 +55,7 @@ def time_networks(
     Raises:
         UsageError: An option that the backend cannot honour.
     """
-    from edgehybrid import device
+    from edgehybrid import benchmark, device
     from edgehybrid.runtime import Splitting, open_runner
 
     with ExitStack() as stack:
@@ -62,98 +65,98 @@ def time_networks(
             )
             for precision, (path, backend) in files.items()
         }
-        backends = {precision: backend for precision, (_, backend) in files.items()}
         name, info = next(iter(next(iter(runners.values())).inputs.items()))
         pictures = _pictures(info.shape, preprocess, images)
-        batch = _batch(info.shape, info.dtype, pictures, preprocess)
+        feeds = {name: _batch(info.shape, info.dtype, pictures, preprocess)}
         listener().begin("bench")
         with device.Sampler(interval=None) as window:
-            if all(isinstance(runner, Splitting) for runner in runners.values()):
-                found = _time_devices(runners, {name: batch}, backends, options)
-            else:
-                found = _time_hosts(runners, {name: batch}, backends, options)
-        powers = measure_power(list(runners.values()), {name: batch}, options.duration)
+            measured = _measure(list(runners.values()), feeds, options)
+        powers = measure_power(list(runners.values()), feeds, options.duration)
+        whole: Sequence[Latency | None] = [None for _ in runners]
+        if options.end_to_end and pictures is not None:
+            whole = _measure_whole([Whole(runner, pictures, preprocess) for runner in runners.values()], options)
         timed = {}
-        for (precision, runner), power in zip(runners.items(), powers, strict=True):
-            latency, timing = found[precision]
-            whole = None
-            if options.end_to_end and pictures is not None:
-                whole = _end_to_end(runner, name, pictures, preprocess, options)
-            timing = replace(timing, layers=_profile(runner, {name: batch}, options))
-            timed[precision] = Timed(replace(latency, conditions=window.conditions(power)), timing, whole)
+        for precision, found, power, together in zip(runners, measured, powers, whole, strict=True):
+            runner, backend = runners[precision], files[precision][1]
+            timing = Timing(
+                precision=precision,
+                backend=backend,
+                throughput=found.throughput,
+                variation=benchmark.variation(found.latency),
+                percentiles={f"{p:g}": benchmark.nearest_percentile(found.latency, p) for p in options.percentiles},
+                parts=found.parts,
+                layers=_profile(runner, feeds, options),
+                streams=options.streams,
+                cuda_graph=options.cuda_graph and isinstance(runner, Splitting) and not runner.graph_reason,
+                transfers=options.transfers,
+            )
+            timed[precision] = Timed(
+                replace(found.latency, conditions=window.conditions(power)), timing, together, info.shape[0]
+            )
     if samples is not None:
         write_atomic(samples, _as_csv(timed))
     return timed
 
 
-def _time_devices(
-    runners: Mapping[Precision, "Runner"],
-    feeds: "Tensors",
-    backends: Mapping[Precision, str],
-    options: BenchOptions,
-) -> dict[Precision, tuple[Latency, Timing]]:
+class _Measured(NamedTuple):
+    latency: Latency
+    throughput: float  # calls per second
+    parts: Mapping[str, Latency]  # empty where nothing tells them apart
+
+
+def _measure(runners: Sequence["Runner"], feeds: "Tensors", options: BenchOptions) -> list[_Measured]:
+    """Time the networks alone: engines by events on the device, all else by the host's clock.
+
+    Raises:
+        UsageError: Copies cannot be left out of what the host's clock times.
+    """
     from edgehybrid import benchmark
     from edgehybrid.runtime import Splitting
 
-    devices = [runner for runner in runners.values() if isinstance(runner, Splitting)]
-    times = benchmark.measure_devices(
-        devices,
-        feeds,
-        transfers=options.transfers,
-        warmup=options.warmup,
-        iterations=options.iterations,
-        duration=options.duration,
-        progress=_tell,
-    )
-    found: dict[Precision, tuple[Latency, Timing]] = {}
-    for precision, runner, measured in zip(runners, devices, times, strict=True):
-        timing = _timing(precision, backends[precision], measured.latency, measured.throughput, options)
-        graphed = options.cuda_graph and not runner.graph_reason
-        parts = {name: measured.part(name) for name in ("h2d", "compute", "d2h", "enqueue")}
-        found[precision] = (measured.latency, replace(timing, parts=parts, cuda_graph=graphed))
-    return found
-
-
-def _time_hosts(
-    runners: Mapping[Precision, "Runner"],
-    feeds: "Tensors",
-    backends: Mapping[Precision, str],
-    options: BenchOptions,
-) -> dict[Precision, tuple[Latency, Timing]]:
-    from edgehybrid import benchmark
-
+    engines = [runner for runner in runners if isinstance(runner, Splitting)]
+    warmup, iterations, duration = options.warmup, options.iterations, options.duration
+    if len(engines) == len(runners):
+        times = benchmark.measure_devices(
+            engines,
+            feeds,
+            transfers=options.transfers,
+            warmup=warmup,
+            iterations=iterations,
+            duration=duration,
+            progress=_tell,
+        )
+        return [_Measured(t.latency, t.throughput, {part: t.part(part) for part in PARTS}) for t in times]
     if not options.transfers:
-        backend = next(iter(backends.values()))
         raise UsageError(
-            f"{backend} has no transfers to leave out",
-            why="it computes in host memory",
+            "there are no copies to leave out",
+            why="this backend is timed from host memory to host memory",
             fix="leave --no-transfers out, or bench an engine (.plan) with it",
         )
-    times = benchmark.measure_interleaved(
-        list(runners.values()),
-        feeds,
-        warmup=options.warmup,
-        iterations=options.iterations,
-        duration=options.duration,
-        progress=_tell,
+    latencies = benchmark.measure_interleaved(
+        runners, feeds, warmup=warmup, iterations=iterations, duration=duration, progress=_tell
     )
-    return {
-        precision: (latency, _timing(precision, backends[precision], latency, 1e3 / latency.mean, options))
-        for precision, latency in zip(runners, times, strict=True)
-    }
+    return [_Measured(latency, 1e3 / latency.mean, {}) for latency in latencies]
 
 
-def _timing(precision: Precision, backend: str, latency: Latency, throughput: float, options: BenchOptions) -> Timing:
+class Whole(NamedTuple):
+    """A network together with the preprocessing of its pictures."""
+
+    runner: "Runner"
+    pictures: Sequence[NDArray[np.uint8]]
+    preprocess: Preprocess
+
+    def run(self, feeds: "Tensors") -> object:
+        """From decoded pictures to outputs in host memory; whatever is fed is not looked at."""
+        name, info = next(iter(self.runner.inputs.items()))
+        return self.runner.run({name: _batch((), info.dtype, self.pictures, self.preprocess)})
+
+
+def _measure_whole(wholes: Sequence[Whole], options: BenchOptions) -> tuple[Latency, ...]:
+    """By the host's clock, in turns."""
     from edgehybrid import benchmark
 
-    return Timing(
-        precision=precision,
-        backend=backend,
-        throughput=throughput,
-        variation=benchmark.variation(latency),
-        percentiles={f"{p:g}": benchmark.nearest_percentile(latency, p) for p in options.percentiles},
-        streams=options.streams,
-        transfers=options.transfers,
+    return benchmark.measure_interleaved(
+        wholes, {}, warmup=options.warmup, iterations=options.iterations, duration=options.duration
     )
 
 
@@ -173,27 +176,7 @@ def _batch(
     """The pictures as network input; seeded noise where there are none."""
     if pictures is None:
         return np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    return np.stack([preprocess_pixels(pixels, preprocess) for pixels in pictures]).astype(dtype)
-
-
-def _end_to_end(
-    runner: "Runner",
-    name: str,
-    pictures: Sequence[NDArray[np.uint8]],
-    preprocess: Preprocess,
-    options: BenchOptions,
-) -> Latency:
-    """From decoded pictures to outputs in host memory, by the host's clock."""
-    from edgehybrid import benchmark
-
-    dtype = runner.inputs[name].dtype
-
-    def call() -> None:
-        runner.run({name: _batch((), dtype, pictures, preprocess)})
-
-    return benchmark.measure_calls(
-        call, warmup=options.warmup, iterations=options.iterations, duration=options.duration
-    )
+    return np.stack([preprocess_pixels(pixels, preprocess) for pixels in pictures]).astype(dtype, copy=False)
 
 
 def _profile(runner: "Runner", feeds: "Tensors", options: BenchOptions) -> tuple[LayerTime, ...]:
@@ -218,11 +201,10 @@ def _tell(fraction: float) -> None:
 def _as_csv(timed: Mapping[Precision, Timed]) -> bytes:
     """One line per call, in the order of measurement."""
     text = io.StringIO(newline="")
-    parts = ("h2d", "compute", "d2h", "enqueue")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["precision", "backend", "call", "latency_ms", *(f"{part}_ms" for part in parts)])
+    writer.writerow(["precision", "backend", "call", "latency_ms", *(f"{part}_ms" for part in PARTS)])
     for precision, found in timed.items():
-        columns = [found.timing.parts[part].samples if found.timing.parts else () for part in parts]
+        columns = [found.timing.parts[part].samples if found.timing.parts else () for part in PARTS]
         for index, latency in enumerate(found.latency.samples):
             cells = [f"{column[index]:.6f}" if column else "" for column in columns]
             writer.writerow([precision, found.timing.backend, index, f"{latency:.6f}", *cells])
