@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""What stands for every address of this machine -> the one that this machine itself uses."""
 
 
 class Door:

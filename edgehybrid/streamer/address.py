@@ -45,7 +45,8 @@ class Address:
         return self.kind not in ("clip", "pictures")
 
     def clean(self, text: str) -> str:
-        """A library's message about this address on one line, without credentials."""
+        """A library's message about this address on one line, without credentials or signs that steer a terminal."""
+        text = "".join(sign if sign.isprintable() else " " for sign in text)
         text = " ".join(text.split()).replace(self.target, self.shown)
         try:
             parts = urlsplit(self.target)

@@ -1,6 +1,7 @@
 """Put a session together from what the user asked for, run it, and sum it up."""
 
 import functools
+import socket
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from edgehybrid.cores import available_cores
 from edgehybrid.errors import StageError, UsageError
 from edgehybrid.progress import Listener, listener
 from edgehybrid.records import Stream
-from edgehybrid.streamer.access import Door
+from edgehybrid.streamer.access import ANY, Door
 from edgehybrid.streamer.address import Address
 from edgehybrid.streamer.capture import Health
 from edgehybrid.streamer.gallery import Gallery
@@ -21,7 +22,11 @@ from edgehybrid.streamer.readers import open_reader
 from edgehybrid.streamer.recorder import Recorder
 from edgehybrid.streamer.server import Server
 from edgehybrid.streamer.session import Ending, Limits, Session, Watcher
+from edgehybrid.streamer.signals import heard_once
 from edgehybrid.streamer.tally import FATES, Tally
+
+_LOGGED = ("ended", "seconds", "captured", "frames", *FATES[1:], "late", "reconnects", "fps", "age_ms", "inference_ms")
+"""Of the summary, in the log's last line."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ def play(source: Address, subject: Subject, wish: Play) -> Stream:
     threads = max(1, available_cores() - 1)  # one core for decoding and the page, else they delay every answer
     tally = Tally()
     with ExitStack() as stack:
+        stack.enter_context(heard_once())
         network = stack.enter_context(Network(subject, threads))
         gauge = stack.enter_context(Gauge(threads))
         gallery = Gallery(
@@ -89,7 +95,7 @@ def play(source: Address, subject: Subject, wish: Play) -> Stream:
         ending = session.run(functools.partial(_tick, session, source, listener()))
         found = _summary(session, network, source, subject, gauge=gauge, ending=ending, film=wish.record)
         if journal is not None:
-            journal.finish({"frames": found.frames, "ended": ending})
+            journal.finish({name: getattr(found, name) for name in _LOGGED})
     if found.frames == 0 and ending not in ("interrupted", "terminated"):
         raise StageError(
             f"no frame of {source.shown} was inferred",
@@ -105,9 +111,9 @@ def _serve(stack: ExitStack, gallery: Gallery, wish: Play) -> None:
     server = stack.enter_context(Server(gallery, door, wish.address, wish.port))
     listener().announce(f"page: {server.url}")
     if door.token is not None:
-        listener().note(
-            f"everybody who reaches {wish.address} and has this token sees the camera; nothing is encrypted"
-        )
+        if wish.address in ANY:
+            listener().note(f"on another machine, write this one's name ({socket.gethostname()}) or address instead")
+        listener().note("everybody with this token sees the camera; nothing is encrypted")
 
 
 def _figures(session: Session, source: Address) -> dict[str, object]:
@@ -175,7 +181,7 @@ def _summary(
         longest_gap_s=session.longest_gap,
         ended=ending,
         power_w=gauge.mean_watts(),
-        recorded=None if film is None else str(film),
+        recorded=None if film is None or counts["inferred"] == 0 else str(film),
         notes=tuple(notes),
     )
 

@@ -19,7 +19,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from edgehybrid.errors import EdgeHybridError, ResourceError
-from edgehybrid.streamer.access import Door
+from edgehybrid.streamer.access import ANY, Door
 from edgehybrid.streamer.drawing import jpeg
 from edgehybrid.streamer.gallery import Gallery
 from edgehybrid.streamer.reception import Reception
@@ -63,14 +63,9 @@ class Server:
     @property
     def url(self) -> str:
         """Where to look, token included."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._address, self._address)
-        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        host = ANY.get(self._address, self._address)
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}/" + ("" if self._door.token is None else f"?token={self._door.token}")
-
-    @property
-    def viewers(self) -> int:
-        """How many look now."""
-        return len(self._sockets)
 
     def __enter__(self) -> "Server":
         self._thread.start()

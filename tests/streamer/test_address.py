@@ -74,7 +74,7 @@ def test_credentials_are_not_shown(source: str, shown: str) -> None:
     address = parse(source)
     assert address.shown == shown
     assert "s3cret" not in repr(address)
-    assert address.clean(f"cannot open {source}: 401\n at all") == f"cannot open {shown}: 401 at all"
+    assert address.clean(f"cannot open {source}: 401\n \x1bat all") == f"cannot open {shown}: 401 at all"
 
 
 @pytest.mark.parametrize("sign", ["/", "?", "#", "@x/", "/@"])

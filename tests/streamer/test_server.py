@@ -366,10 +366,18 @@ def test_a_hundred_viewers_share_one_drawing_and_a_budget(
 
 
 def test_nothing_is_drawn_when_nobody_looks(server: Server, gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "jpeg", lambda pixels: pytest.fail("drawn for nobody"))
+    drawn: list[object] = []
+    monkeypatch.setattr(server_module, "jpeg", lambda pixels: drawn.append(pixels) or b"")
     with answering(gallery):
-        time.sleep(0.3)
-    assert server.viewers == 0
+        browse(lambda session: asyncio.sleep(0.3))
+        assert drawn == []
+
+        async def look(session: aiohttp.ClientSession) -> None:
+            async with viewer(session, server) as one:
+                await next_picture(one)
+
+        browse(look)
+    assert drawn != []
 
 
 def test_a_viewer_can_change_the_variant(server: Server, gallery: Gallery) -> None:

@@ -81,6 +81,7 @@ def test_a_test_scene_says_that_it_is_one(bundle: Path, tmp_path: Path, capsys: 
     assert lines[-1]["event"] == "end"
     frames = [line for line in lines if line["event"] == "frame"]
     assert len(frames) == found.frames == lines[-1]["frames"]
+    assert lines[-1]["captured"] == sum(lines[-1][fate] for fate in FATES)  # type: ignore[misc]
     assert [line["id"] for line in frames] == sorted({line["id"] for line in frames})  # type: ignore[type-var]
     assert frames[0]["top"][0]["label"].startswith("colour ")  # type: ignore[index]
 
@@ -268,6 +269,7 @@ def test_a_signal_ends_it_with_a_summary(
         time.sleep(0.3)
         began = time.monotonic()
         process.send_signal(sent)
+        process.send_signal(sent)  # a wrapper that passes it on to its whole group does that
         out, _ = process.communicate(timeout=20)
         assert time.monotonic() - began < 5  # 2 s on a quiet machine
     document = json.loads(out)
