@@ -81,7 +81,7 @@ def test_a_loop_begins_again(tmp_path: Path, network: Network) -> None:
     session.run()
     assert len(diary.ids) > 10
     assert diary.ids == list(range(len(diary.ids)))
-    assert [health.phase for health in diary.healths] == ["live"]
+    assert "connecting" not in [health.phase for health in diary.healths]  # not gone in between
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video at all" * 100])
