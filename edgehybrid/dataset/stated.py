@@ -21,7 +21,6 @@ LARGEST_MEAN, LARGEST_STD = 1.0, 4.0
 
 
 def read_stated(
-    *,
     preprocess: Path | None = None,
     labels: Path | None = None,
     size: int | None = None,

@@ -119,15 +119,7 @@ def build(
     check_profile(precision, profile)
     goal = stages.suit_builder(load_target(target, precision))
     engines.check_host(host, goal)
-    stated = dataset.read_stated(
-        preprocess=preprocess,
-        labels=labels,
-        size=input_size,
-        crop_pct=crop_pct,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-    )
+    stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
     if flavor == "torch-tensorrt":
         stages.check_torch_flavor(source, precision, goal, options)

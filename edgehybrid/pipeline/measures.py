@@ -104,15 +104,7 @@ def evaluate(
     """
     from edgehybrid import dataset, delivery, device, findings, stages
 
-    stated = dataset.read_stated(
-        preprocess=preprocess,
-        labels=labels,
-        size=input_size,
-        crop_pct=crop_pct,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-    )
+    stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     run, state = stages.Run(), device.state(threads=0)
     engines, said = _engines_here(model, state)
     whole = model.parent if engines and model.is_file() else model

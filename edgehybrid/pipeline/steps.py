@@ -58,15 +58,7 @@ def export(
     from edgehybrid import dataset, stages
 
     run = stages.Run()
-    stated = dataset.read_stated(
-        preprocess=preprocess,
-        labels=labels,
-        size=input_size,
-        crop_pct=crop_pct,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-    )
+    stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
     made = stages.export(run, source, calibration_images("photos", None, seed))
     path = stages.rewrite(run, made.path) if rewrite else made.path
@@ -130,15 +122,7 @@ def calibrate(
     run = stages.Run()
     chosen = calibration_images(calib, num_calib, seed)
     images = stages.take_shard(chosen, shard)
-    stated = dataset.read_stated(
-        preprocess=preprocess,
-        labels=labels,
-        size=input_size,
-        crop_pct=crop_pct,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-    )
+    stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     source = stages.Source(model, weights, num_classes, stated, 1, seed)
     made = stages.export(run, source, chosen)
     baseline, prepared = stages.rewrite(run, made.path), made.spec.preprocess
@@ -210,15 +194,7 @@ def quantize(
     goal = load_target(target, precision)
     run = stages.Run()
     images = calibration_images(calib, num_calib, seed)
-    stated = dataset.read_stated(
-        preprocess=preprocess,
-        labels=labels,
-        size=input_size,
-        crop_pct=crop_pct,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-    )
+    stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
     made = stages.export(run, source, images)
     baseline, ready = stages.rewrite(run, made.path), made.spec.preprocess

@@ -23,10 +23,8 @@ def contrast_table(result: Comparison) -> RenderableType:
         if contrast.latency is not None:
             table.add_row(Text(_rows(contrast)), "p50 ms", *_latency(contrast.latency))
         if contrast.latency is not None and contrast.latency.relative is not None:
-            change = contrast.latency
-            table.add_row(
-                "", f"to {change.relative_to}", "", "", Text(_times(change.relative, change.relative_ci95)), ""
-            )
+            told = _times(contrast.latency.relative, contrast.latency.relative_ci95)
+            table.add_row("", f"to {contrast.latency.relative_to}", "", "", Text(told), "")
         if contrast.accuracy is not None:
             table.add_row(Text(_rows(contrast)), "top-1 %", *_accuracy(contrast.accuracy))
     parts: list[RenderableType] = [Text(f"a  {wording.plain(result.a)}\nb  {wording.plain(result.b)}\n"), table]
