@@ -253,12 +253,15 @@ def has_engine(path: Path) -> bool:
     return path.suffix in (".plan", ".engine", ".pt2")
 
 
-def loadable_engines(path: Path, board: str) -> tuple[dict[Precision, tuple[Path, str]], tuple[str, ...]]:
+def loadable_engines(
+    path: Path, board: str, *, with_control: bool = False
+) -> tuple[dict[Precision, tuple[Path, str]], tuple[str, ...]]:
     """Engines that may be loaded here: their hash is the manifest's, their stamp fits, and a child survived them.
 
     Args:
         path: A bundle, or one of its engines.
         board: Name of this machine.
+        with_control: Beside an int8 engine that was named, its fp16 control, too.
 
     Returns:
         Precision -> file and backend, the engine asked for first and its fp16 control after it; and what to know.
@@ -277,7 +280,8 @@ def loadable_engines(path: Path, board: str) -> tuple[dict[Precision, tuple[Path
     known: list[tuple[Precision, object, str]] = [(_recipe(bundle).precision, facts, asked)]
     if facts.get("control") is not None:
         known.append(("fp16", facts["control"], CONTROL_PLAN))
-    wanted = [entry for entry in known if entry[2] in names and (path.is_dir() or entry[2] == path.name)]
+    named = {entry[2] for entry in known} if path.is_dir() or (with_control and path.name == asked) else {path.name}
+    wanted = [entry for entry in known if entry[2] in names and entry[2] in named]
     if not wanted:
         raise ArtifactError(f"{path} is not in the manifest of {folder}", why="nobody vouches for it", fix=rebuild)
     found: dict[Precision, tuple[Path, str]] = {}

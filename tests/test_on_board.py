@@ -141,6 +141,12 @@ def test_evaluate_runs_engines_where_they_load(engined: Path, gpu: FakeDevice) -
     alone = edgehybrid.evaluate(engined / "engine.plan", eval="val.npz")
     assert [row.backend for row in alone.rows] == ["onnxruntime-cpu", "tensorrt"]
     assert alone.rows[1] == whole.rows[1]
+    timed = edgehybrid.bench(engined / "engine.plan", warmup=0, duration=0, iterations=30)
+    alone_rows = [(row.precision, row.backend) for row in timed.rows if "end-to-end" not in row.backend]
+    assert alone_rows == [("int8", "tensorrt"), ("fp16", "tensorrt")]  # never int8 without its control
+    assert any("as fast as fp16 on this device" in note for note in timed.notes)
+    control = edgehybrid.bench(engined / "control.plan", warmup=0, duration=0, iterations=30)
+    assert {row.precision for row in control.rows} == {"fp16"}
     with pytest.raises(UsageError, match="does not take 32 px"):
         edgehybrid.evaluate(engined / "engine.plan", eval="val.npz", input_size=32)
     with pytest.raises(UsageError, match="--batch and --input-size"):

@@ -273,8 +273,7 @@ def _trtexec(
     if options.hardware_compatible:
         words.append("--hardwareCompatibilityLevel=ampere+")
     words += ["--versionCompatible", "--excludeLeanRuntime"] if options.version_compatible else []
-    weak = {"fp32": [], "fp16": ["--fp16"], "int8": ["--fp16", "--int8"]}[precision]
-    words += ["--stronglyTyped"] if target.dialect == "typed" else weak
+    words += precision_words(target, precision)
     # --buildOnly was renamed to --skipInference in 8.6
     command = f"{tool} {shlex.join(words)} $({tool} --help | grep -o -m1 -e --skipInference || echo --buildOnly)"
     code, log = build_there(connection, board, command)
@@ -308,6 +307,14 @@ def _trtexec(
     engine = Engine("tensorrt", "built", reason, plan, kept.stat().st_size)
     warnings = tuple(line.strip() for line in log if "[W]" in line)[-200:]
     return Product(engine, bundle / model, kept, mark, warnings)
+
+
+def precision_words(target: Target, precision: Precision) -> list[str]:
+    """What trtexec is told of precisions: a strongly typed graph brings its own."""
+    if target.dialect == "typed":
+        return ["--stronglyTyped"]
+    half = [] if precision == "fp32" else ["--fp16"]
+    return [*half, "--int8"] if precision in ("int8", "mixed") else half
 
 
 def _release(digits: str) -> str:

@@ -145,6 +145,12 @@ def build_engines(folder: Path, options: EngineOptions, host: str | None = None,
             why="there is no engine to build",
             fix="build a bundle with --target and a name from `edgehybrid targets`",
         )
+    if host is not None and eval is not None:
+        raise UsageError(
+            f"--eval {eval} does not reach {host}",
+            why="only the bundle is sent; the board scores its engine where it finds the images itself",
+            fix="run edgehybrid build BUNDLE --eval on the board",
+        )
     if host is not None:
         return _build_there(folder, opened, options, host)
     if not stages.builds_here(target):

@@ -47,7 +47,7 @@ def bench(
 
     options = bench_options(warmup, duration, iterations, percentile, streams, cuda_graph, transfers, layers)
     state = device.state(threads=0)
-    files, notes = _engines_here(model, state)
+    files, notes = _engines_here(model, state, with_control=True)
     whole = model.parent if files and model.is_file() else model
     settled = stages.settle(stages.Run(), whole, batch=batch, input_size=input_size, must_be_image=False)
     if not files:
@@ -137,7 +137,9 @@ def evaluate(
     return Measurement(str(model), state, rows, images.spec, notes, subject=subject, answers=answers)
 
 
-def _engines_here(model: Path, state: DeviceState) -> tuple[dict[Precision, tuple[Path, str]], tuple[str, ...]]:
+def _engines_here(
+    model: Path, state: DeviceState, *, with_control: bool = False
+) -> tuple[dict[Precision, tuple[Path, str]], tuple[str, ...]]:
     """Engines of a bundle, or the one named, that may be loaded here; and what to know about them.
 
     None of a bundle where there is no CUDA device: its graphs run anywhere. An engine that was named is never
@@ -153,4 +155,4 @@ def _engines_here(model: Path, state: DeviceState) -> tuple[dict[Precision, tupl
         return {}, ()
     if model.is_dir() and device.capability() is None:
         return {}, ("this machine has no CUDA device: the bundle's ONNX files were run, not its engine",)
-    return delivery.loadable_engines(model, state.name)
+    return delivery.loadable_engines(model, state.name, with_control=with_control)

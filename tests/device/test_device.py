@@ -321,6 +321,17 @@ def test_one_process_asks_the_driver_once(tmp_path: Path) -> None:
     assert (tmp_path / "asked").read_text() == "x"
 
 
+def test_a_pc_is_named_with_its_gpu_and_nobody_is_asked_where_there_is_none(laptop: Path) -> None:
+    def never() -> Cuda:
+        raise AssertionError("the driver was asked")
+
+    assert device.state(root=laptop, probe=never).name == "Test CPU @ 2.40GHz"
+    write_tree(laptop, {"dev/nvidiactl": ""})
+    card = Cuda("13.0", (Gpu("NVIDIA RTX 4090", (8, 9)),))
+    assert device.state(root=laptop, probe=lambda: card).name == "Test CPU @ 2.40GHz with NVIDIA RTX 4090"
+    assert device.state(root=laptop, probe=lambda: NO_CUDA).name == "Test CPU @ 2.40GHz"
+
+
 # --- doctor ---------------------------------------------------------------------------------------
 
 
