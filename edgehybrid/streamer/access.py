@@ -35,8 +35,8 @@ class Door:
             return True
         if self.token is None:
             return False
-        name = socket.gethostname().lower()
-        return _is_ip(host) or host in (name, f"{name}.local", socket.getfqdn().lower())
+        name = socket.gethostname().lower()  # no name server is asked: that may take seconds, at any stranger's wish
+        return _is_ip(host) or host in (name, f"{name}.local")
 
     def lets_origin(self, headers: Mapping[str, str]) -> bool:
         """Whether a request comes from this server's own page, or from no page at all."""

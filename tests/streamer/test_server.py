@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -192,6 +193,22 @@ def test_an_address_that_others_reach_needs_the_token(guarded: Server) -> None:
 
     browse(work)
     assert guarded.url.endswith(f"?token={TOKEN}")
+
+
+def test_a_server_that_others_reach_knows_its_names() -> None:
+    door, name = Door("Robot.example"), socket.gethostname()
+    for host in (
+        "robot.example",
+        "ROBOT.example:80",
+        name,
+        f"{name}.local",
+        "localhost",
+        "10.1.2.3:80",
+        "[fe80::1]:80",
+    ):
+        assert door.lets_host(host), host
+    for host in ("evil.example", f"{name}.evil.example", "robot.example.evil.example", "10.1.2.3.evil.example"):
+        assert not door.lets_host(host), host
 
 
 def test_tokens_are_random_and_only_for_addresses_that_others_reach() -> None:
