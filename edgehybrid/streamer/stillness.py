@@ -16,8 +16,9 @@ class Stillness:
     """How long the picture has been the same, across connections.
 
     The noise of a sensor changes some pixel in every frame, also of a scene in which nothing moves, and an encoder that
-    drops the noise starts from a new picture every second or two. What this cannot see: a hung sensor behind an encoder
-    that works, whose pictures differ by the encoder's own rounding.
+    drops the noise starts from a new picture every second or two: x264 at 20 fps repeated a still scene with noise of
+    1 to 2 of 255 for 1.1 s at most, and for 3.9 s at CRF 38 with a new picture every 12.5 s only. What this cannot see:
+    a hung sensor behind an encoder that works, whose pictures differ by the encoder's own rounding.
 
     Args:
         limit: Seconds after which a repeated picture counts as frozen.
