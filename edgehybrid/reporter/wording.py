@@ -335,6 +335,10 @@ def _speed_clause(report: Report, found: Comparison) -> str:
     join = subject or " and"
     pace = speed(found)
     if pace is None or found.reference is None or found.reference.latency is None:
+        control = next((row.latency for row in report.rows if _is_control(row, found.timed)), None)
+        if control is not None and new:
+            detail = f"({millis(new)} against {millis(control.p50)} ms, medians)"
+            return f"{join} runs {control.p50 / new:.2f}x as fast as fp16 on {here} {detail}"
         return f"{join} takes {millis(new)} ms on {here} (median), with no fp32 beside it"
     times = f"{pace.value:.2f}x as fast"
     detail = f"({millis(new)} against {millis(found.reference.latency.p50)} ms, medians)"
@@ -343,6 +347,11 @@ def _speed_clause(report: Report, found: Comparison) -> str:
     if pace.value > 1 / WORTHWHILE:
         return f"{join} is no faster than fp32 on {here}: {times} {detail}"
     return f"{join} is slower than fp32 on {here}: {times} {detail}"
+
+
+def _is_control(row: Row, timed: Row) -> bool:
+    """Whether a row is the fp16 engine that an int8 one was timed beside."""
+    return row.precision == "fp16" != timed.precision and row.backend == timed.backend and row.status == "measured"
 
 
 def _verdict(precision: str, drop: Drop, images: int) -> str:

@@ -23,7 +23,7 @@ import edgehybrid
 from edgehybrid.engine import find_builders, remote
 from edgehybrid.engine.ssh import Connection
 from edgehybrid.errors import EdgeHybridError, NotReadyError, ResourceError, StageError, UsageError
-from edgehybrid.records import Dialect, EngineStamp, Precision, Target
+from edgehybrid.records import EngineStamp
 from edgehybrid.store import decode, sha256_of
 from tests.single import SingleNet
 
@@ -209,21 +209,6 @@ def test_trtexec_builds_where_there_is_nothing_else(reached: Server, bundles: Pa
     for word in ("--stronglyTyped", "--memPoolSize=workspace:512", "--builderOptimizationLevel=4", "--skipInference"):
         assert word in words
     assert not {"--fp16", "--int8"} & set(words)
-
-
-@pytest.mark.parametrize(
-    ("dialect", "precision", "words"),
-    [
-        ("typed", "mixed", ["--stronglyTyped"]),
-        ("fp32", "fp32", []),
-        ("fp32", "fp16", ["--fp16"]),
-        ("fp32", "int8", ["--fp16", "--int8"]),
-        ("fp32", "mixed", ["--fp16", "--int8"]),
-    ],
-)
-def test_trtexec_is_told_what_a_graph_does_not_say(dialect: Dialect, precision: Precision, words: list[str]) -> None:
-    target = Target("board", "A board", "tensorrt", dialect, ("int8",))
-    assert remote.precision_words(target, precision) == words
 
 
 def test_a_build_that_fails_there_fails_here_with_its_own_words(reached: Server, bundles: Path, tmp_path: Path) -> None:

@@ -113,6 +113,17 @@ def test_a_plain_call_records_no_events(device: FakeDevice, plan: Path, monkeypa
         runner.run({"input": feed()})
 
 
+def test_a_profile_leaves_the_runner_as_fast_as_it_was(device: FakeDevice, plan: Path) -> None:
+    with open_runner(plan, cuda_graph=True) as runner:
+        before = runner.run({"input": feed()})["logits"]
+        assert isinstance(runner, Profiling)
+        runner.profile({"input": feed(1)}, 2)
+        (lane,) = runner._lanes  # type: ignore[attr-defined]
+        assert "profiler" not in vars(lane.context)
+        assert runner.run({"input": feed()})["logits"].tobytes() == before.tobytes()
+    assert clean(device)
+
+
 def test_parts_of_a_call_are_timed_by_events(device: FakeDevice, plan: Path) -> None:
     with open_runner(plan) as runner:
         assert isinstance(runner, Splitting)

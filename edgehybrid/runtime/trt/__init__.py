@@ -134,13 +134,19 @@ class TrtRunner:
             return self._lanes[lane].finish()
 
     def profile(self, feeds: Tensors, calls: int) -> tuple[LayerTime, ...]:
-        """Time per layer; see `edgehybrid.runtime.Profiling`. Runs plain calls: a graph has no layers to report."""
+        """Time per layer; see `edgehybrid.runtime.Profiling`.
+
+        By plain calls in a context of their own: a graph has no layers to report, and a profiler would slow every call
+        that follows.
+        """
         self.load(feeds)
         with self._current:
             lane = self._lanes[0]
             for buffer in lane.inputs.values():
                 buffer.upload(lane.stream)
-            return profile_layers(self._trt, self._engine, lane.context, lane.stream, calls)
+            context = self._new_context()
+            lane.bind(context)
+            return profile_layers(self._trt, self._engine, context, lane.stream, calls)
 
     def layers(self) -> tuple[Mapping[str, object], ...]:
         """What the inspector says about each layer; its keys differ between releases of TensorRT."""
@@ -184,18 +190,21 @@ class TrtRunner:
         self._closing.callback(self._forget)
         self.inputs, self.outputs = _ports(trt, engine, self.path)
         for _ in range(streams):
-            context = engine.create_execution_context()
-            if context is None:
-                raise ResourceError(
-                    f"not enough device memory to run {self.path}",
-                    why=self._log.last or "TensorRT made no execution context",
-                    fix="close other programs, or use fewer --streams or a smaller batch",
-                )
-            lane = Lane(context, self.inputs, self.outputs, mapped=shared, complain=self._complain)
+            lane = Lane(self._new_context(), self.inputs, self.outputs, mapped=shared, complain=self._complain)
             self._closing.callback(lane.close)
             self._lanes.append(lane)
         if cuda_graph:
             self._capture()
+
+    def _new_context(self) -> Any:
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise ResourceError(
+                f"not enough device memory to run {self.path}",
+                why=self._log.last or "TensorRT made no execution context",
+                fix="close other programs, or use fewer --streams or a smaller batch",
+            )
+        return context
 
     def _capture(self) -> None:
         """Every lane's graph, or none."""

@@ -51,11 +51,20 @@ class Lane:
             for kept, tensors in ((self.inputs, inputs), (self._outputs, outputs)):
                 for name, info in tensors.items():
                     kept[name] = Buffer(info, mapped=mapped)
-                    if not context.set_tensor_address(name, kept[name].address):
-                        raise StageError(f"the engine takes no buffer for '{name}'", why=complain(), fix=REBUILD)
+            self.bind(context)
         except BaseException:
             self.close()
             raise
+
+    def bind(self, context: Any) -> None:
+        """Tell an execution context where this lane's buffers are.
+
+        Raises:
+            StageError: TensorRT takes one of them not.
+        """
+        for name, buffer in {**self.inputs, **self._outputs}.items():
+            if not context.set_tensor_address(name, buffer.address):
+                raise StageError(f"the engine takes no buffer for '{name}'", why=self._complain(), fix=REBUILD)
 
     def load(self, feeds: Tensors) -> None:
         """Copy a batch into the host buffers; nothing where it lies there already."""
