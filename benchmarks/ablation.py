@@ -28,7 +28,7 @@ from edgehybrid.graph import Graph, label_nodes, name_of
 from edgehybrid.graph.products import Product, product_at
 from edgehybrid.graph.tuning import Tuning
 from edgehybrid.records import Plan, Preprocess, Ranges
-from edgehybrid.stages.tuning import EQUALIZING_IMAGES, ROUNDING_IMAGES, ROUNDING_ROWS, STRETCHES, TUNING_IMAGES
+from edgehybrid.stages.tuning import ROUNDING_IMAGES, ROUNDING_ROWS, STRETCHES, TUNING_IMAGES
 
 RESULTS = Path(__file__).parent / "results"
 LAYER_IMAGES = 16
@@ -115,7 +115,7 @@ def build_steps(baseline: Graph, images: Images, preprocess: Preprocess, threads
     ranges, others = observe(baseline, plan, images, preprocess, threads)
     add("none", baseline, ranges, clip_nothing(baseline, plan))
     add("+ weights by mse", baseline, ranges, None)
-    kept = sample(baseline, plan, images.pick(EQUALIZING_IMAGES), preprocess, threads)
+    kept = sample(baseline, plan, few, preprocess, threads)
     level, _, _ = tuner.equalize(baseline, plan, kept.rows, kept.reach, calibrator.range_of)
     plan = placement.plan(level, "fp32")
     ranges, others = observe(level, plan, images, preprocess, threads)

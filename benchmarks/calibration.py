@@ -1,16 +1,18 @@
-"""What calibrating CMT-Ti@160 costs: time against bare forward passes of the same images, memory against their number.
+"""What calibrating a network costs: time against bare forward passes of the same images, memory against their number.
 
-    python benchmarks/calibration.py [--images 128] [--rounds 8] [--threads 1 2] [--few 8] [--many 1000]
+    python benchmarks/calibration.py [--models cmt_ti conformer_ti botnet26t] [--images 128] [--rounds 8]
+                                     [--threads 1 2] [--few 8] [--many 1000]
 
 Time: a round runs the images through ONNX Runtime once without taps (session already open) and once through
 `calibrator.observe` and `choose` (opening the session included), in turns. The ratio is the median over rounds of
 the ratio within a round, with a 95 % interval (`benchmark.compare`). Session options, batch and images are the same.
 It is given for wall-clock time and for processor time, which other programs disturb less; with an idle core the
-first is the lower, since images are counted while the next one runs. Measured on the graph as exported and as
-rewritten, which is what `build` calibrates.
+first is the lower, since images are counted while the next one runs. Measured at the published size, on the graph as
+exported and as rewritten, which is what `build` calibrates. What tuning (`--equalize`, `--refine`) adds is in
+benchmarks/quantizers.py, which times the whole command.
 
-Memory: peak resident set of a fresh process that calibrates on few images, and of one that does on many.
-Writes `benchmarks/results/calibration.json`.
+Memory: peak resident set of a fresh process that calibrates the first model on few images, and of one that does on
+many. Writes `benchmarks/results/calibration.json`.
 """
 
 import argparse
@@ -30,7 +32,7 @@ from edgehybrid import benchmark, calibrator, graph, placement
 from edgehybrid.calibrator.session import open_session
 from edgehybrid.graph import Graph
 
-MODEL = "cmt_ti"
+MODELS = ("cmt_ti", "conformer_ti", "botnet26t")
 RESULT = Path(__file__).parent / "results" / "calibration.json"
 CHILD = "--child"
 
@@ -40,6 +42,7 @@ def main() -> None:
     from edgehybrid import device  # not needed in the child, whose memory is measured
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=8, help="6 or more give a 95 %% interval")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -48,37 +51,41 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args()
 
-    document: dict[str, object] = {"model": MODEL, "input": 160, "batch": 1, "images": options.images}
+    document: dict[str, object] = {"batch": 1, "images": options.images}
     runs = []
     with tempfile.TemporaryDirectory() as folder:
-        files = export_variants(Path(folder))
-        for threads in options.threads:
-            for variant, path in files.items():
-                state = device.state(threads)
-                row = measure_time(graph.load(path), options.images, options.rounds, threads)
-                runs.append({"graph": variant, "threads": threads, "device": dataclasses.asdict(state), **row})
-                print_time(variant, threads, row, state.load)
+        files = {name: export_variants(name, Path(folder)) for name in options.models}
+        for name in options.models:
+            for threads in options.threads:
+                for variant, path in files[name].items():
+                    state, net = device.state(threads), graph.load(path)
+                    row = measure_time(net, options.images, options.rounds, threads)
+                    about = {"model": name, "input": graph.shape_of(net.input)[-1], "graph": variant}
+                    runs.append({**about, "threads": threads, "device": dataclasses.asdict(state), **row})
+                    print_time(f"{name} {variant}", threads, row, state.load)
         document["time"] = runs
-        peaks = {n: measure_peak(files["rewritten"], n) for n in (options.few, options.many)}
+        first = files[options.models[0]]["rewritten"]
+        peaks = {n: measure_peak(first, n) for n in (options.few, options.many)}
     growth = peaks[options.many] / peaks[options.few]
-    document["memory"] = {"peak_rss_mib": {str(n): peak for n, peak in peaks.items()}, "ratio": growth}
+    memory = {"model": options.models[0], "peak_rss_mib": {str(n): peak for n, peak in peaks.items()}, "ratio": growth}
+    document["memory"] = memory
     print(f"peak RSS: {', '.join(f'{peak:.0f} MiB for {n} images' for n, peak in peaks.items())}: {growth:.3f}x")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def export_variants(folder: Path) -> dict[str, Path]:
-    """CMT-Ti@160 with random weights, as exported and as rewritten."""
+def export_variants(model: str, folder: Path) -> dict[str, Path]:
+    """The model with random weights at its published size, as exported and as rewritten."""
     import torch
 
     from edgehybrid import exporter, rewrites, zoo
 
     torch.set_num_threads(1)
-    exported = exporter.trace(*zoo.load(MODEL, "random", input_size=160))
+    exported = exporter.trace(*zoo.load(model, "random"))
     rewritten, _ = rewrites.apply(exported)
     files = {}
     for name, variant in (("exported", exported), ("rewritten", rewritten)):
-        files[name] = folder / f"{name}.onnx"
+        files[name] = folder / f"{model}-{name}.onnx"
         files[name].write_bytes(variant.to_bytes())
     return files
 
@@ -88,15 +95,15 @@ def find_tensors(net: Graph) -> list[str]:
     return sorted({d.tensor for d in placement.plan(net, "fp32").decisions if d.kind == "activation"})
 
 
-def make_images(count: int) -> Iterator[NDArray[np.float32]]:
+def make_images(count: int, net: Graph) -> Iterator[NDArray[np.float32]]:
     """Batches of one image, made as they are asked for."""
     for seed in range(count):
-        yield np.random.default_rng(seed).normal(size=(1, 3, 160, 160)).astype(np.float32)
+        yield np.random.default_rng(seed).normal(size=graph.shape_of(net.input)).astype(np.float32)
 
 
 def measure_time(net: Graph, count: int, rounds: int, threads: int) -> dict[str, object]:
     """Milliseconds per image of both, and their ratio."""
-    images, tensors = list(make_images(count)), find_tensors(net)
+    images, tensors = list(make_images(count, net)), find_tensors(net)
     session = open_session(net, (), threads=threads)
 
     def run_bare() -> None:
@@ -144,7 +151,7 @@ def measure_peak(path: Path, count: int) -> float:
 def calibrate_alone(path: Path, count: int) -> None:
     """What the fresh process does; prints its peak in MiB."""
     net = graph.load(path)
-    seen = calibrator.observe(net, make_images(count), find_tensors(net))
+    seen = calibrator.observe(net, make_images(count, net), find_tensors(net))
     calibrator.choose(seen, "mse", images=seen.images, sha256="")
     # Not getrusage: its peak includes that of the parent, which a child shares until it starts its own program.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.errors import EdgeHybridError, GraphError
+from edgehybrid.graph import shapes
 from edgehybrid.records import Precision
 
 MIN_OPSET = 13
@@ -191,8 +192,7 @@ def from_proto(proto: onnx.ModelProto) -> Graph:
     check_opset(proto)
     for node in proto.graph.node:
         check_domain(node)
-    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    return Graph(ir.from_proto(inferred))
+    return Graph(ir.from_proto(shapes.infer(proto)))
 
 
 def opset_of(proto: onnx.ModelProto) -> int:
@@ -233,7 +233,7 @@ def infer_shapes(graph: Graph) -> Graph:
         if value.producer() is not None and not value.is_graph_output():
             value.shape = None
             value.type = None
-    return Graph(ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(graph.model), data_prop=True)))
+    return Graph(ir.from_proto(shapes.infer(ir.to_proto(graph.model))))
 
 
 def tidy(graph: Graph) -> Graph:

@@ -19,6 +19,7 @@ from edgehybrid.graph import (
     read_proto,
     reading,
     shape_of,
+    shapes,
 )
 from edgehybrid.graph.soundness import check_operators, check_structure
 
@@ -143,7 +144,7 @@ def open_unchecked(path: Path) -> Graph:
         others = [entry for entry in proto.opset_import if entry.domain not in ("", "ai.onnx")]
         _normalise(proto)
         proto.opset_import.extend(others)
-        return Graph(ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True)))
+        return Graph(ir.from_proto(shapes.infer(proto)))
 
 
 def scores_of(graph: Graph) -> ir.Value:

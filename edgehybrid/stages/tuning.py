@@ -1,5 +1,6 @@
 """Tuning to int8 on a few images, as cached stages: channels equalized before calibration, choices refined after."""
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,14 +19,12 @@ if TYPE_CHECKING:
     from edgehybrid.graph import Graph
 
 TUNING_IMAGES = 32
-"""Images on which choices are compared. More did not change scales for others (PTQ4ViT: 32 against 128, 0.1 points)."""
-EQUALIZING_IMAGES = 64
-"""Half of them give the factors, half judge."""
+"""Images on which choices are compared, half of them to choose and half to judge."""
+TUNING_ROWS = 768
+"""Positions per layer: choices differ by tenths of a dB, which so many settle."""
 ROUNDING_IMAGES = 128
 ROUNDING_ROWS = 2048
 """Rounding solves for as many unknowns as a layer has inputs, so it gets more of both."""
-SAMPLE_ROWS = 768
-"""Positions per layer: choices differ by tenths of a dB, which so many settle."""
 STRETCHES = (1.19, 1.41)
 """A quarter and half of an octave above the range chosen so far."""
 
@@ -70,12 +69,14 @@ def prepare(
     rounding: Rounding,
 ) -> Prepared:
     """Everything between the rewritten graph and its int8 form: equalize, calibrate, refine."""
-    level = equalize_channels(run, baseline, images, preprocess, equalize)
+    few = _Few(baseline, images, preprocess, TUNING_IMAGES, TUNING_ROWS)
+    level = equalize_channels(run, few, equalize)
     ranges = calibrate(run, level.path, images, preprocess, method)
     ranges = replace(ranges, factors=level.factors)
     if refine == "off" and rounding == "nearest":
         return Prepared(level.path, ranges, None, level.adjustments)
-    tuned = tune(run, level.path, ranges, images, preprocess, refine, rounding)
+    more = few if rounding == "nearest" else _Few(baseline, images, preprocess, ROUNDING_IMAGES, ROUNDING_ROWS)
+    tuned = tune(run, level.path, ranges, more, refine, rounding)
     return Prepared(level.path, tuned.ranges, tuned.tuning, level.adjustments + tuned.adjustments)
 
 
@@ -85,22 +86,60 @@ def reuse(run: Run, path: Path, baseline: Path, preprocess: Preprocess, method: 
     return Prepared(apply_factors(run, baseline, ranges.factors), ranges), about
 
 
-def equalize_channels(run: Run, baseline: Path, images: Images, preprocess: Preprocess, sites: Equalize) -> Equalized:
+@dataclass(frozen=True)
+class _Few:
+    """A few images of the network before it is tuned; what its layers read is sampled once, when first asked for."""
+
+    baseline: Path
+    images: Images
+    preprocess: Preprocess
+    count: int
+    rows: int
+
+    @functools.cached_property
+    def opened(self) -> "tuple[Graph, Plan]":
+        """The network and its placement."""
+        from edgehybrid import graph, placement
+
+        model = graph.load(self.baseline)
+        return model, placement.plan(model, "fp32")
+
+    @functools.cached_property
+    def samples(self) -> "Samples":
+        """The same ones in the same order however the set is ordered."""
+        from edgehybrid import calibrator
+        from edgehybrid.graph import label_nodes
+        from edgehybrid.graph.products import product_at
+
+        model, plan = self.opened
+        few = self.images.pick(self.count)
+        int8 = {d.node for d in plan.decisions if d.kind == "weight"}
+        products = [
+            p for node, label in label_nodes(model).items() if label in int8 and (p := product_at(node)) is not None
+        ]
+        return calibrator.sample(model, few.batches(self.preprocess, FORWARD_BATCH), products, len(few), rows=self.rows)
+
+
+def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
     """Equalize channels where that measures better; the baseline stays what accuracy is compared with."""
 
     def produce(folder: Path) -> None:
-        from edgehybrid import calibrator, graph, placement, tuner
+        from edgehybrid import calibrator, tuner
 
-        model = graph.load(baseline)
-        plan = placement.plan(model, "fp32")
-        kept = _sample(model, plan, images, preprocess, EQUALIZING_IMAGES)
+        model, plan = few.opened
+        kept = few.samples
         made, factors, records = tuner.equalize(model, plan, kept.rows, kept.reach, calibrator.range_of, sites=sites)
         write_atomic(folder / "equalized.onnx", made.to_bytes())
         write_atomic(folder / "equalized.json", to_json({"factors": factors, "adjustments": records}))
 
     if sites == "off":
-        return Equalized(baseline, {}, ())
-    inputs = {"model": sha256_of(baseline), "images": images.spec.sha256, "preprocess": preprocess, "sites": sites}
+        return Equalized(few.baseline, {}, ())
+    inputs = {
+        "model": sha256_of(few.baseline),
+        "images": few.images.spec.sha256,
+        "preprocess": few.preprocess,
+        "sites": sites,
+    }
     folder = run.do("equalize", inputs, produce)
     kept = json.loads((folder / "equalized.json").read_bytes())
     adjustments = tuple(decode(Adjustment, x) for x in kept["adjustments"])
@@ -120,15 +159,7 @@ def apply_factors(run: Run, baseline: Path, factors: Mapping[str, str]) -> Path:
     return run.do("factors", {"model": sha256_of(baseline), "factors": factors}, produce) / "equalized.onnx"
 
 
-def tune(
-    run: Run,
-    prepared: Path,
-    ranges: Ranges,
-    images: Images,
-    preprocess: Preprocess,
-    refine: Refine,
-    rounding: Rounding,
-) -> Tuned:
+def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, rounding: Rounding) -> Tuned:
     """Correct biases, round weights if asked, re-rank ranges if asked.
 
     Ranges stay as they are by default: on two trained networks, ranges that made less error at the sampled layer
@@ -138,12 +169,11 @@ def tune(
         run: The chain.
         prepared: The graph that was calibrated.
         ranges: As chosen.
-        images: Of calibration.
-        preprocess: Of the network.
+        few: Images of calibration.
         refine: `all` re-ranks the ranges of method mse; another method was asked for by name and stays.
         rounding: `optimized` costs about as much again as everything else in calibration, see the README.
     """
-    others = _others(run, prepared, images, preprocess, ranges) if refine == "all" else []
+    others = _others(run, prepared, few.images, few.preprocess, ranges) if refine == "all" else []
 
     def produce(folder: Path) -> None:
         from edgehybrid import graph, placement, quantizer, tuner
@@ -151,15 +181,12 @@ def tune(
 
         model = graph.load(prepared)
         plan = placement.plan(model, "fp32")
-        optimised = rounding == "optimized"
-        count, rows = (ROUNDING_IMAGES, ROUNDING_ROWS) if optimised else (TUNING_IMAGES, SAMPLE_ROWS)
-        kept = _sample(model, plan, images, preprocess, count, rows)
         refined, found, records = tuner.refine(
             model,
             plan,
             ranges,
             others,
-            kept.rows,
+            tuner.scale_rows(few.opened[0], ranges.factors, few.samples.rows),
             quantizer.choose_weight_scales,
             tied=placement.tie(model, plan),
             rounding=rounding,
@@ -169,8 +196,8 @@ def tune(
 
     inputs = {
         "model": sha256_of(prepared),
-        "images": images.spec.sha256,
-        "preprocess": preprocess,
+        "images": few.images.spec.sha256,
+        "preprocess": few.preprocess,
         "ranges": ranges,
         "others": others,
         "rounding": rounding,
@@ -189,19 +216,3 @@ def _others(run: Run, prepared: Path, images: Images, preprocess: Preprocess, ra
     found = [calibrate(run, prepared, images, preprocess, method) for method in methods]
     stretched = ({name: amax * stretch for name, amax in ranges.tensors.items()} for stretch in STRETCHES)
     return [*found, *(replace(ranges, tensors=tensors) for tensors in stretched)]
-
-
-def _sample(
-    model: "Graph", plan: Plan, images: Images, preprocess: Preprocess, count: int, rows: int = SAMPLE_ROWS
-) -> "Samples":
-    """Rows of a few images, the same ones in the same order however the set is ordered."""
-    from edgehybrid import calibrator
-    from edgehybrid.graph import label_nodes
-    from edgehybrid.graph.products import product_at
-
-    few = images.pick(count)
-    int8 = {d.node for d in plan.decisions if d.kind == "weight"}
-    products = [
-        p for node, label in label_nodes(model).items() if label in int8 and (p := product_at(node)) is not None
-    ]
-    return calibrator.sample(model, few.batches(preprocess, FORWARD_BATCH), products, len(few), rows=rows)

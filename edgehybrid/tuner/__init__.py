@@ -4,7 +4,7 @@
 biases and rounds weights (refinement.py, rounding.py). Both judge at the output of each int8 product (local.py).
 """
 
-from edgehybrid.tuner.equalization import apply_factors, equalize
+from edgehybrid.tuner.equalization import apply_factors, equalize, scale_rows
 from edgehybrid.tuner.refinement import refine
 
-__all__ = ["apply_factors", "equalize", "refine"]
+__all__ = ["apply_factors", "equalize", "refine", "scale_rows"]

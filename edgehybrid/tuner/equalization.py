@@ -10,7 +10,7 @@ Source:
     Xiao et al., "SmoothQuant", ICML 2023 (layer norm); Nagel et al., "Data-Free Quantization", ICCV 2019 (ReLU).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +94,7 @@ def equalize(
         factors = _powers(exponents)
         written[tensor] = " ".join(map(str, exponents.tolist()))
         for product in site.readers:
-            rows[_key(product)] = rows[_key(product)] * site.columns(product, factors)
+            rows[_key(product)] = rows[_key(product)] * _columns(region, product, factors)
         write_factors(result, region, factors)
         products = [p for old in products if (p := product_at(old.node)) is not None]
     return result, written, tuple(records)
@@ -111,7 +111,36 @@ def apply_factors(graph: Graph, factors: Mapping[str, str]) -> Graph:
         ArtifactError: They are of another graph.
     """
     result = graph.clone()
-    found = {name_of(out): out for node in result.nodes() for out in node.outputs}
+    for region, each in _locate(result, factors):
+        write_factors(result, region, each)
+    return result
+
+
+def scale_rows(
+    graph: Graph, factors: Mapping[str, str], rows: Mapping[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """What sampling the equalized graph would give, up to float32 rounding, from samples of the one before.
+
+    Args:
+        graph: The one before.
+        factors: As `Ranges.factors`.
+        rows: Output of each int8 product -> rows of its input, (groups, rows, in).
+
+    Raises:
+        ArtifactError: The factors are of another graph.
+    """
+    scaled = dict(rows)
+    products = [p for node in graph.nodes() if (p := product_at(node)) is not None and _key(p) in scaled]
+    for region, each in _locate(graph, factors):
+        for product in products:
+            if input_of(product.node, 0) in region.tensors:
+                scaled[_key(product)] = scaled[_key(product)] * _columns(region, product, each)
+    return scaled
+
+
+def _locate(graph: Graph, factors: Mapping[str, str]) -> Iterator[tuple[Region, NDArray[np.float32]]]:
+    """Where each set of factors goes, and the factors."""
+    found = {name_of(out): out for node in graph.nodes() for out in node.outputs}
     for tensor, text in factors.items():
         exponents = np.array(text.split(), np.int64)
         seed = found.get(tensor)
@@ -122,8 +151,7 @@ def apply_factors(graph: Graph, factors: Mapping[str, str]) -> Graph:
                 why=f"{exponents.size} factors were chosen for a tensor that this network has not, or cannot scale",
                 fix="calibrate this very network",
             )
-        write_factors(result, region, _powers(exponents))
-    return result
+        yield region, _powers(exponents)
 
 
 def _powers(exponents: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -158,21 +186,23 @@ class _Site:
     rows: Mapping[str, NDArray[np.float32]]
     reach: Mapping[str, NDArray[np.float32]]
 
-    def columns(self, product: Product, factors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The factor of every column of a reader, (groups, 1, in); its weight is divided by them."""
-        line, sign = self.region.line(input_of(product.node, 0), product.axis)
-        each = np.where(line < 0, np.float32(1), factors[line])
-        return product.column((each if sign > 0 else 1 / each).astype(np.float32))
+
+def _columns(region: Region, product: Product, factors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The factor of every column of a reader, (groups, 1, in); its weight is divided by them."""
+    line, sign = region.line(input_of(product.node, 0), product.axis)
+    each = np.where(line < 0, np.float32(1), factors[line])
+    return product.column((each if sign > 0 else 1 / each).astype(np.float32))
 
 
 def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustment, NDArray[np.int64] | None]:
     """Exponents of factors for the site, None where the best do not pay; and the record of the attempt."""
     exponents = np.zeros(site.region.factors, np.int64)
-    before = best = _errors(site, _powers(exponents), choose_range)
+    exact = [multiply(site.rows[_key(product)], product.weight) for product in site.readers]
+    before = best = _errors(site, exact, _powers(exponents), choose_range)
     alpha = 0.0
     for candidate in ALPHAS:
         tried = _exponents(site, candidate)
-        found = _errors(site, _powers(tried), choose_range)
+        found = _errors(site, exact, _powers(tried), choose_range)
         if sum(found) < sum(best):
             best, alpha, exponents = found, candidate, tried
     accepted = sum(best) <= GAIN * sum(before) and all(b <= a for a, b in zip(before, best, strict=True))
@@ -210,15 +240,15 @@ def _exponents(site: _Site, alpha: float) -> NDArray[np.int64]:
     return np.asarray(np.floor(STEPS * np.log2(factors)), np.int64)
 
 
-def _errors(site: _Site, factors: NDArray[np.float32], choose_range: ChooseRange) -> list[float]:
-    """Noise over signal at the output of each reader."""
+def _errors(
+    site: _Site, exact: Sequence[NDArray[np.float32]], factors: NDArray[np.float32], choose_range: ChooseRange
+) -> list[float]:
+    """Noise over signal at the output of each reader, whose exact output is given."""
     found = []
-    for product in site.readers:
-        x, column = site.rows[_key(product)], site.columns(product, factors)
-        scaled, weight = x * column, product.weight / column
-        exact = multiply(x, product.weight)
-        rounded = round_weight(weight, peak_scales(weight))
-        got = multiply(round_rows(scaled, choose_range(scaled)), rounded)
-        got -= exact
-        found.append(power(got) / max(power(exact), np.finfo(np.float64).tiny))
+    for product, true in zip(site.readers, exact, strict=True):
+        column = _columns(site.region, product, factors)
+        scaled, weight = site.rows[_key(product)] * column, product.weight / column
+        got = multiply(round_rows(scaled, choose_range(scaled)), round_weight(weight, peak_scales(weight)))
+        got -= true
+        found.append(power(got) / max(power(true), np.finfo(np.float64).tiny))
     return found

@@ -3,24 +3,28 @@
 import numpy as np
 import pytest
 
-from edgehybrid.calibrator import range_of, sample
+from edgehybrid.calibrator import Samples, range_of, sample
 from edgehybrid.errors import ArtifactError
 from edgehybrid.graph import Graph, label_nodes
 from edgehybrid.graph.products import product_at
 from edgehybrid.placement import plan
 from edgehybrid.records import Adjustment, Equalize
-from edgehybrid.tuner import apply_factors, equalize
+from edgehybrid.tuner import apply_factors, equalize, scale_rows
 from tests.single import draw, run
 from tests.tuner import nets
 
 
 def level(graph: Graph, sites: Equalize = "all") -> tuple[Graph, dict[str, str], tuple[Adjustment, ...]]:
-    made = plan(graph, "fp32")
-    int8 = {d.node for d in made.decisions if d.kind == "weight"}
+    kept = taken(graph)
+    return equalize(graph, plan(graph, "fp32"), kept.rows, kept.reach, range_of, sites=sites)
+
+
+def taken(graph: Graph) -> Samples:
+    """Rows of eight images."""
+    int8 = {d.node for d in plan(graph, "fp32").decisions if d.kind == "weight"}
     products = [p for node, label in label_nodes(graph).items() if label in int8 and (p := product_at(node))]
     images = np.concatenate([draw(graph, seed) for seed in range(8)])
-    kept = sample(graph, [images], products, 8, threads=1)
-    return equalize(graph, made, kept.rows, kept.reach, range_of, sites=sites)
+    return sample(graph, [images], products, 8, threads=1)
 
 
 def test_uneven_channels_are_equalized_and_the_function_stays() -> None:
@@ -48,6 +52,16 @@ def test_the_factors_make_the_same_graph_again() -> None:
         result, factors, records = level(graph)
         assert len(factors) == sum(r.accepted for r in records)
         assert apply_factors(graph, factors).digest() == result.digest()
+
+
+@pytest.mark.parametrize("graph", [nets.normed(), nets.rectified(), nets.gated(), nets.attending()])
+def test_scaled_rows_are_what_the_equalized_graph_gives(graph: Graph) -> None:
+    result, factors, _ = level(graph)
+    assert factors
+    expected, found = taken(result).rows, scale_rows(graph, factors, taken(graph).rows)
+    assert expected.keys() == found.keys()
+    for name, rows in expected.items():
+        np.testing.assert_allclose(found[name], rows, atol=1e-5 * np.abs(rows).max())
 
 
 def test_folded_leaves_the_constant_of_a_gelu() -> None:
