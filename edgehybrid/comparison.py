@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgehybrid import benchmark, evaluator
+from edgehybrid import benchmark, proportions
 from edgehybrid.records import (
     Accuracy,
     AccuracyChange,
@@ -289,9 +289,9 @@ def _accuracy_change(a: Side, b: Side, x: Row, y: Row) -> AccuracyChange | None:
     right = _paired(a, b, x, y)
     if right is not None:
         lost, gained, n = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum()), len(right[0])
-        low, high = (100 * float(end) for end in evaluator.paired_interval(lost, gained, n))
+        low, high = (100 * float(end) for end in proportions.paired_interval(lost, gained, n))
         points = 100 * (lost - gained) / n
-        p = evaluator.mcnemar(lost, gained)
+        p = proportions.mcnemar(lost, gained)
         return AccuracyChange(before.top1, after.top1, points, (low, high), True, p, _verdict(low, high))
     low, high = unpaired_interval(before, after)
     same = a.evaluation.sha256 == b.evaluation.sha256

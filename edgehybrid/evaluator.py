@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgehybrid import proportions
 from edgehybrid.errors import GraphError, ImagesError, StageError
 from edgehybrid.records import Accuracy, Drop, Fidelity
 from edgehybrid.runtime import Runner, TensorInfo
@@ -18,8 +19,6 @@ SQNR_CAP = 200.0
 """dB. Identical logits have infinite signal to noise, which JSON cannot hold; float32 itself ends near 150 dB."""
 VERDICT = 0.5
 """Percentage points: the drop an evaluation set should be able to resolve."""
-_Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
-_Z80 = 0.8416212335729143  # one-sided 80 %
 
 
 def predict(runner: Runner, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -71,7 +70,7 @@ def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Accuracy
     """
     ranks = _ranks(logits, _checked(labels, logits))
     right, n = int((ranks == 0).sum()), len(ranks)
-    low, high = wilson(right, n)
+    low, high = proportions.wilson(right, n)
     top5 = 100 * float((ranks < 5).mean())
     return Accuracy(top1=100 * right / n, top5=top5, n=n, ci95=(100 * low, 100 * high))
 
@@ -95,11 +94,11 @@ def drop(reference: NDArray[np.float32], logits: NDArray[np.float32], labels: ND
     before, after = reference.argmax(axis=1) == checked, logits.argmax(axis=1) == checked
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())
     n = len(checked)
-    low, high = paired_interval(lost, gained, n)
+    low, high = proportions.paired_interval(lost, gained, n)
     return Drop(
         points=100 * (lost - gained) / n,
         ci95=(100 * float(low), 100 * float(high)),
-        mcnemar_p=mcnemar(lost, gained),
+        mcnemar_p=proportions.mcnemar(lost, gained),
         discordant=lost + gained,
     )
 
@@ -141,10 +140,10 @@ def small_sample_note(drop: Drop, images: int) -> str | None:
         images: On how many images.
     """
     rate = drop.discordant / images if drop.discordant >= 3 else min(3 / images, 0.05)
-    needed = _images_needed(VERDICT / 100, rate)
+    needed = proportions.images_needed(VERDICT / 100, rate)
     if images >= needed:
         return None
-    smallest = _resolvable_drop(images, rate)
+    smallest = proportions.resolvable_drop(images, rate)
     resolved = "no drop at all" if smallest is None else f"a drop of {100 * smallest:.1f} points, not a smaller one"
     return (
         f"{images:,} images with {drop.discordant} changing sides can resolve {resolved} "
@@ -175,60 +174,6 @@ def collapse_note(reference: NDArray[np.float32], logits: NDArray[np.float32]) -
     if len(logits) >= 10 and share == 1.0 and most <= 50:
         return f"every image gets the same class, where the reference gives none more than {most:.0f} %"
     return None
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion, inside [0, 1] and never empty, for 0 of n and n of n, too."""
-    p, z2 = right / n, _Z95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return (0.0 if right == 0 else centre - half), (1.0 if right == n else centre + half)
-
-
-def paired_interval(
-    lost: int | NDArray[np.int64], gained: int | NDArray[np.int64], n: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Tango's 95 % score interval of the paired difference of two proportions, (lost - gained) / n.
-
-    It holds its 95 % from a handful of discordant images on (93 to 97 % in simulation from 6 expected ones,
-    more below) where the textbook's Wald interval covers as little as 26 %, and is not empty where none is
-    discordant.
-
-    Args:
-        lost: Images that only the reference gets right; a number, or an array of independent cases.
-        gained: Images that only the other gets right.
-        n: All images.
-
-    Returns:
-        Lower and upper ends as fractions of n.
-
-    Source:
-        T. Tango, Equivalence test and confidence interval for the difference in proportions for the
-        paired-sample design, Statistics in Medicine 17 (1998) 891-908.
-    """
-    b, c = np.asarray(lost, dtype=np.float64), np.asarray(gained, dtype=np.float64)
-    estimate = (b - c) / n
-    low = _solve_score(b, c, n, -np.ones_like(estimate), estimate, _Z95)
-    high = _solve_score(b, c, n, estimate, np.ones_like(estimate), -_Z95)
-    return low, high
-
-
-def smallest_bound(images: int) -> float:
-    """Upper end of the drop's interval, in points, of a network that changes no answer of so many images."""
-    return 100 * _Z95**2 / (images + _Z95**2)
-
-
-def images_for_bound(points: float) -> int:
-    """How many images it takes for `smallest_bound` to be within `points`, which are above 0."""
-    return math.ceil(_Z95**2 * (100 / points - 1))
-
-
-def mcnemar(lost: int, gained: int) -> float:
-    """Exact two-sided p of McNemar's test: is a discordant image as likely to be lost as to be gained?"""
-    n, k = lost + gained, min(lost, gained)
-    log_all = math.lgamma(n + 1) - n * math.log(2)  # logarithms: such binomials have thousands of digits
-    logs = [log_all - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(k + 1)]
-    return min(1.0, 2 * math.fsum(math.exp(x) for x in logs))
 
 
 def _classifier(runner: Runner) -> tuple[tuple[str, TensorInfo], str]:
@@ -329,58 +274,7 @@ def _largest_share(logits: NDArray[np.float32]) -> float:
     return float(np.bincount(logits.argmax(axis=1)).max()) / len(logits)
 
 
-def _images_needed(drop: float, discordance: float) -> int:
-    """Images for 80 % power at 5 % to find a drop (both arguments fractions), by McNemar's test.
-
-    Source:
-        R. J. Connor, Sample size for testing differences in proportions for the paired-sample design,
-        Biometrics 43 (1987) 207-211.
-    """
-    rate = max(discordance, drop)  # an image that is lost has changed sides
-    width = _Z95 * math.sqrt(rate) + _Z80 * math.sqrt(rate - drop**2)
-    return math.ceil((width / drop) ** 2)
-
-
-def _resolvable_drop(images: int, discordance: float) -> float | None:
-    """The smallest drop that so many images find (both fractions); None below the 6 that McNemar's test needs."""
-    if images < 6:
-        return None
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (low, middle) if _images_needed(middle, discordance) <= images else (middle, high)
-    return high
-
-
 def _round_up(images: int) -> int:
     """To two digits: more would claim to know the discordance better than a small sample tells."""
     unit = int(10 ** max(0, len(str(images)) - 2))
     return -(-images // unit) * unit
-
-
-def _solve_score(
-    b: NDArray[np.float64],
-    c: NDArray[np.float64],
-    n: int,
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-    wanted: float,
-) -> NDArray[np.float64]:
-    """Where Tango's score, which falls with the difference, equals `wanted`; by bisection to double precision."""
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = _score(b, c, n, middle) > wanted
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return (low + high) / 2
-
-
-def _score(
-    b: NDArray[np.float64], c: NDArray[np.float64], n: int, difference: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Tango's statistic: estimate minus difference, in standard errors at the likeliest rates that have it."""
-    linear = (2 * n - b + c) * difference - b - c
-    constant = -c * difference * (1 - difference)
-    rate = (np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0)) - linear) / (4 * n)  # of `gained`, constrained
-    variance = n * (2 * rate + difference * (1 - difference))
-    score: NDArray[np.float64] = (b - c - n * difference) / np.sqrt(np.maximum(variance, 1e-300))
-    return score

@@ -37,7 +37,7 @@ def answers(wrong: set[int], n: int = 400, order: str = "o") -> Answers:
 
 
 def scored(path: str, found: Answers | None, right: int, images: ImageSet = IMAGES) -> Side:
-    from edgehybrid.evaluator import wilson
+    from edgehybrid.proportions import wilson
 
     low, high = wilson(right, 400)
     score = Accuracy(100 * right / 400, 99.0, 400, (100 * low, 100 * high))
@@ -230,7 +230,7 @@ def test_another_image_set_is_no_comparison() -> None:
 
 def test_the_unpaired_interval_is_newcombes() -> None:
     """Example of Newcombe 1998: 56/70 against 48/80 gives 0.0524 to 0.3339."""
-    from edgehybrid.evaluator import wilson
+    from edgehybrid.proportions import wilson
 
     def score(right: int, n: int) -> Accuracy:
         low, high = wilson(right, n)

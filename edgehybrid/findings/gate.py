@@ -1,6 +1,6 @@
 """The gate: whether a report holds its accuracy budget."""
 
-from edgehybrid import evaluator
+from edgehybrid import proportions
 from edgehybrid.errors import GateError
 from edgehybrid.records import (
     Drop,
@@ -50,12 +50,12 @@ def gate(report: Report, max_drop: float | None) -> None:
 def _unreached(report: Report, search: Search, drop: Drop, max_drop: float) -> GateError:
     """The error for a budget that no plan of the search held."""
     images = 0 if report.evaluation is None else report.evaluation.images
-    least = evaluator.smallest_bound(images)
+    least = proportions.smallest_bound(images)
     if least > max_drop:
         return GateError(
             f"{images:,} images cannot show a drop within {max_drop:g} points",
             why=f"even a network that changes no answer leaves {least:.2f} points open",
-            fix=f"evaluate on {evaluator.images_for_bound(max_drop):,} images or more, or allow more with --max-drop",
+            fix=f"evaluate on {proportions.images_for_bound(max_drop):,} images or more, or allow more with --max-drop",
             report=report,
         )
     return GateError(

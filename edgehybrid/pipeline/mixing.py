@@ -143,7 +143,7 @@ def mix(
     Returns:
         The plan with the fewest groups in float that holds the budget; where none does, the closest.
     """
-    from edgehybrid import evaluator, graph, search, stages
+    from edgehybrid import evaluator, graph, proportions, search, stages
 
     level, ranges, tuning = prepared.path, prepared.ranges, prepared.tuning
     int8 = stages.quantize(run, level, "int8", ranges, peaks, tuning=tuning)
@@ -168,7 +168,7 @@ def mix(
         drops[kept] = evaluator.drop(reference, logits, labels)
         return drops[kept].ci95[1]
 
-    found = search.walk(len(ordered), max_drop, worst_case, least=evaluator.smallest_bound(len(scored)))
+    found = search.walk(len(ordered), max_drop, worst_case, least=proportions.smallest_bound(len(scored)))
     kept = found.closest if found.kept is None else found.kept
     return Mixed(
         quantized(kept),
