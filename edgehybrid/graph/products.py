@@ -50,6 +50,21 @@ class Product:
         patches = windows[image, :, row, column].reshape(len(chosen), groups, width)
         return np.ascontiguousarray(patches.transpose(1, 0, 2))
 
+    def outputs(self, y: NDArray[np.float32], count: int, ordinal: int) -> NDArray[np.float32]:
+        """What stands at the positions that `rows` takes, in the output of the node or a tensor of its shape.
+
+        Args:
+            y: The whole tensor.
+            count: As for `rows`.
+            ordinal: As for `rows`.
+
+        Returns:
+            (groups, positions, out).
+        """
+        groups, out, _ = self.weight.shape
+        flat = (np.moveaxis(y, 1, -1) if self.axis == 1 else y).reshape(-1, groups, out)
+        return np.ascontiguousarray(flat[_spread(len(flat), count, ordinal)].transpose(1, 0, 2))
+
     def column(self, factors: NDArray[np.float32]) -> NDArray[np.float32]:
         """(groups, 1, in): the factor of the channel that each column reads, from (channels,)."""
         return factors[self.channels][:, np.newaxis, :]

@@ -1,15 +1,14 @@
-"""Estimate what each group costs from one forward and one backward pass: Fisher information times the layers' errors.
+"""What int8 costs by Fisher information: of each group from one pass forward and back, or position by position.
 
-To second order, noise d in a layer's output costs E[(g . d)^2] / 2 nats of KL divergence, where g is the gradient of
-v . logits and v is drawn so that E[v v'] is the Fisher information of the softmax, diag(p) - p p'. One backward pass
-gives g for every layer at once, and the layer computed once more from its int8 inputs gives d. So all layers of an
-image cost a forward pass, a second one of the int8 layers alone, and a backward pass of two.
+Noise d in a layer's output costs E[(g . d)^2] / 2 nats (`differentiation`). One backward pass gives g for every layer
+at once, and the layer computed once more from its int8 inputs gives d. So all layers of an image cost a forward pass, a
+second one of the int8 layers alone, and a backward pass of two.
 
 Source:
     Second-order sensitivity as in HAWQ (Dong et al. 2019) and BRECQ (Li et al. 2021), with errors instead of bits.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -19,18 +18,13 @@ from torch import Tensor
 
 from edgehybrid.errors import StageError
 from edgehybrid.graph import Graph, constant, name_of
+from edgehybrid.graph.products import Product
+from edgehybrid.search.differentiation import Network, check, differentiate
 from edgehybrid.search.operators import OPERATORS
 from edgehybrid.search.switches import Site, find_sites
 
 BACKWARD = 2.0
 """Forward passes that a backward pass counts as. Weights get no gradient, so its arithmetic is nearer to one."""
-TOLERANCE = 1e-3
-"""Largest difference of logits to ONNX Runtime's, relative to the largest logit."""
-
-
-def unknown_operators(graph: Graph) -> tuple[str, ...]:
-    """Operators of a graph that have no gradient here."""
-    return tuple(sorted({node.op_type for node in graph.nodes()} - {*OPERATORS, "Constant"}))
 
 
 def estimate(
@@ -63,18 +57,17 @@ def estimate(
         GraphError: An operator whose gradient is not known.
         StageError: torch computes other logits than ONNX Runtime.
     """
-    network = _Network(reference, twin, owner)
+    network, twins = Network(reference), _Twins(reference, twin, owner)
     generator = torch.Generator().manual_seed(seed)
     sums, images = np.zeros(groups), 0
     for i, piece in enumerate(pieces):
-        logits, outputs, errors = network.run(torch.from_numpy(np.ascontiguousarray(piece)))
+        twins.forget()
+        logits = network.run(piece, twins.visit)
         if i == 0:
-            _check(expected(piece), logits.detach().numpy())
-        target = (_direction(logits.detach(), generator) * logits).sum()
-        gradients = torch.autograd.grad(target, outputs, allow_unused=True) if outputs else ()
+            check(expected(piece), logits)
         found = np.zeros(groups)
-        for gradient, (group, error) in zip(gradients, errors, strict=True):
-            if gradient is not None:  # None: no logit hangs on this layer
+        for gradient, (group, error) in zip(differentiate(logits, twins.outputs, generator), twins.errors, strict=True):
+            if gradient is not None:
                 found[group] += float((gradient * error).sum(dtype=torch.float64))
         sums += np.square(found) / 2
         images += len(piece)
@@ -82,70 +75,88 @@ def estimate(
     return sums / images
 
 
-def _direction(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """A random v per image with E[v v'] = diag(p) - p p'."""
-    p = torch.softmax(logits.double(), dim=1)
-    signs = torch.randint(0, 2, p.shape, generator=generator).double() * 2 - 1
-    v = p.sqrt() * signs
-    return (v - p * (p.sqrt() * signs).sum(dim=1, keepdim=True)).float()
+def gradients_at(
+    graph: Graph,
+    products: Sequence[Product],
+    batches: Iterable[NDArray[np.float32]],
+    positions: Callable[[Product], int],
+    *,
+    expected: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    seed: int = 0,
+) -> dict[str, NDArray[np.float32]]:
+    """The gradient g at some positions of the output of every product, those that `Product.rows` takes.
+
+    Args:
+        graph: float32.
+        products: Of the graph.
+        batches: Images, (B, 3, H, W) with the B of the graph.
+        positions: How many a product gets of each batch.
+        expected: Images -> logits of the network, for a check on the first batch.
+        seed: Of the random directions.
+
+    Returns:
+        First output of each product -> (groups, positions of all batches, out). Zero where no logit hangs on it.
+
+    Raises:
+        GraphError: An operator whose gradient is not known.
+        StageError: torch computes other logits than ONNX Runtime.
+    """
+    network, generator = Network(graph), torch.Generator().manual_seed(seed)
+    wanted = {name_of(product.node.outputs[0]) for product in products}
+    kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in sorted(wanted)}
+    for ordinal, images in enumerate(batches):
+        outputs: dict[str, Tensor] = {}
+
+        def keep(
+            node: ir.Node, _: Sequence[Tensor | None], results: Sequence[Tensor], seen: dict[str, Tensor] = outputs
+        ) -> None:
+            if node.outputs[0].name in wanted:
+                seen[name_of(node.outputs[0])] = results[0]
+
+        logits = network.run(images, keep)
+        if ordinal == 0:
+            check(expected(images), logits)
+        found = dict(zip(outputs, differentiate(logits, list(outputs.values()), generator), strict=True))
+        for product in products:
+            name = name_of(product.node.outputs[0])
+            gradient = found[name]
+            array = np.zeros(outputs[name].shape, np.float32) if gradient is None else gradient.numpy()
+            kept[name].append(product.outputs(array, positions(product), ordinal))
+    return {name: np.concatenate(parts, axis=1) for name, parts in kept.items()}
 
 
-def _check(expected: NDArray[np.float32], found: NDArray[np.float32]) -> None:
-    """Refuse gradients of another function."""
-    scale = float(np.abs(expected).max())
-    difference = float(np.abs(expected - found).max())
-    if not difference <= TOLERANCE * scale:
-        raise StageError(
-            "torch and ONNX Runtime compute different logits from the same graph",
-            why=f"they differ by {difference:.2g} at logits up to {scale:.2g}",
-            fix="rank with --how designs, and report this with the ONNX file",
-        )
-
-
-class _Network:
-    """A graph that torch runs, together with the error of each int8 operator."""
+class _Twins:
+    """What the int8 twin makes of each operator, beside what the network does."""
 
     def __init__(self, reference: Graph, twin: Graph, owner: Mapping[str, int]) -> None:
-        self.reference = reference
         self.sites: dict[str, list[Site]] = {}
         for site in find_sites(reference, twin, owner):
             self.sites.setdefault(site.reader, []).append(site)
-        self.constants = {
-            value: torch.from_numpy(np.array(array))
-            for node in reference.nodes()
-            for value in (*node.inputs, *node.outputs)
-            if value is not None and (array := constant(value)) is not None
-        }
         self.replaced = {
             (name, site.index): torch.from_numpy(np.array(site.constants[1]))
             for name, sites in self.sites.items()
             for site in sites
             if site.constants is not None
         }
+        self.forget()
 
-    def run(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[tuple[int, Tensor]]]:
-        """Logits, the outputs of int8 operators, and beside each its group and its error."""
-        known: dict[ir.Value, Tensor] = {self.reference.input: images.requires_grad_()}
-        outputs, errors = [], []
-        for node in self.reference.nodes():
-            if node.op_type == "Constant":
-                continue
-            inputs = [None if v is None else self.constants.get(v, known.get(v)) for v in node.inputs]
-            results = OPERATORS[node.op_type](node, inputs)
-            known.update(zip(node.outputs, results, strict=False))
-            name = name_of(node.outputs[0])
-            if name in self.sites:
-                with torch.no_grad():
-                    swapped = dict(enumerate(inputs))
-                    for site in self.sites[name]:
-                        swapped[site.index] = self._int8(site, swapped.get(site.index))
-                    error = (
-                        OPERATORS[node.op_type](node, [swapped.get(i) for i in range(max(swapped) + 1)])[0] - results[0]
-                    )
-                outputs.append(results[0])
-                errors.append((self.sites[name][0].group, error))
-        logits = next(known[v] for v in self.reference.body.outputs if known[v].ndim == 2)
-        return logits, outputs, errors
+    def forget(self) -> None:
+        """Begin another image."""
+        self.outputs: list[Tensor] = []
+        self.errors: list[tuple[int, Tensor]] = []  # of each output: its group, and the error
+
+    def visit(self, node: ir.Node, inputs: Sequence[Tensor | None], results: Sequence[Tensor]) -> None:
+        """Compute an int8 operator once more."""
+        name = name_of(node.outputs[0])
+        if name not in self.sites:
+            return
+        with torch.no_grad():
+            swapped = dict(enumerate(inputs))
+            for site in self.sites[name]:
+                swapped[site.index] = self._int8(site, swapped.get(site.index))
+            again = OPERATORS[node.op_type](node, [swapped.get(i) for i in range(max(swapped) + 1)])[0]
+            self.errors.append((self.sites[name][0].group, again - results[0]))
+        self.outputs.append(results[0])
 
     def _int8(self, site: Site, value: Tensor | None) -> Tensor:
         """What the int8 twin reads instead of a tensor."""

@@ -225,9 +225,9 @@ def _find_obstacle(reference: "Graph") -> str | None:
     """What stands in the way of gradients, as far as can be seen without computing any."""
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed"
-    from edgehybrid.search import fisher
+    from edgehybrid.search import differentiation
 
-    unknown = fisher.unknown_operators(reference)
+    unknown = differentiation.unknown_operators(reference)
     return f"no gradient is known of {', '.join(unknown)}" if unknown else None
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgehybrid.calibrator import Samples
     from edgehybrid.graph import Graph
 
-TUNING_IMAGES = 32
+TUNING_IMAGES = 64
 """Images on which choices are compared, half of them to choose and half to judge."""
 TUNING_ROWS = 768
 """Positions per layer: choices differ by tenths of a dB, which so many settle."""

@@ -37,6 +37,19 @@ def test_a_convolution_is_a_product_of_its_patches(attributes: dict[str, object]
     assert product.channels.max() == 11
 
 
+@pytest.mark.parametrize("count", [7, 10_000])
+@pytest.mark.parametrize("attributes", [{"group": 3, "pads": [1, 1, 1, 1]}, {"strides": [2, 1]}])
+def test_outputs_are_those_of_the_rows(attributes: dict[str, object], count: int) -> None:
+    net = SingleNet(20, 32)
+    tokens = net.graph(net.op("Gemm", "input", net.weight(32, 48)))
+    for graph, op in ((conv(**attributes), "Conv"), (tokens, "Gemm")):
+        product = product_at(next(graph.nodes(op)))
+        assert product is not None
+        x = draw(graph)
+        got = product.outputs(run(graph, x)[0], count, 3)
+        np.testing.assert_allclose(product.rows(x, count, 3) @ product.weight.transpose(0, 2, 1), got, atol=1e-4)
+
+
 @pytest.mark.parametrize("flipped", [0, 1])
 def test_a_gemm_is_one_too(flipped: int) -> None:
     net = SingleNet(20, 32)

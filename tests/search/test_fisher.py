@@ -5,7 +5,7 @@ import pytest
 
 from edgehybrid.errors import GraphError, StageError
 from edgehybrid.graph import Graph
-from edgehybrid.search import fisher, leave_one_out, spearman, switch
+from edgehybrid.search import differentiation, fisher, leave_one_out, spearman, switch
 from tests.search.nets import answering, grouped, hybrid, images, owners, session, twin
 from tests.single import SingleNet, draw
 
@@ -98,7 +98,7 @@ KINDS = (
 def test_torch_computes_an_operator_as_onnx_runtime_does(kind: str) -> None:
     """`estimate` compares the logits itself and refuses where they differ."""
     graph = classifier(kind)
-    assert fisher.unknown_operators(graph) == ()
+    assert differentiation.unknown_operators(graph) == ()
     run = session(graph)
     fisher.estimate(
         graph,
@@ -122,7 +122,7 @@ def test_another_function_is_refused() -> None:
 def test_what_is_not_known_is_named() -> None:
     net = SingleNet(1, 16, 8, 8)
     graph = net.graph(net.op("Sign", "input"))
-    assert fisher.unknown_operators(graph) == ("Sign",)
+    assert differentiation.unknown_operators(graph) == ("Sign",)
     net = SingleNet(1, 16, 8, 8)
     reflected = net.graph(net.op("Pad", "input", net.ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"))
     with pytest.raises(GraphError, match="no gradient through"):
@@ -159,4 +159,4 @@ def test_the_estimate_is_what_leave_one_out_measures() -> None:
 
 
 def test_every_operator_of_the_zoo_is_known(cmt_ti_graph: Graph) -> None:
-    assert fisher.unknown_operators(cmt_ti_graph) == ()
+    assert differentiation.unknown_operators(cmt_ti_graph) == ()

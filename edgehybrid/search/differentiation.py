@@ -1,0 +1,91 @@
+"""Run a float32 graph in torch, where it has gradients, and draw the direction whose gradient is Fisher information.
+
+The gradient g of v . logits, with a random v per image such that E[v v'] is the Fisher information of the softmax,
+diag(p) - p p', tells what noise d anywhere in the network costs: E[(g . d)^2] / 2 nats of KL divergence, to second
+order. One backward pass gives g of every tensor.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgehybrid.errors import StageError
+from edgehybrid.graph import Graph, constant
+from edgehybrid.search.operators import OPERATORS
+
+TOLERANCE = 1e-3
+"""Largest difference of logits to ONNX Runtime's, relative to the largest logit."""
+
+Visit = Callable[[ir.Node, Sequence[Tensor | None], Sequence[Tensor]], None]
+"""(node, its inputs, its outputs), after each node."""
+
+
+def unknown_operators(graph: Graph) -> tuple[str, ...]:
+    """Operators of a graph that have no gradient here."""
+    return tuple(sorted({node.op_type for node in graph.nodes()} - {*OPERATORS, "Constant"}))
+
+
+class Network:
+    """A graph that torch runs."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._constants = {
+            value: torch.from_numpy(np.array(array))
+            for node in graph.nodes()
+            for value in (*node.inputs, *node.outputs)
+            if value is not None and (array := constant(value)) is not None
+        }
+
+    def run(self, images: NDArray[np.float32], visit: Visit) -> Tensor:
+        """Logits of images (B, 3, H, W), with their history.
+
+        Raises:
+            GraphError: An operator whose gradient is not known.
+        """
+        known: dict[ir.Value, Tensor] = {
+            self.graph.input: torch.from_numpy(np.ascontiguousarray(images)).requires_grad_()
+        }
+        for node in self.graph.nodes():
+            if node.op_type == "Constant":
+                continue
+            inputs = [None if v is None else self._constants.get(v, known.get(v)) for v in node.inputs]
+            results = OPERATORS[node.op_type](node, inputs)
+            known.update(zip(node.outputs, results, strict=False))
+            visit(node, inputs, results)
+        return next(known[v] for v in self.graph.body.outputs if known[v].ndim == 2)
+
+
+def differentiate(logits: Tensor, tensors: Sequence[Tensor], generator: torch.Generator) -> list[Tensor | None]:
+    """The gradient g at each tensor; None where no logit hangs on it."""
+    target = (_direction(logits.detach(), generator) * logits).sum()
+    return list(torch.autograd.grad(target, list(tensors), allow_unused=True)) if tensors else []
+
+
+def check(expected: NDArray[np.float32], logits: Tensor) -> None:
+    """Refuse gradients of another function.
+
+    Raises:
+        StageError: torch computes other logits than ONNX Runtime.
+    """
+    found = logits.detach().numpy()
+    scale = float(np.abs(expected).max())
+    difference = float(np.abs(expected - found).max())
+    if not difference <= TOLERANCE * scale:
+        raise StageError(
+            "torch and ONNX Runtime compute different logits from the same graph",
+            why=f"they differ by {difference:.2g} at logits up to {scale:.2g}",
+            fix="rank with --how designs, and report this with the ONNX file",
+        )
+
+
+def _direction(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """A random v per image with E[v v'] = diag(p) - p p'."""
+    p = torch.softmax(logits.double(), dim=1)
+    signs = torch.randint(0, 2, p.shape, generator=generator).double() * 2 - 1
+    v = p.sqrt() * signs
+    return (v - p * (p.sqrt() * signs).sum(dim=1, keepdim=True)).float()
