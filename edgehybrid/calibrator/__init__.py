@@ -11,7 +11,7 @@ from edgehybrid.calibrator.histogram import Histogram, Observations
 from edgehybrid.calibrator.observer import observe
 from edgehybrid.calibrator.peaks import find_peaks
 from edgehybrid.calibrator.ranges import choose, expected_error, range_of
-from edgehybrid.calibrator.samples import Samples, sample
+from edgehybrid.calibrator.samples import Samples, rows_per_batch, sample
 
 __all__ = [
     "Calibration",
@@ -26,6 +26,7 @@ __all__ = [
     "observe",
     "range_of",
     "read_document",
+    "rows_per_batch",
     "sample",
     "to_document",
 ]

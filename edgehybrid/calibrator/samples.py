@@ -68,10 +68,16 @@ def sample(
             raise run_error(error) from error
         for product in products:
             x = found.get(name_of(input_of(product.node, 0)), group)
-            total = max(LEAST_ROWS, min(rows, ELEMENTS // (product.weight.shape[0] * product.weight.shape[2])))
             name = name_of(product.node.outputs[0])
-            kept[name].append(product.rows(x, max(1, total // groups), ordinal))
+            kept[name].append(product.rows(x, rows_per_batch(product, rows, groups), ordinal))
             largest = np.abs(x).max(axis=tuple(i for i in range(x.ndim) if i != product.axis % x.ndim))
             if 2 * ordinal < groups:
                 reach[name] = np.maximum(reach.get(name, largest), largest)
     return Samples({name: np.concatenate(parts, axis=1) for name, parts in kept.items()}, reach)
+
+
+def rows_per_batch(product: Product, rows: int, batches: int) -> int:
+    """How many rows a product gets of each of so many batches."""
+    width: int = product.weight.shape[0] * product.weight.shape[2]
+    total = max(LEAST_ROWS, min(rows, ELEMENTS // width))
+    return max(1, total // batches)

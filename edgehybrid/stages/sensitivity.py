@@ -1,7 +1,6 @@
 """Which layers cost accuracy: the cached runs behind a ranking, and behind its check."""
 
 import functools
-import importlib.util
 import json
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from edgehybrid.dataset import Images
 from edgehybrid.errors import GraphError, StageError, UsageError
 from edgehybrid.progress import listener
 from edgehybrid.records import GroupLoss, LayerGroup, Preprocess, RankCheck
+from edgehybrid.stages.gradients import find_obstacle
 from edgehybrid.stages.product import Quantized
 from edgehybrid.stages.run import FORWARD_BATCH, Run
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
@@ -201,7 +201,7 @@ def _estimate(opened: _Opened, images: Images, preprocess: Preprocess, how: How,
     used: Literal["fisher", "designs"] = "designs"
     found, problem = None, None
     if how != "designs":
-        problem = _find_obstacle(opened.reference)
+        problem = find_obstacle(opened.reference)
         if problem is None:
             try:
                 found, used = _by_gradients(opened, pieces(), count, seed), "fisher"
@@ -219,16 +219,6 @@ def _estimate(opened: _Opened, images: Images, preprocess: Preprocess, how: How,
     ]
     notes = () if problem is None else (f"ranked by runs with one group in int8, not by gradients: {problem}",)
     return Ranking(used, count, forwards, tuple(sorted(losses, key=lambda x: -x.nats)), notes)
-
-
-def _find_obstacle(reference: "Graph") -> str | None:
-    """What stands in the way of gradients, as far as can be seen without computing any."""
-    if importlib.util.find_spec("torch") is None:
-        return "torch is not installed"
-    from edgehybrid.search import differentiation
-
-    unknown = differentiation.unknown_operators(reference)
-    return f"no gradient is known of {', '.join(unknown)}" if unknown else None
 
 
 def _by_gradients(

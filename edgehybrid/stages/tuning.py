@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgehybrid.dataset import Images
 from edgehybrid.records import Adjustment, Equalize, ImageSet, Method, Plan, Preprocess, Ranges, Refine, Rounding
 from edgehybrid.stages.calibration import reuse_calibration
+from edgehybrid.stages.gradients import weigh_outputs
 from edgehybrid.stages.product import calibrate
 from edgehybrid.stages.run import FORWARD_BATCH, Run
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
@@ -17,6 +18,7 @@ from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 if TYPE_CHECKING:
     from edgehybrid.calibrator import Samples
     from edgehybrid.graph import Graph
+    from edgehybrid.graph.products import Product
 
 TUNING_IMAGES = 64
 """Images on which choices are compared, half of them to choose and half to judge."""
@@ -25,8 +27,8 @@ TUNING_ROWS = 768
 ROUNDING_IMAGES = 128
 ROUNDING_ROWS = 2048
 """Rounding solves for as many unknowns as a layer has inputs, so it gets more of both."""
-STRETCHES = (1.19, 1.41)
-"""A quarter and half of an octave above the range chosen so far."""
+STRETCHES = (0.71, 0.84, 1.19, 1.41)
+"""A quarter and half of an octave around the range chosen so far."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +107,18 @@ class _Few:
         return model, placement.plan(model, "fp32")
 
     @functools.cached_property
-    def samples(self) -> "Samples":
+    def picked(self) -> Images:
         """The same ones in the same order however the set is ordered."""
-        from edgehybrid import calibrator
-        from edgehybrid.graph import label_nodes
-        from edgehybrid.graph.products import product_at
+        return self.images.pick(self.count)
 
-        model, plan = self.opened
-        few = self.images.pick(self.count)
-        int8 = {d.node for d in plan.decisions if d.kind == "weight"}
-        products = [
-            p for node, label in label_nodes(model).items() if label in int8 and (p := product_at(node)) is not None
-        ]
-        return calibrator.sample(model, few.batches(self.preprocess, FORWARD_BATCH), products, len(few), rows=self.rows)
+    @functools.cached_property
+    def samples(self) -> "Samples":
+        """Rows of what every int8 product reads."""
+        from edgehybrid import calibrator
+
+        batches = self.picked.batches(self.preprocess, FORWARD_BATCH)
+        products = _find_products(*self.opened)
+        return calibrator.sample(self.opened[0], batches, products, len(self.picked), rows=self.rows)
 
 
 def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
@@ -189,6 +190,9 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
             tuner.scale_rows(few.opened[0], ranges.factors, few.samples.rows),
             quantizer.choose_weight_scales,
             tied=placement.tie(model, plan),
+            importance=weigh_outputs(prepared, model, _find_products(model, plan), few.picked, few.preprocess, few.rows)
+            if others
+            else None,
             rounding=rounding,
         )
         save_tuning(found, folder / "tuning.npz")
@@ -216,3 +220,12 @@ def _others(run: Run, prepared: Path, images: Images, preprocess: Preprocess, ra
     found = [calibrate(run, prepared, images, preprocess, method) for method in methods]
     stretched = ({name: amax * stretch for name, amax in ranges.tensors.items()} for stretch in STRETCHES)
     return [*found, *(replace(ranges, tensors=tensors) for tensors in stretched)]
+
+
+def _find_products(model: "Graph", plan: Plan) -> "list[Product]":
+    """The convolutions and linear layers that the plan puts into int8."""
+    from edgehybrid.graph import label_nodes
+    from edgehybrid.graph.products import product_at
+
+    int8 = {d.node for d in plan.decisions if d.kind == "weight"}
+    return [p for node, label in label_nodes(model).items() if label in int8 and (p := product_at(node)) is not None]

@@ -5,6 +5,7 @@ import pytest
 
 from edgehybrid.errors import GraphError, StageError
 from edgehybrid.graph import Graph
+from edgehybrid.graph.products import Product, product_at
 from edgehybrid.search import differentiation, fisher, leave_one_out, spearman, switch
 from tests.search.nets import answering, grouped, hybrid, images, owners, session, twin
 from tests.single import SingleNet, draw
@@ -160,3 +161,31 @@ def test_the_estimate_is_what_leave_one_out_measures() -> None:
 
 def test_every_operator_of_the_zoo_is_known(cmt_ti_graph: Graph) -> None:
     assert differentiation.unknown_operators(cmt_ti_graph) == ()
+
+
+def stacked() -> tuple[Graph, list[Product]]:
+    """Two linear layers of one image."""
+    net = SingleNet(1, 16)
+    hidden = net.op("Gemm", "input", net.weight(16, 24))
+    graph = net.graph(net.op("Gemm", hidden, net.weight(24, 5)))
+    return graph, [p for node in graph.nodes("Gemm") if (p := product_at(node)) is not None]
+
+
+def test_squared_gradients_at_the_logits_are_the_fisher_information() -> None:
+    graph, products = stacked()
+    x, runner = draw(graph), session(graph)
+    logits = runner.run(None, {graph.input.name: x})[0]
+    found = fisher.gradients_at(graph, products, [x] * 2000, lambda _: 1, expected=lambda _: logits)
+    g = found[products[1].node.outputs[0].name or ""][0]  # (2000, 5)
+    p = np.exp(logits[0] - logits[0].max())
+    p /= p.sum()
+    np.testing.assert_allclose(g.T @ g / len(g), np.diag(p) - np.outer(p, p), atol=0.02)
+
+
+def test_gradients_go_back_through_a_layer() -> None:
+    graph, products = stacked()
+    x, runner = draw(graph), session(graph)
+    logits = runner.run(None, {graph.input.name: x})[0]
+    found = fisher.gradients_at(graph, products, [x], lambda _: 9, expected=lambda _: logits)
+    before, after = (found[product.node.outputs[0].name] for product in products)
+    np.testing.assert_allclose(before[0], after[0] @ products[1].weight[0], rtol=1e-4, atol=1e-6)

@@ -1,9 +1,12 @@
 """Refinement: the range with the least error at the output wins, means are put right, rounding beats the nearest."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+from numpy.typing import NDArray
 
 from edgehybrid.calibrator import sample
 from edgehybrid.graph import Graph, label_nodes
@@ -34,12 +37,24 @@ def settle(
     others: list[Ranges],
     rounding: Rounding = "nearest",
     tied: tuple[tuple[str, ...], ...] = (),
+    importance: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
 ) -> tuple[Ranges, Tuning, tuple[Adjustment, ...]]:
     made = plan(graph, "fp32")
     products = [p for node in label_nodes(graph) if (p := product_at(node)) is not None]
     images = np.concatenate([draw(graph, seed) for seed in range(16)])
     kept = sample(graph, [images], products, 16, threads=1, rows=1024)
-    return refine(graph, made, ranges, others, kept.rows, choose_weight_scales, tied=tied, rounding=rounding)
+    weights = {p.node.outputs[0].name or "": kept.rows[p.node.outputs[0].name or ""] @ p.weight[0].T for p in products}
+    return refine(
+        graph,
+        made,
+        ranges,
+        others,
+        kept.rows,
+        choose_weight_scales,
+        tied=tied,
+        importance=None if importance is None else {name: importance(y) for name, y in weights.items()},
+        rounding=rounding,
+    )
 
 
 def error(graph: Graph, ranges: Ranges, tuning: Tuning | None = None) -> np.ndarray:
@@ -116,3 +131,26 @@ def test_narrower_ranges_are_not_tried() -> None:
     found, _, records = settle(one_sided(), amax(40.0), [amax(3.0)])
     assert found.tensors["relu_1"] == 40.0
     assert not next(r for r in records if r.kind == "range").accepted
+
+
+def test_with_importance_narrower_ranges_are_tried() -> None:
+    found, _, records = settle(one_sided(), amax(40.0), [amax(3.0)], importance=np.ones_like)
+    assert found.tensors["relu_1"] == 3.0
+    assert "Fisher" in next(r for r in records if r.kind == "range").note
+
+
+@pytest.mark.parametrize(("half", "wanted"), [(0, 0.4), (1, 4.0)])
+def test_errors_count_by_importance(half: int, wanted: float) -> None:
+    """Half of the outputs read small inputs, the others large ones: the range is that of the half that matters."""
+    net = SingleNet(1, 64, 32)
+    small = np.arange(32) < 16
+    scaled = net.op("Relu", net.op("Mul", "input", net.const(np.where(small, 0.1, 1.0))))
+    weight = net.random.normal(size=(32, 48)) * (small[:, None] == (np.arange(48) < 24))
+    graph = net.graph(net.op("MatMul", scaled, net.const(weight)))
+    (tensor,) = {d.tensor for d in plan(graph, "fp32").decisions if d.kind == "activation"}
+
+    def matters(y: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.broadcast_to(np.arange(48) // 24 == half, y.shape).astype(np.float32)
+
+    found, _, _ = settle(graph, amax(1.5, tensor), [amax(0.4, tensor), amax(4.0, tensor)], importance=matters)
+    assert found.tensors[tensor] == wanted
