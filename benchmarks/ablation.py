@@ -116,7 +116,7 @@ def build_steps(baseline: Graph, images: Images, preprocess: Preprocess, threads
     add("none", baseline, ranges, clip_nothing(baseline, plan))
     add("+ weights by mse", baseline, ranges, None)
     kept = sample(baseline, plan, few, preprocess, threads)
-    level, _, _ = tuner.equalize(baseline, plan, kept.rows, kept.reach, calibrator.range_of)
+    level, _, _ = tuner.equalize(baseline, plan, kept.rows, kept.reach, kept.early_reach, calibrator.range_of)
     plan = placement.plan(level, "fp32")
     ranges, others = observe(level, plan, images, preprocess, threads)
     add("+ equalized", level, ranges, None)

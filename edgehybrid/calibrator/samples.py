@@ -22,10 +22,12 @@ LEAST_ROWS = 64
 class Samples:
     """What was kept, by the name of a product's first output."""
 
-    rows: Mapping[str, NDArray[np.float32]]  # (groups, rows, in), each image giving as many, in the images' order
-    reach: Mapping[
-        str, NDArray[np.float32]
-    ]  # (channels,): largest |x| of every channel, in the first half of the images
+    rows: Mapping[str, NDArray[np.float32]]
+    """(groups, rows, in), each image giving as many, in the images' order."""
+    reach: Mapping[str, NDArray[np.float32]]
+    """(channels,): largest |x| of every channel."""
+    early_reach: Mapping[str, NDArray[np.float32]]
+    """The same in the first half of the images."""
 
 
 def sample(
@@ -60,6 +62,7 @@ def sample(
     session = open_session(graph, taps, threads=threads)
     groups = max(1, images // shape_of(graph.input)[0])
     reach: dict[str, NDArray[np.float32]] = {}
+    early: dict[str, NDArray[np.float32]] = {}
     kept: dict[str, list[NDArray[np.float32]]] = {name_of(p.node.outputs[0]): [] for p in products}
     for ordinal, (group, _) in enumerate(regroup(batches, shape_of(graph.input))):
         try:
@@ -71,9 +74,10 @@ def sample(
             name = name_of(product.node.outputs[0])
             kept[name].append(product.rows(x, rows_per_batch(product, rows, groups), ordinal))
             largest = np.abs(x).max(axis=tuple(i for i in range(x.ndim) if i != product.axis % x.ndim))
+            reach[name] = np.maximum(reach.get(name, largest), largest)
             if 2 * ordinal < groups:
-                reach[name] = np.maximum(reach.get(name, largest), largest)
-    return Samples({name: np.concatenate(parts, axis=1) for name, parts in kept.items()}, reach)
+                early[name] = reach[name]
+    return Samples({name: np.concatenate(parts, axis=1) for name, parts in kept.items()}, reach, early)
 
 
 def rows_per_batch(product: Product, rows: int, batches: int) -> int:

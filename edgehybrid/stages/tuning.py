@@ -129,7 +129,9 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
 
         model, plan = few.opened
         kept = few.samples
-        made, factors, records = tuner.equalize(model, plan, kept.rows, kept.reach, calibrator.range_of, sites=sites)
+        made, factors, records = tuner.equalize(
+            model, plan, kept.rows, kept.reach, kept.early_reach, calibrator.range_of, sites=sites
+        )
         write_atomic(folder / "equalized.onnx", made.to_bytes())
         write_atomic(folder / "equalized.json", to_json({"factors": factors, "adjustments": records}))
 

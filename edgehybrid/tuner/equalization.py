@@ -43,6 +43,7 @@ def equalize(
     plan: Plan,
     samples: Mapping[str, NDArray[np.float32]],
     reach: Mapping[str, NDArray[np.float32]],
+    early_reach: Mapping[str, NDArray[np.float32]],
     choose_range: ChooseRange,
     *,
     sites: Equalize = "all",
@@ -50,14 +51,16 @@ def equalize(
     """Equalize every quantized tensor whose makers and readers allow it, where that measures better.
 
     A site is judged at the outputs of the int8 products that read it: the error there, on sampled rows, must fall by
-    5 % at least and at no reader rise. Factors come from the first half of the images, the judgement from the second:
-    a channel that is silent on few images gets a large factor, and shows on others what that was worth.
+    5 % at least and at no reader rise. What is judged, on the second half of the images, are factors from the first
+    half: a channel that is silent on few images gets a large factor, and shows on others what that was worth. Where
+    they hold, the site gets the factors of all images, which are nearer to those of images to come.
 
     Args:
         graph: float32. Not changed.
         plan: Its placement.
         samples: Output of each int8 product -> rows of its input, (groups, rows, in), from `calibrator.sample`.
         reach: The same key -> largest |x| of every channel of its input.
+        early_reach: The same in the first half of the images.
         choose_range: How the range of a tensor will be chosen.
         sites: `folded` leaves alone what only a scalar could take, such as the constant of a GELU; `off` all.
 
@@ -84,7 +87,7 @@ def equalize(
         if region is None or (region.grows and sites == "folded"):
             continue
         done.update(name_of(value) for value in region.tensors)
-        site = _Site(region, [p for p in products if input_of(p.node, 0) in region.tensors], rows, reach)
+        site = _Site(region, [p for p in products if input_of(p.node, 0) in region.tensors], rows, reach, early_reach)
         if not site.readers:
             continue
         record, exponents = _try(site, tensor, choose_range)
@@ -185,6 +188,7 @@ class _Site:
     readers: Sequence[Product]
     rows: Mapping[str, NDArray[np.float32]]
     reach: Mapping[str, NDArray[np.float32]]
+    early_reach: Mapping[str, NDArray[np.float32]]
 
 
 def _columns(region: Region, product: Product, factors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -196,15 +200,14 @@ def _columns(region: Region, product: Product, factors: NDArray[np.float32]) -> 
 
 def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustment, NDArray[np.int64] | None]:
     """Exponents of factors for the site, None where the best do not pay; and the record of the attempt."""
-    exponents = np.zeros(site.region.factors, np.int64)
+    none = np.zeros(site.region.factors, np.int64)
     exact = [multiply(site.rows[_key(product)], product.weight) for product in site.readers]
-    before = best = _errors(site, exact, _powers(exponents), choose_range)
+    before = best = _errors(site, exact, _powers(none), choose_range)
     alpha = 0.0
     for candidate in ALPHAS:
-        tried = _exponents(site, candidate)
-        found = _errors(site, exact, _powers(tried), choose_range)
+        found = _errors(site, exact, _powers(_exponents(site, candidate, site.early_reach)), choose_range)
         if sum(found) < sum(best):
-            best, alpha, exponents = found, candidate, tried
+            best, alpha = found, candidate
     accepted = sum(best) <= GAIN * sum(before) and all(b <= a for a, b in zip(before, best, strict=True))
     takers = "+".join(dict.fromkeys(node.op_type for node in site.region.takers))
     readers = len(site.readers)
@@ -218,10 +221,10 @@ def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustmen
         if alpha
         else f"none of alpha {', '.join(f'{a:g}' for a in ALPHAS)} lowers the error",
     )
-    return record, exponents if accepted else None
+    return record, _exponents(site, alpha, site.reach) if accepted else None
 
 
-def _exponents(site: _Site, alpha: float) -> NDArray[np.int64]:
+def _exponents(site: _Site, alpha: float, known: Mapping[str, NDArray[np.float32]]) -> NDArray[np.int64]:
     """a^-alpha w^(1 - alpha) from all readers together, in eighths of an octave.
 
     The geometric mean is 1, or less where the largest value would else grow: float16 must hold it as before.
@@ -232,7 +235,7 @@ def _exponents(site: _Site, alpha: float) -> NDArray[np.int64]:
         numbers = line[product.channels].reshape(-1)
         if sign < 0:
             continue  # judged by its error, but it has no say
-        np.maximum.at(reach, line[line >= 0], site.reach[_key(product)][line >= 0])
+        np.maximum.at(reach, line[line >= 0], known[_key(product)][line >= 0])
         np.maximum.at(weight, numbers[numbers >= 0], np.abs(product.weight).max(axis=1).reshape(-1)[numbers >= 0])
     reach, weight = (np.maximum(v, max(v.max() / SPREAD, np.finfo(np.float32).tiny)) for v in (reach, weight))
     factors = reach**-alpha * weight ** (1 - alpha)

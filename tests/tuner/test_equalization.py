@@ -16,7 +16,7 @@ from tests.tuner import nets
 
 def level(graph: Graph, sites: Equalize = "all") -> tuple[Graph, dict[str, str], tuple[Adjustment, ...]]:
     kept = taken(graph)
-    return equalize(graph, plan(graph, "fp32"), kept.rows, kept.reach, range_of, sites=sites)
+    return equalize(graph, plan(graph, "fp32"), kept.rows, kept.reach, kept.early_reach, range_of, sites=sites)
 
 
 def taken(graph: Graph) -> Samples:
