@@ -35,7 +35,14 @@ class Gallery:
         subject: For labels and variants.
         network: Told which variant to run.
         source: What is shown of the address.
-        figures: Rates and counters, as JSON can hold them.
+        live: Whether frames age.
+        synthetic: Whether no camera saw them.
+        max_age: Seconds.
+
+    Attributes:
+        health: How the connection is.
+        figures: Gives rates and counters, as JSON can hold them.
+        device: Gives what is known of the machine, name -> value.
     """
 
     def __init__(
