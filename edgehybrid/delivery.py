@@ -21,6 +21,7 @@ from edgehybrid.records import (
     Ranges,
     Recipe,
     Report,
+    Runnable,
     Target,
     Verification,
 )
@@ -255,7 +256,7 @@ def has_engine(path: Path) -> bool:
 
 def loadable_engines(
     path: Path, board: str, *, with_control: bool = False
-) -> tuple[dict[Precision, tuple[Path, str]], tuple[str, ...]]:
+) -> tuple[dict[Precision, Runnable], tuple[str, ...]]:
     """Engines that may be loaded here: their hash is the manifest's, their stamp fits, and a child survived them.
 
     Args:
@@ -284,7 +285,7 @@ def loadable_engines(
     wanted = [entry for entry in known if entry[2] in names and entry[2] in named]
     if not wanted:
         raise ArtifactError(f"{path} is not in the manifest of {folder}", why="nobody vouches for it", fix=rebuild)
-    found: dict[Precision, tuple[Path, str]] = {}
+    found: dict[Precision, Runnable] = {}
     notes = []
     for precision, entry, name in wanted:
         mark = store.decode(EngineStamp, entry["stamp"]) if isinstance(entry, dict) else None
@@ -293,7 +294,7 @@ def loadable_engines(
                 f"{bundle.path / name} has no stamp", why="engine.json does not describe it", fix=rebuild
             )
         _, note = engine.try_loading(bundle.file(name), mark, board=board, rebuild=rebuild)
-        found[precision] = (bundle.file(name), mark.flavor)
+        found[precision] = Runnable(bundle.file(name), mark.flavor, mark.options.dla_core)
         notes.append(note)
     return found, tuple(dict.fromkeys(note for note in notes if note))
 

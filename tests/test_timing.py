@@ -13,7 +13,7 @@ import edgehybrid
 from edgehybrid import benchmark, cli, findings, stages
 from edgehybrid.engine import find_builders
 from edgehybrid.errors import ArtifactError, NotReadyError, UsageError
-from edgehybrid.records import BenchOptions, Latency
+from edgehybrid.records import BenchOptions, Latency, Runnable
 from edgehybrid.runtime import Split, Tensors
 from tests.fakes import FakeClock
 from tests.single import SingleNet
@@ -101,13 +101,13 @@ def test_int8_is_held_against_its_fp16_control(fp16: float, said: str) -> None:
     def steady(ms: float) -> Latency:
         return benchmark.summarise([ms] * 50)
 
-    files = {"int8": (Path("a"), "tensorrt"), "fp16": (Path("b"), "tensorrt")}
+    files = {"int8": Runnable(Path("a"), "tensorrt"), "fp16": Runnable(Path("b"), "tensorrt")}
     (note,) = findings.control_notes(files, {"int8": steady(5.0), "fp16": steady(fp16)})  # type: ignore[arg-type]
     assert said in note
     del files["fp16"]
     (note,) = findings.control_notes(files, {"int8": steady(5.0)})  # type: ignore[arg-type]
     assert "no fp16 control" in note
-    assert findings.control_notes({"int8": (Path("a"), "onnxruntime")}, {"int8": steady(5.0)}) == ()
+    assert findings.control_notes({"int8": Runnable(Path("a"), "onnxruntime")}, {"int8": steady(5.0)}) == ()
 
 
 # --- the verb, on ONNX Runtime ---------------------------------------------------------------------------------
@@ -199,7 +199,9 @@ def test_a_network_that_takes_no_pictures_has_no_end_to_end_row(network: Path) -
     from edgehybrid.records import Preprocess
 
     images = dataset.load("photos", at_most=2, split="calib")
-    found = stages.time_networks({"fp32": (network, "onnxruntime")}, BenchOptions(0, 0, 3), Preprocess(size=99), images)
+    found = stages.time_networks(
+        {"fp32": Runnable(network, "onnxruntime")}, BenchOptions(0, 0, 3), Preprocess(size=99), images
+    )
     assert found["fp32"].end_to_end is None
 
 

@@ -64,6 +64,8 @@ def try_engine(trt: ModuleType, order: Order) -> Made:
     """
     plan = Path(str(order.engine)).read_bytes()
     runtime = trt.Runtime(make_logger(trt))
+    if order.options.dla_core is not None:
+        runtime.DLA_core = order.options.dla_core
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None or engine.create_execution_context() is None:
         raise RefusedError

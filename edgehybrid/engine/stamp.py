@@ -125,7 +125,7 @@ def try_loading(
         found, version=installed_version(module), capability=here.capability, board=board, rebuild=rebuild
     )
     try:
-        ask(Order(module, engine=str(plan), task="load"))
+        ask(Order(module, engine=str(plan), options=found.options, task="load"))
     except StageError as error:
         raise ArtifactError(f"{plan} does not load", why=error.why, fix=f"{rebuild} builds it again here") from error
     return module, note

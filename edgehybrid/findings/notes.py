@@ -1,7 +1,6 @@
 """The notes that keep a reader from misreading a measurement."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from edgehybrid import benchmark, evaluator
 from edgehybrid.records import (
@@ -14,6 +13,7 @@ from edgehybrid.records import (
     RankCheck,
     Recipe,
     Row,
+    Runnable,
     Search,
     Target,
 )
@@ -37,12 +37,10 @@ FORWARDS = 5
 """Forward passes per image that a ranking should take."""
 
 
-def control_notes(
-    files: Mapping[Precision, tuple[Path, str]], latencies: Mapping[Precision, Latency]
-) -> tuple[str, ...]:
+def control_notes(files: Mapping[Precision, Runnable], latencies: Mapping[Precision, Latency]) -> tuple[str, ...]:
     """Whether an int8 engine is worth it: it must beat fp16, which costs next to no accuracy."""
     low = next((precision for precision in files if precision in ("int8", "mixed")), None)
-    if low is None or files[low][1] == "onnxruntime":
+    if low is None or files[low].backend == "onnxruntime":
         return ()
     if "fp16" not in files:
         return (f"there is no fp16 control engine here: whether {low} is worth it is not known",)

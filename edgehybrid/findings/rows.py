@@ -17,6 +17,7 @@ from edgehybrid.records import (
     Precision,
     Ratio,
     Row,
+    Runnable,
     Target,
 )
 from edgehybrid.store import sha256_of
@@ -47,7 +48,7 @@ def accuracy_rows(
 
 
 def engine_rows(
-    engines: Mapping[Precision, tuple[Path, str]],
+    engines: Mapping[Precision, Runnable],
     logits: Mapping[Precision, NDArray[np.float32]],
     reference: NDArray[np.float32],
     labels: NDArray[np.int64] | None,
@@ -62,11 +63,11 @@ def engine_rows(
         labels: (images,); None where the images have none.
         trained: Whether the weights are; untrained ones get no accuracy.
     """
-    known = labels if trained else None
-    return tuple(
-        _judged(Row(precision, backend, "measured", bytes=path.stat().st_size), logits[precision], reference, known)
-        for precision, (path, backend) in engines.items()
-    )
+    known, rows = labels if trained else None, []
+    for precision, file in engines.items():
+        row = Row(precision, file.backend, "measured", bytes=file.path.stat().st_size)
+        rows.append(_judged(row, logits[precision], reference, known))
+    return tuple(rows)
 
 
 def answers(
@@ -94,9 +95,7 @@ def answers(
     return Answers(order, tuple(map(int, labels)), given)
 
 
-def subject_of(
-    spec: ModelSpec, files: Mapping[Precision, tuple[Path, str]], batch: int | None = None
-) -> dict[str, str]:
+def subject_of(spec: ModelSpec, files: Mapping[Precision, Runnable], batch: int | None = None) -> dict[str, str]:
     """What numbers belong to, for whoever compares them: the model, its input, and the very files that ran.
 
     Args:
@@ -106,8 +105,9 @@ def subject_of(
     """
     told = {"model": spec.name, "weights": spec.weights.source, "input": f"{spec.preprocess.size} px"}
     told |= {} if batch is None else {"batch": str(batch)}
-    for precision, (path, backend) in files.items():
-        told[f"{precision}/{HOST if backend == 'onnxruntime' else backend} file"] = sha256_of(path)[:16]
+    for precision, file in files.items():
+        backend = HOST if file.backend == "onnxruntime" else file.backend
+        told[f"{precision}/{backend} file"] = sha256_of(file.path)[:16]
     return told
 
 
@@ -119,7 +119,7 @@ def merge_answers(first: Answers | None, second: Answers | None) -> Answers | No
 
 
 def timed_rows(
-    files: Mapping[Precision, tuple[Path, str]],
+    files: Mapping[Precision, Runnable],
     latencies: Mapping[Precision, Latency],
     whole: Mapping[Precision, Latency | None],
 ) -> tuple[Row, ...]:
@@ -131,9 +131,10 @@ def timed_rows(
         whole: From decoded pictures to outputs; None where the network takes no pictures.
     """
     alone, together = [], []
-    for precision, (path, backend) in files.items():
-        place, size = (HOST if backend == "onnxruntime" else backend), path.stat().st_size
-        ratio = _ratio(precision, latencies) if backend == "onnxruntime" else None
+    for precision, file in files.items():
+        is_graph, size = file.backend == "onnxruntime", file.path.stat().st_size
+        place = HOST if is_graph else file.backend
+        ratio = _ratio(precision, latencies) if is_graph else None
         latency = latencies[precision]
         alone.append(Row(precision, place, "measured", latency=latency, ratio=ratio, bytes=size))
         if (found := whole[precision]) is not None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edgehybrid.pipeline.options import bench_options
-from edgehybrid.records import DeviceState, Interpolation, Measurement, Precision
+from edgehybrid.records import DeviceState, Interpolation, Measurement, Precision, Runnable
 
 
 def bench(
@@ -51,7 +51,7 @@ def bench(
     whole = model.parent if files and model.is_file() else model
     settled = stages.settle(stages.Run(), whole, batch=batch, input_size=input_size, must_be_image=False)
     if not files:
-        files = {label: (path, "onnxruntime") for label, path in delivery.runnable_files(settled).items()}
+        files = {label: Runnable(path, "onnxruntime") for label, path in delivery.runnable_files(settled).items()}
     spec = delivery.spec_of(settled)
     images = dataset.load("photos", at_most=8, split="calib")
     timed = stages.time_networks(files, options, spec.preprocess, images, samples)
@@ -120,16 +120,14 @@ def evaluate(
     trained = spec.weights.trained
     rows = findings.accuracy_rows(files, logits, truth, trained)
     answers = findings.answers(logits, truth, images.order, trained)
-    scored = {label: (path, "onnxruntime") for label, path in files.items()}
+    scored = {label: Runnable(path, "onnxruntime") for label, path in files.items()}
     if engines:
         answered = {
-            label: stages.predict(
-                run, f"{label} engine", path, images, spec.preprocess, backend=backend, place=stages.place_of(state)
-            )
-            for label, (path, backend) in engines.items()
+            label: stages.predict(run, f"{label} engine", file, images, spec.preprocess, place=stages.place_of(state))
+            for label, file in engines.items()
         }
         rows += findings.engine_rows(engines, answered, logits["fp32"], truth, trained)
-        backend = next(backend for _, backend in engines.values())
+        backend = next(iter(engines.values())).backend
         given = findings.answers(answered, truth, images.order, trained, backend=backend)
         answers = findings.merge_answers(answers, given)
     notes = (*said, *spec.notes, *findings.sample_notes(rows))
@@ -139,7 +137,7 @@ def evaluate(
 
 def _engines_here(
     model: Path, state: DeviceState, *, with_control: bool = False
-) -> tuple[dict[Precision, tuple[Path, str]], tuple[str, ...]]:
+) -> tuple[dict[Precision, Runnable], tuple[str, ...]]:
     """Engines of a bundle, or the one named, that may be loaded here; and what to know about them.
 
     None of a bundle where there is no CUDA device: its graphs run anywhere. An engine that was named is never

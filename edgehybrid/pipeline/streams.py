@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgehybrid.errors import NotFoundError, UsageError
-from edgehybrid.records import Precision, Report, Stream
+from edgehybrid.records import Precision, Report, Runnable, Stream
 
 if TYPE_CHECKING:
     from edgehybrid.streamer import Subject, Variant
@@ -113,37 +113,38 @@ def _bundled(folder: Path) -> "Subject":
     from edgehybrid.streamer import Subject
 
     report, graphs = delivery.read_report(folder), delivery.open_graphs(folder)
-    files: dict[Precision, tuple[Path, str]] = {"fp32": (graphs.baseline, "onnxruntime")}
+    files: dict[Precision, Runnable] = {"fp32": Runnable(graphs.baseline, "onnxruntime")}
     if graphs.control is not None:
-        files["fp16"] = (graphs.control, "onnxruntime")
-    files[graphs.precision] = (graphs.model, "onnxruntime")
+        files["fp16"] = Runnable(graphs.control, "onnxruntime")
+    files[graphs.precision] = Runnable(graphs.model, "onnxruntime")
     target, notes = report.target, tuple[str, ...]()
     if delivery.has_engine(folder) and device.capability() is not None:
         engines, notes = delivery.loadable_engines(folder, device.state().name)
         files |= engines
     elif target.backend != "onnxruntime":
         notes = (f"built for {target.name}, run here by ONNX Runtime: the times are this machine's, not that one's",)
-    variants = tuple(_variant(report, precision, *where) for precision, where in files.items())
+    variants = tuple(_variant(report, precision, file) for precision, file in files.items())
     named = report.model.labels or (report.evaluation.classes if report.evaluation else ())
     labels = named if len(named) == report.model.classes else ()
     trained = report.model.weights.trained
     return Subject(str(folder), variants, graphs.precision, report.model.preprocess, labels, trained, notes)
 
 
-def _variant(report: Report, precision: Precision, path: Path, backend: str) -> "Variant":
+def _variant(report: Report, precision: Precision, file: Runnable) -> "Variant":
     """A network with what its build measured of it, latency only where that was on this backend."""
     from edgehybrid.streamer import Variant
 
     rows = [row for row in report.rows if row.precision == precision]
-    timed = next((row.latency for row in rows if row.latency and row.backend.startswith(backend)), None)
+    timed = next((row.latency for row in rows if row.latency and row.backend.startswith(file.backend)), None)
     return Variant(
         precision,
-        path,
-        backend,
+        file.path,
+        file.backend,
         drop=next((row.drop for row in rows if row.drop), None),
         fidelity=next((row.fidelity for row in rows if row.fidelity), None),
         latency=timed,
         measured_on=report.device.name,
+        dla_core=file.dla_core,
     )
 
 
@@ -153,5 +154,5 @@ def _engine(path: Path) -> "Subject":
 
     engines, notes = delivery.loadable_engines(path, device.state().name)
     report, whole = delivery.read_report(path.parent), _bundled(path.parent)
-    variants = tuple(_variant(report, precision, *where) for precision, where in engines.items())
+    variants = tuple(_variant(report, precision, file) for precision, file in engines.items())
     return replace(whole, title=str(path), notes=notes, variants=variants, first=variants[0].name)

@@ -79,6 +79,7 @@ from edgehybrid.records.targets import (
     PowerMode,
     Product,
     Recipe,
+    Runnable,
     Stack,
     Target,
 )
@@ -138,6 +139,7 @@ __all__ = [
     "Report",
     "Result",
     "Rounding",
+    "Runnable",
     "Row",
     "Search",
     "Sensitivity",

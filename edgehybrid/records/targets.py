@@ -137,6 +137,15 @@ class EngineStamp:
 
 
 @dataclass(frozen=True)
+class Runnable:
+    """A graph or an engine that this machine may run, and on what."""
+
+    path: Path
+    backend: str  # a name of `runtime.BACKENDS`
+    dla_core: int | None = None  # NVDLA core that an engine was built for
+
+
+@dataclass(frozen=True)
 class Product:
     """A graph put to NVIDIA's builder: what became of it, and the files."""
 

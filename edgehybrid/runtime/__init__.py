@@ -37,7 +37,7 @@ SUFFIXES = {".plan": "tensorrt", ".engine": "tensorrt", ".pt2": "torch"}
 """End of a file's name -> the backend that opens it; ONNX Runtime opens all others."""
 _OPTIONS = {
     "onnxruntime": ("threads", "canonical", "spin"),
-    "tensorrt": ("cuda_graph", "streams"),
+    "tensorrt": ("cuda_graph", "streams", "dla_core"),
     "tensorrt-rtx": ("cuda_graph", "streams"),
     "torch": ("threads",),
     "torch-tensorrt": (),
@@ -142,6 +142,7 @@ def open_runner(
     spin: bool = False,
     cuda_graph: bool = False,
     streams: int = 1,
+    dla_core: int | None = None,
 ) -> Runner:
     """Load a network on a backend.
 
@@ -156,6 +157,7 @@ def open_runner(
             threads, 12 convolutions: 11.2 ms spinning, 3.3 ms not, beside a niced background job).
         cuda_graph: Launch the network as one CUDA graph.
         streams: CUDA streams that calls can be under way on at once.
+        dla_core: NVDLA core that the engine was built for.
 
     Returns:
         The runner, to be used in a `with` statement.
@@ -175,6 +177,7 @@ def open_runner(
         "spin": spin,
         "cuda_graph": cuda_graph,
         "streams": streams,
+        "dla_core": dla_core,
     }
     options = _options_for(backend, given)
     module, name = BACKENDS[backend].split(":")
@@ -198,7 +201,7 @@ def _options_for(backend: str, given: dict[str, object]) -> dict[str, object]:
     Raises:
         UsageError: One that it does not know is not at its default.
     """
-    neutral = {"threads": 0, "canonical": False, "spin": False, "cuda_graph": False, "streams": 1}
+    neutral = {"threads": 0, "canonical": False, "spin": False, "cuda_graph": False, "streams": 1, "dla_core": None}
     known = _OPTIONS[backend]
     for name, value in given.items():
         if name not in known and value != neutral[name]:

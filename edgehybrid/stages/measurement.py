@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgehybrid.dataset import Images
 from edgehybrid.errors import GraphError, ImagesError, StageError
 from edgehybrid.progress import listener
-from edgehybrid.records import DeviceState, Latency, LayerError, ModelSpec, Power, Precision, Preprocess
+from edgehybrid.records import DeviceState, Latency, LayerError, ModelSpec, Power, Precision, Preprocess, Runnable
 from edgehybrid.stages.product import Quantized
 from edgehybrid.stages.run import FORWARD_BATCH, Run, counted, place_of
 from edgehybrid.stages.source import Exported
@@ -113,11 +113,10 @@ def measure_power(
 def predict(
     run: Run,
     label: str,
-    path: Path,
+    file: Path | Runnable,
     images: Images,
     preprocess: Preprocess,
     *,
-    backend: str = "onnxruntime",
     place: str = "",
 ) -> NDArray[np.float32]:
     """Logits (images, classes) of a graph in canonical numerics, or of an engine, in the order of the images.
@@ -125,22 +124,28 @@ def predict(
     Args:
         run: The chain.
         label: Of the stage.
-        path: An ONNX file, or an engine that may be loaded here.
+        file: An ONNX file, or what may be run here.
         images: What it answers.
         preprocess: Of the model.
-        backend: Of `runtime.BACKENDS`.
         place: What an engine's answers hang on besides its file: the machine that runs it.
     """
+    found = Runnable(file, "onnxruntime") if isinstance(file, Path) else file
+    is_graph = found.backend == "onnxruntime"
 
     def produce(folder: Path) -> None:
         from edgehybrid import evaluator
         from edgehybrid.runtime import open_runner
 
-        with open_runner(path, backend, canonical=backend == "onnxruntime") as runner:
+        with open_runner(found.path, found.backend, canonical=is_graph, dla_core=found.dla_core) as runner:
             batches = counted(images.batches(preprocess, FORWARD_BATCH), len(images))
             np.save(folder / "logits.npy", evaluator.predict(runner, batches), allow_pickle=False)
 
-    inputs = {"model": sha256_of(path), "images": images.order, "preprocess": preprocess, "place": [backend, place]}
+    inputs = {
+        "model": sha256_of(found.path),
+        "images": images.order,
+        "preprocess": preprocess,
+        "place": [found.backend, found.dla_core, place],
+    }
     folder = run.do(f"evaluate {label}", inputs, produce)
     logits: NDArray[np.float32] = np.load(folder / "logits.npy", allow_pickle=False)
     return logits

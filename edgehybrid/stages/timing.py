@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgehybrid.dataset import Images, preprocess_pixels
 from edgehybrid.errors import UsageError
 from edgehybrid.progress import listener
-from edgehybrid.records import BenchOptions, Latency, LayerTime, Precision, Preprocess, Timing
+from edgehybrid.records import BenchOptions, Latency, LayerTime, Precision, Preprocess, Runnable, Timing
 from edgehybrid.stages.measurement import measure_power
 from edgehybrid.store import write_atomic
 
@@ -37,7 +37,7 @@ class Timed:
 
 
 def time_networks(
-    files: Mapping[Precision, tuple[Path, str]],
+    files: Mapping[Precision, Runnable],
     options: BenchOptions,
     preprocess: Preprocess,
     images: Images,
@@ -61,9 +61,15 @@ def time_networks(
     with ExitStack() as stack:
         runners: dict[Precision, Runner] = {
             precision: stack.enter_context(
-                open_runner(path, backend, cuda_graph=options.cuda_graph, streams=options.streams)
+                open_runner(
+                    file.path,
+                    file.backend,
+                    cuda_graph=options.cuda_graph,
+                    streams=options.streams,
+                    dla_core=file.dla_core,
+                )
             )
-            for precision, (path, backend) in files.items()
+            for precision, file in files.items()
         }
         name, info = next(iter(next(iter(runners.values())).inputs.items()))
         pictures = _pictures(info.shape, preprocess, images)
@@ -77,7 +83,7 @@ def time_networks(
             whole = _measure_whole([Whole(runner, pictures, preprocess) for runner in runners.values()], options)
         timed = {}
         for precision, found, power, together in zip(runners, measured, powers, whole, strict=True):
-            runner, backend = runners[precision], files[precision][1]
+            runner, backend = runners[precision], files[precision].backend
             timing = Timing(
                 precision=precision,
                 backend=backend,

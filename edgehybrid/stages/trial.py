@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.dataset import Images
 from edgehybrid.errors import NotReadyError
-from edgehybrid.records import BenchOptions, Latency, Precision, Preprocess, Product
+from edgehybrid.records import BenchOptions, Latency, Precision, Preprocess, Product, Runnable
 from edgehybrid.stages.measurement import predict
 from edgehybrid.stages.run import Run, place_of
 from edgehybrid.stages.timing import time_networks
@@ -62,7 +62,7 @@ def try_engines(
         if not engine.fits_gpu(stamp, capability):
             needed = ", ".join(stamp.capabilities)
             return Trial(reason=f"not run here: it needs compute capability {needed}, this GPU has {capability}")
-    files = {precision: (plan, stamp.flavor) for precision, (plan, stamp) in built.items()}
+    files = {p: Runnable(plan, stamp.flavor, stamp.options.dla_core) for p, (plan, stamp) in built.items()}
     place = f"{place_of(state)} {capability} {device.probe_cuda().version}"
     try:
         for plan, stamp in built.values():
@@ -71,8 +71,8 @@ def try_engines(
         if scored is None:
             return Trial(latencies)
         logits = {
-            precision: predict(run, f"{precision} engine", plan, scored, preprocess, backend=backend, place=place)
-            for precision, (plan, backend) in files.items()
+            precision: predict(run, f"{precision} engine", file, scored, preprocess, place=place)
+            for precision, file in files.items()
         }
     except NotReadyError as error:  # the engine stands; what it is worth is for whoever installs what is missing
         return Trial(reason=f"not run here: {error.what} ({error.why}); {error.fix}")
@@ -80,7 +80,7 @@ def try_engines(
 
 
 def _time(
-    run: Run, files: Mapping[Precision, tuple[Path, str]], place: str, pictures: Images, preprocess: Preprocess
+    run: Run, files: Mapping[Precision, Runnable], place: str, pictures: Images, preprocess: Preprocess
 ) -> dict[Precision, Latency]:
     """Latency by events on the device."""
 
@@ -88,7 +88,7 @@ def _time(
         timed = time_networks(files, OPTIONS, preprocess, pictures)
         write_atomic(folder / "latency.json", to_json({p: found.latency for p, found in timed.items()}))
 
-    engines: dict[str, object] = {precision: sha256_of(plan) for precision, (plan, _) in files.items()}
+    engines: dict[str, object] = {precision: sha256_of(file.path) for precision, file in files.items()}
     folder = run.do("bench engines", {**engines, "place": place, "preprocess": preprocess}, produce)
     stored = json.loads((folder / "latency.json").read_bytes())
     return {precision: decode(Latency, stored[precision]) for precision in files}

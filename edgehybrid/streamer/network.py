@@ -31,6 +31,7 @@ class Variant:
         fidelity: Likewise.
         latency: Of the build, on the machine named in `measured_on`.
         measured_on: Name of that machine.
+        dla_core: NVDLA core that an engine was built for.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Variant:
     fidelity: Fidelity | None = None
     latency: Latency | None = None
     measured_on: str = ""
+    dla_core: int | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class Network:
 
     def _load(self, variant: Variant) -> Runner:
         threads = self._threads if variant.backend in CPU_BACKENDS else 0
-        runner = open_runner(variant.path, variant.backend, threads=threads)
+        runner = open_runner(variant.path, variant.backend, threads=threads, dla_core=variant.dla_core)
         size = self._subject.preprocess.size
         shapes = [info.shape for info in runner.inputs.values()]
         if shapes != [(1, 3, size, size)]:

@@ -397,6 +397,7 @@ def make_runtime(device: FakeDevice, release: str) -> ModuleType:
 
     class Runtime:
         def deserialize_cuda_engine(self, plan: bytes) -> object:
+            vars(self)["told"] = vars(self).get("DLA_core")
             if not plan.startswith(b"{"):
                 device.logger.log(trt.ILogger.Severity.ERROR, "Version tag does not match")  # type: ignore[attr-defined]
                 return None

@@ -245,6 +245,15 @@ def test_no_device_and_no_tensorrt_are_environments_to_fix(plan: Path, monkeypat
         open_runner(plan)
 
 
+def test_the_runtime_is_told_the_nvdla_core_before_it_loads_the_engine(device: FakeDevice, plan: Path) -> None:
+    for core in (None, 1):
+        with open_runner(plan, dla_core=core) as runner:
+            assert vars(runner._runtime).get("DLA_core") == core  # type: ignore[attr-defined]
+            assert vars(runner._runtime)["told"] == core  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="onnxruntime has no dla-core"):
+        open_runner(plan.with_suffix(".onnx"), dla_core=0)
+
+
 def test_options_that_a_backend_does_not_know_are_refused(device: FakeDevice, plan: Path) -> None:
     with pytest.raises(UsageError, match="tensorrt has no threads"):
         open_runner(plan, threads=2)

@@ -54,6 +54,7 @@ class TrtRunner:
         cuda_graph: bool = False,
         streams: int = 1,
         mapped: bool | None = None,
+        dla_core: int | None = None,
     ) -> None:
         """Load the engine. The caller vouches for the file: an engine is executable input.
 
@@ -65,6 +66,7 @@ class TrtRunner:
             streams: Lanes, each with its own stream, context and buffers.
             mapped: Use host memory that the GPU reads directly instead of copying; by default where CPU and GPU
                 share their memory, as on a Jetson.
+            dla_core: NVDLA core that runs what was built for one; the runtime must be told before it loads the engine.
 
         Raises:
             NotFoundError: No such file.
@@ -87,7 +89,7 @@ class TrtRunner:
         try:
             shared = bool(device.get_attribute(cuda.device_attribute.INTEGRATED)) if mapped is None else mapped
             with self._current:
-                self._open(cuda_graph, streams, shared)
+                self._open(cuda_graph, streams, shared, dla_core)
         except BaseException:
             self._close()
             raise
@@ -174,11 +176,13 @@ class TrtRunner:
         if not self._lanes:
             raise ValueError(f"the runner of {self.path} is closed")
 
-    def _open(self, cuda_graph: bool, streams: int, shared: bool) -> None:
+    def _open(self, cuda_graph: bool, streams: int, shared: bool, dla_core: int | None) -> None:
         """Everything that `_closing` undoes in reverse."""
         trt = self._trt
         self._log = _make_log(trt)
         runtime = trt.Runtime(self._log)
+        if dla_core is not None:
+            runtime.DLA_core = dla_core
         engine = runtime.deserialize_cuda_engine(self.path.read_bytes())
         if engine is None:
             raise ArtifactError(
