@@ -226,6 +226,8 @@ def _lost(address: Address, error: av.error.FFmpegError) -> LostError:
     if isinstance(error, av.error.ExitError | av.error.TimeoutError):
         return LostError(f"no data for {PATIENCE_S:g} s")
     reason = address.clean((error.strerror or str(error)).lower())
+    if address.kind == "v4l2":  # which was perhaps called 0
+        reason = f"{address.target}: {reason}"
     fix = {
         "v4l2": "v4l2-ctl --list-devices shows the cameras; your user must be in the group video",
         "rtsp": "check address, user and password with another player",
