@@ -118,7 +118,8 @@ def detect_target(
             return f"{jetson}-super"
         return jetson if jetson in names else "cpu"
     full = importlib.util.find_spec("tensorrt") is not None if has_tensorrt is None else has_tensorrt
-    light = importlib.util.find_spec("tensorrt_rtx") is not None if has_rtx is None else has_rtx
+    rtx = map(importlib.util.find_spec, ("tensorrt_rtx", "tensorrt_rtx_bindings"))  # the extra brings the latter
+    light = any(rtx) if has_rtx is None else has_rtx
     gpus = (probe or probe_cuda)().gpus if full or light else ()
     if full and gpus and "cuda" in names:
         return "cuda"

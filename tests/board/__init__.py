@@ -6,7 +6,6 @@ says how fast or how right a real engine is: it says that the road to that answe
 """
 
 import base64
-import importlib.machinery
 import json
 import os
 import sys
@@ -34,7 +33,6 @@ def make_module(device: FakeDevice, release: str) -> ModuleType:
     trt, _ = make_tensorrt(release, engine=keep)
     for name, value in vars(fake_cuda.make_runtime(device, release)).items():
         setattr(trt, name, value)
-    trt.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
     return trt
 
 

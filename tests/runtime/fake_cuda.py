@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from enum import IntEnum
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -321,6 +322,7 @@ def make_runtime(device: FakeDevice, release: str) -> ModuleType:
     """TensorRT of a release, as far as running goes; a plan is JSON of what to pretend."""
     trt = ModuleType("tensorrt")
     trt.__version__ = release  # type: ignore[attr-defined]
+    trt.__spec__ = ModuleSpec("tensorrt", None)
     for kind in ("DataType", "TensorIOMode", "TensorLocation", "LayerInformationFormat"):
         setattr(trt, kind, IntEnum(kind, names_of(release, kind)))
     trt.ILogger = type("ILogger", (), {"Severity": IntEnum("Severity", names_of(release, "ILogger.Severity"))})  # type: ignore[attr-defined]

@@ -254,6 +254,15 @@ def test_the_runtime_is_told_the_nvdla_core_before_it_loads_the_engine(device: F
         open_runner(plan.with_suffix(".onnx"), dla_core=0)
 
 
+def test_rtx_runs_where_only_its_bindings_are_installed(
+    device: FakeDevice, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", sys.modules["tensorrt"])
+    with open_runner(plan, "tensorrt-rtx") as runner:
+        assert runner.run({"input": feed()})["logits"].shape == (2, 5)
+
+
 def test_options_that_a_backend_does_not_know_are_refused(device: FakeDevice, plan: Path) -> None:
     with pytest.raises(UsageError, match="tensorrt has no threads"):
         open_runner(plan, threads=2)

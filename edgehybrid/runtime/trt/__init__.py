@@ -12,6 +12,7 @@ and events; CUDA graphs go through cuda-bindings on pycuda's stream, as pycuda h
 """
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -230,8 +231,14 @@ class TrtRunner:
 
 
 def _import(module: str, path: Path) -> ModuleType:
+    """NVIDIA's module, of which some installations have the bindings alone.
+
+    Raises:
+        NotReadyError: Neither is there, or it does not load.
+    """
     try:
-        return importlib.import_module(module)
+        names = (module, f"{module}_bindings")
+        return importlib.import_module(next(filter(importlib.util.find_spec, names), module))
     except ImportError as error:
         raise NotReadyError(
             f"cannot run {path.name}: {module} does not load",
