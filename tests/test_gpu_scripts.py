@@ -1,0 +1,100 @@
+"""The scripts that wait for a GPU: what of them runs without one must not rot until somebody lends one."""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from edgehybrid import pipeline
+from edgehybrid.records import Target
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the benchmarks are not here")
+RTX = Target("here", "this GPU", "tensorrt-rtx", "typed", ("int8",))
+FULL = Target("here", "this GPU", "tensorrt", "typed", ("int8",))
+TRTEXEC = """#!/bin/sh
+echo "[11/21/2026-10:00:00] [I] TensorRT version: 10.3.0"
+echo "[11/21/2026-10:00:00] [I] Latency: min = 0.71 ms, max = 0.9 ms, mean = 0.75 ms, median = 0.74 ms"
+echo "[11/21/2026-10:00:00] [I] H2D Latency: min = 0.01 ms, max = 0.1 ms, mean = 0.02 ms, median = 0.02 ms"
+echo "[11/21/2026-10:00:00] [I] GPU Compute Time: min = 0.52 ms, max = 0.6 ms, mean = 0.54 ms, median = 0.53 ms"
+"""
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Benchmarks import each other by name."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(FOLDER)
+    yield
+    for name in set(sys.modules) - before:
+        if name in ("engines", "engine_graphs", "gpu", "runner_overhead"):
+            del sys.modules[name]
+
+
+def load(name: str) -> ModuleType:
+    return __import__(name)
+
+
+def test_without_a_gpu_the_scripts_end_with_a_word(scripts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgehybrid import device
+
+    if device.capability() is not None:
+        pytest.skip("this machine has a CUDA device")
+    for name in ("gpu", "engines"):
+        monkeypatch.setattr(sys, "argv", [name])
+        with pytest.raises(SystemExit, match="no CUDA device"):
+            load(name).main()
+
+
+def test_the_hosts_part_of_a_call_is_measured_anywhere_and_called_that(
+    scripts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overhead = load("runner_overhead")
+    monkeypatch.setattr(overhead, "CALLS", 3)
+    monkeypatch.setattr(overhead, "ROUNDS", 2)
+    try:
+        found = overhead.measure_host()
+    finally:
+        for name in [name for name in sys.modules if name.startswith("edgehybrid.runtime.trt")]:
+            del sys.modules[name]  # it holds the stand-in
+    assert "host time only" in found["kind"]
+    assert {(row["way"], row["call"]) for row in found["rows"]} == {
+        (way, call)
+        for way in ("CUDA graph", "enqueue")
+        for call in ("bare", "run, pinned buffer", "run, an array", "start and finish")
+    }
+
+
+def test_what_trtexec_prints_is_read(scripts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "trtexec"
+    tool.write_text(TRTEXEC)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    engines = load("engines")
+    assert engines.ask_trtexec(tmp_path / "engine.plan", FULL) == {
+        "version": "10.3.0",
+        "latency_ms": {"min": 0.71, "median": 0.74},
+        "compute_ms": {"min": 0.52, "median": 0.53},
+    }
+    tool.write_text("#!/bin/sh\necho 'no such engine' >&2; exit 3\n")
+    assert engines.ask_trtexec(tmp_path / "engine.plan", FULL) == {"reason": "trtexec ended with 3: no such engine"}
+    assert engines.ask_trtexec(tmp_path / "engine.plan", RTX) == {"reason": "trtexec is not installed"}
+
+
+def test_every_command_of_the_proof_has_the_options_it_is_given(scripts: None, tmp_path: Path) -> None:
+    options = argparse.Namespace(output=tmp_path / "gpu.json", models=["cmt_ti"], modelopt=None, seconds="1")
+    verbs = {verb.__name__: set(inspect.signature(verb).parameters) for verb in pipeline.COMMANDS}
+    asked = 0
+    for _, words, _ in load("gpu").steps(options, "bundle"):
+        if "edgehybrid" in words:
+            verb, *rest = words[words.index("edgehybrid") + 1 :]
+            given = {word.removeprefix("--").replace("-", "_") for word in rest if word.startswith("--")}
+            assert given - {"json", "quiet"} <= verbs[verb]
+            asked += 1
+        else:
+            assert (FOLDER.parent / words[-1]).exists() or any(Path(word).is_file() for word in words[1:])
+    assert asked == 5
