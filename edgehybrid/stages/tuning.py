@@ -27,8 +27,8 @@ TUNING_ROWS = 768
 ROUNDING_IMAGES = 128
 ROUNDING_ROWS = 2048
 """Rounding solves for as many unknowns as a layer has inputs, so it gets more of both."""
-STRETCHES = (0.71, 0.84, 1.19, 1.41)
-"""A quarter and half of an octave around the range chosen so far."""
+STRETCHES = (1.19, 1.41)
+"""A quarter and half of an octave above the range chosen so far."""
 
 
 @dataclass(frozen=True)
