@@ -107,7 +107,7 @@ def test_a_bundle_made_elsewhere_is_timed_and_scored_on_the_board(
     assert rows["int8", "tensorrt"].latency is not None
     assert rows["fp16", "tensorrt"].drop is not None
     assert rows["int8", "onnxruntime-cpu"].accuracy == before["int8", "onnxruntime-cpu"].accuracy
-    edgehybrid.verify(engined)
+    assert set(edgehybrid.verify(engined).loads) == {"baseline.onnx", "model.onnx", "engine.plan", "control.plan"}
     again = rows_of(edgehybrid.build(Path(shutil.copytree(engined, tmp_path / "bundle"))))
     assert again["int8", "tensorrt"] == rows["int8", "tensorrt"]  # an identical build measures nothing again
 
@@ -177,6 +177,7 @@ def test_without_a_device_a_bundle_is_scored_by_its_graphs_and_says_so(
 ) -> None:
     for _ in board.install(monkeypatch, cuda=Cuda(None, reason="no driver")):
         found = edgehybrid.evaluate(engined, eval="val.npz")
+        assert edgehybrid.verify(engined).loads == ("baseline.onnx", "model.onnx")
     assert {row.backend for row in found.rows} == {"onnxruntime-cpu"}
     assert any("not its engine" in note for note in found.notes)
 

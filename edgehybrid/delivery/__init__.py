@@ -6,7 +6,7 @@ opening.py  graphs, report and answers of a bundle
 engines.py  the engines that may be loaded here
 """
 
-from edgehybrid.delivery.engines import has_engine, loadable_engines
+from edgehybrid.delivery.engines import has_engine, loadable_engines, verify_engines
 from edgehybrid.delivery.names import ANSWERS, PLAN, plan_name
 from edgehybrid.delivery.opening import (
     Graphs,
@@ -37,6 +37,7 @@ __all__ = [
     "runnable_files",
     "spec_of",
     "verify",
+    "verify_engines",
     "without_engines",
     "write",
     "write_engines",

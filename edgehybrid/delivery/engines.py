@@ -38,26 +38,57 @@ def loadable_engines(
     folder = path if path.is_dir() else path.parent
     if not path.exists():
         raise NotFoundError(f"no file {path}", why="found no engine there", fix="edgehybrid build BUNDLE")
-    bundle = store.open_bundle(folder)
-    facts, names = json.loads(bundle.file("engine.json").read_bytes()), names_in(bundle)
-    rebuild = shlex.join(["edgehybrid", "build", str(folder)])
-    asked = TORCH_PLAN if TORCH_PLAN in names else PLAN
-    known: list[tuple[Precision, object, str]] = [(recipe_of(bundle).precision, facts, asked)]
-    if facts.get("control") is not None:
-        known.append(("fp16", facts["control"], CONTROL_PLAN))
-    named = {entry[2] for entry in known} if path.is_dir() or (with_control and path.name == asked) else {path.name}
-    wanted = [entry for entry in known if entry[2] in names and entry[2] in named]
-    if not wanted:
+    bundle, rebuild = store.open_bundle(folder), _rebuild(folder)
+    stamped = _stamped(bundle, rebuild)
+    both = path.is_dir() or (with_control and path.name != CONTROL_PLAN)
+    wanted = [entry for entry in stamped if both or entry[1] == path.name]
+    if not wanted or not (path.is_dir() or any(path.name == name for _, name, _ in wanted)):
         raise ArtifactError(f"{path} is not in the manifest of {folder}", why="nobody vouches for it", fix=rebuild)
     found: dict[Precision, Runnable] = {}
     notes = []
-    for precision, entry, name in wanted:
-        mark = store.decode(EngineStamp, entry["stamp"]) if isinstance(entry, dict) else None
-        if mark is None:
-            raise ArtifactError(
-                f"{bundle.path / name} has no stamp", why="engine.json does not describe it", fix=rebuild
-            )
+    for precision, name, mark in wanted:
         _, note = engine.try_loading(bundle.file(name), mark, board=board, rebuild=rebuild)
         found[precision] = Runnable(bundle.file(name), mark.flavor, mark.options.dla_core)
         notes.append(note)
     return found, tuple(dict.fromkeys(note for note in notes if note))
+
+
+def verify_engines(folder: Path, board: str) -> tuple[str, ...]:
+    """Names of a bundle's engines that were built for this machine, after a child has loaded each.
+
+    Those of another machine or release cannot be tried here.
+
+    Raises:
+        ArtifactError: One does not load where it should.
+    """
+    bundle, rebuild = store.open_bundle(folder), _rebuild(folder)
+    mine = [entry for entry in _stamped(bundle, rebuild) if engine.fits_machine(entry[2])]
+    for _, name, mark in mine:
+        engine.try_loading(bundle.file(name), mark, board=board, rebuild=rebuild)
+    return tuple(name for _, name, _ in mine)
+
+
+def _rebuild(folder: Path) -> str:
+    return shlex.join(["edgehybrid", "build", str(folder)])
+
+
+def _stamped(bundle: store.Bundle, rebuild: str) -> list[tuple[Precision, str, EngineStamp]]:
+    """Precision, file and stamp of the engine asked for, and of its fp16 control, as far as there are files.
+
+    Raises:
+        ArtifactError: An engine that engine.json does not describe.
+    """
+    facts, names = json.loads(bundle.file("engine.json").read_bytes()), names_in(bundle)
+    told: list[tuple[Precision, dict[str, object], str]] = [
+        (recipe_of(bundle).precision, facts, TORCH_PLAN if TORCH_PLAN in names else PLAN)
+    ]
+    told += [("fp16", facts["control"], CONTROL_PLAN)] if facts.get("control") else []
+    found = []
+    for precision, entry, name in told:
+        if name in names and entry["stamp"] is None:
+            raise ArtifactError(
+                f"{bundle.path / name} has no stamp", why="engine.json does not describe it", fix=rebuild
+            )
+        if name in names:
+            found.append((precision, name, store.decode(EngineStamp, entry["stamp"])))
+    return found

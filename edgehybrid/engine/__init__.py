@@ -18,7 +18,7 @@ from edgehybrid.engine.build import (
     fits,
 )
 from edgehybrid.engine.dla import calibration_cache
-from edgehybrid.engine.stamp import check_stamp, fits_gpu, stamp, try_loading
+from edgehybrid.engine.stamp import check_stamp, fits_gpu, fits_machine, stamp, try_loading
 
 __all__ = [
     "Builders",
@@ -32,6 +32,7 @@ __all__ = [
     "find_builders",
     "fits",
     "fits_gpu",
+    "fits_machine",
     "stamp",
     "try_loading",
 ]

@@ -90,6 +90,14 @@ def fits_gpu(found: EngineStamp, capability: str) -> bool:
     return wide or capability in found.capabilities
 
 
+def fits_machine(found: EngineStamp) -> bool:
+    """Whether an engine was built for the GPU and the release of TensorRT of this machine."""
+    here = find_builders()
+    module = _module_of(found, here)
+    fits = module is not None and here.capability is not None and fits_gpu(found, here.capability)
+    return fits and module is not None and installed_version(module) == found.version
+
+
 def try_loading(
     plan: Path, found: EngineStamp, *, board: str, rebuild: str, builders: Builders | None = None
 ) -> tuple[str, str]:
@@ -110,9 +118,7 @@ def try_loading(
         NotReadyError: There is no TensorRT here.
     """
     here = find_builders() if builders is None else builders
-    module = here.tensorrt if found.flavor == "tensorrt" else here.rtx
-    if found.flavor == "torch-tensorrt":
-        module = "torch_tensorrt" if importlib.util.find_spec("torch_tensorrt") else None
+    module = _module_of(found, here)
     if module is None:
         raise NotReadyError(
             f"{found.flavor} is not installed",
@@ -129,3 +135,10 @@ def try_loading(
     except StageError as error:
         raise ArtifactError(f"{plan} does not load", why=error.why, fix=f"{rebuild} builds it again here") from error
     return module, note
+
+
+def _module_of(found: EngineStamp, here: Builders) -> str | None:
+    """The Python module that loads an engine; None where it is not installed."""
+    if found.flavor == "torch-tensorrt":
+        return "torch_tensorrt" if importlib.util.find_spec("torch_tensorrt") else None
+    return here.tensorrt if found.flavor == "tensorrt" else here.rtx

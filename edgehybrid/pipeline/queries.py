@@ -1,5 +1,6 @@
 """The verbs that look and tell: what there is, what this machine can do, what a file holds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgehybrid.errors import GateError, UsageError
@@ -78,8 +79,8 @@ def report(bundles: list[Path], *, output: Path | None = None) -> Report | Summa
 def compare(a: Path, b: Path, *, output: Path | None = None, strict: bool = False) -> Comparison:
     """Say what differs between two measurements.
 
-    Latencies of one machine, power mode, number of threads and batch are compared, others are not; accuracy is paired
-    where both bundles hold their answers to the same images.
+    Latencies of one machine, power mode, number of threads, batch and way of calling are compared, others are not;
+    accuracy is paired where both hold their answers to the same images.
 
     Args:
         a: A bundle, its report.json, or what bench --json or evaluate --json printed: the one before.
@@ -125,7 +126,7 @@ def _unknown_format(output: Path, known: str) -> UsageError:
 def verify(bundle: Path) -> Verification:
     """Check the hashes of a bundle.
 
-    Its networks are opened as well.
+    Its networks are opened as well, and its engines where they were built for this machine.
 
     Args:
         bundle: A bundle folder.
@@ -136,9 +137,10 @@ def verify(bundle: Path) -> Verification:
     Raises:
         ArtifactError: A file is missing, damaged or was changed.
     """
-    from edgehybrid import delivery
+    from edgehybrid import delivery, device
 
-    return delivery.verify(bundle)
+    found = delivery.verify(bundle)
+    return replace(found, loads=(*found.loads, *delivery.verify_engines(bundle, device.state().name)))
 
 
 def lint(model: Path, *, strict: bool = False) -> Lint:
