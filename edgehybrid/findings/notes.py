@@ -177,7 +177,8 @@ def speed_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
             notes.append(f"{row.precision} is {pace} on this CPU{interval}: not worth it here")
         unsteady = None if row.latency is None else benchmark.unsteady_note(row.latency)
         if unsteady is not None:
-            notes.append(f"{row.precision}: {unsteady}")
+            whole = " end to end" if row.backend.endswith("end-to-end") else ""
+            notes.append(f"{row.precision}{whole}: {unsteady}")
     return (*notes, *_throttle_notes(rows))
 
 
