@@ -60,6 +60,25 @@ def test_merged_parts_are_the_file_of_one_pass(method: str, home: Path) -> None:
     assert merged.notes == ("3 files merged, 10 images in all",)
 
 
+@pytest.mark.parametrize("refine", ["biases", "all"])
+def test_a_tuned_graph_is_the_same_in_any_order_of_the_images(refine: str, home: Path) -> None:
+    images = np.load("images.npz")["x"]
+    made = []
+    for name, order in (("given", np.arange(10)), ("turned", np.arange(10)[::-1]), ("dealt", np.arange(10) * 3 % 10)):
+        np.savez(f"{name}.npz", x=images[order])
+        tuned = edgehybrid.quantize(
+            model="net.onnx",
+            calib=f"{name}.npz",
+            crop_pct=1.0,
+            target="cpu",
+            refine=refine,  # type: ignore[arg-type]
+            rounding="optimized",
+            output=Path(f"{name}.onnx"),
+        )
+        made.append(Path(tuned.path).read_bytes())
+    assert made[0] == made[1] == made[2]
+
+
 @pytest.mark.parametrize("target", ["cpu", "orin-nano-8gb"])
 def test_ranges_from_a_file_give_the_graph_of_a_calibration(target: str, home: Path) -> None:
     ranges = calibrate("ranges.json")

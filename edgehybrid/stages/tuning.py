@@ -165,8 +165,7 @@ def apply_factors(run: Run, baseline: Path, factors: Mapping[str, str]) -> Path:
 def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, rounding: Rounding) -> Tuned:
     """Correct biases, round weights if asked, re-rank ranges if asked.
 
-    Ranges stay as they are by default: on two trained networks, ranges that made less error at the sampled layer
-    outputs made more at the logits (README).
+    Ranges stay as they are by default: re-ranking them gains 0.0 to 0.2 dB at the logits (README).
 
     Args:
         run: The chain.

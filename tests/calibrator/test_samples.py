@@ -1,0 +1,34 @@
+"""Samples: rows of what products read, and how far each channel reaches, in half of the images and in all."""
+
+import numpy as np
+import pytest
+
+from edgehybrid.calibrator import rows_per_batch, sample
+from edgehybrid.calibrator.samples import ELEMENTS, LEAST_ROWS
+from edgehybrid.graph.products import product_at
+from tests.single import SingleNet, draw
+
+
+def test_reach_is_the_largest_value_of_each_channel() -> None:
+    net = SingleNet(1, 16, 8, 8)
+    graph = net.graph(net.conv("input", 16, 32, 3, pads=[1, 1, 1, 1]))
+    product = product_at(next(graph.nodes("Conv")))
+    assert product is not None
+    images = np.concatenate([draw(graph, seed) for seed in range(6)])
+    images[4, 3] *= 100  # channel 3 wakes in the second half
+    kept = sample(graph, [images], [product], 6, threads=1)
+    ((name, reach),) = kept.reach.items()
+    np.testing.assert_array_equal(reach, np.abs(images).max(axis=(0, 2, 3)))
+    np.testing.assert_array_equal(kept.early_reach[name], np.abs(images[:3]).max(axis=(0, 2, 3)))
+    assert reach[3] > 10 * kept.early_reach[name][3]
+
+
+@pytest.mark.parametrize(("width", "wanted"), [(32, 768), (1024, 256), (100_000, LEAST_ROWS)])
+def test_wide_layers_get_fewer_rows(width: int, wanted: int) -> None:
+    net = SingleNet(1, 4, width)
+    product = product_at(next(net.graph(net.linear("input", width, 16)).nodes("MatMul")))
+    assert product is not None
+    assert rows_per_batch(product, 768, 1) == wanted
+    assert rows_per_batch(product, 768, 8) == wanted // 8
+    assert rows_per_batch(product, 768, 10_000) == 1
+    assert wanted * width <= ELEMENTS or wanted == LEAST_ROWS
