@@ -4,12 +4,21 @@ Every function in COMMANDS is a command of the same name: `edgehybrid.build(mode
 is `edgehybrid build --model cmt_ti --precision int8`. Read `builds.build` first.
 """
 
-from edgehybrid.pipeline.builds import build, quickstart
-from edgehybrid.pipeline.measures import bench, evaluate
-from edgehybrid.pipeline.queries import compare, doctor, lint, models, report, targets, verify
-from edgehybrid.pipeline.sensitivities import sensitivity
-from edgehybrid.pipeline.steps import calibrate, export, quantize
-from edgehybrid.pipeline.streams import stream
+from edgehybrid.pipeline import builds, measures, queries, sensitivities, steps, streams
+from edgehybrid.pipeline.arguments import forgive
+
+build, quickstart = forgive(builds.build), forgive(builds.quickstart)
+models, targets, doctor = forgive(queries.models), forgive(queries.targets), forgive(queries.doctor)
+export, calibrate, quantize = forgive(steps.export), forgive(steps.calibrate), forgive(steps.quantize)
+bench, evaluate = forgive(measures.bench), forgive(measures.evaluate)
+report, compare, verify, lint = (
+    forgive(queries.report),
+    forgive(queries.compare),
+    forgive(queries.verify),
+    forgive(queries.lint),
+)
+sensitivity = forgive(sensitivities.sensitivity)
+stream = forgive(streams.stream)
 
 COMMANDS = (
     build,
