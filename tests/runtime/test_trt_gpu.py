@@ -28,7 +28,7 @@ from tests.single import draw, observe
 from tests.single import run as run_plainly
 from tests.test_families import SIDES, trace
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # NVIDIA's libraries may warn of what they like
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 LARGEST_ERROR = {"fp32": 0.03, "fp16": 0.05, "int8": 0.25}
