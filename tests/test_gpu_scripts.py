@@ -86,10 +86,11 @@ def test_what_trtexec_prints_is_read(scripts: None, tmp_path: Path, monkeypatch:
 
 
 def test_every_command_of_the_proof_has_the_options_it_is_given(scripts: None, tmp_path: Path) -> None:
-    options = argparse.Namespace(output=tmp_path / "gpu.json", models=["cmt_ti"], modelopt=None, seconds="1")
+    options = argparse.Namespace(output=tmp_path / "g.json", models=["cmt_ti"], modelopt=None, seconds="1", only="x")
     verbs = {verb.__name__: set(inspect.signature(verb).parameters) for verb in pipeline.COMMANDS}
-    asked = 0
-    for _, words, _ in load("gpu").steps(options, "bundle"):
+    asked, gpu = 0, load("gpu")
+    assert tuple(name for name, _, _ in gpu.steps(options)) == gpu.STEPS
+    for _, words, _ in gpu.steps(options):
         if "edgehybrid" in words:
             verb, *rest = words[words.index("edgehybrid") + 1 :]
             given = {word.removeprefix("--").replace("-", "_") for word in rest if word.startswith("--")}
