@@ -79,6 +79,14 @@ def test_a_tuned_graph_is_the_same_in_any_order_of_the_images(refine: str, home:
     assert made[0] == made[1] == made[2]
 
 
+def test_without_class_scores_ranges_are_ranked_without_gradients(home: Path) -> None:
+    net = SingleNet(1, 3, 16, 16)
+    x = net.op("Relu", net.conv("input", 3, 16, 3))
+    (home / "map.onnx").write_bytes(net.graph(net.conv(x, 16, 16, 3)).to_bytes())
+    made = edgehybrid.quantize(model="map.onnx", calib="images.npz", target="cpu", refine="all")
+    assert Path(made.path).is_file()
+
+
 @pytest.mark.parametrize("target", ["cpu", "orin-nano-8gb"])
 def test_ranges_from_a_file_give_the_graph_of_a_calibration(target: str, home: Path) -> None:
     ranges = calibrate("ranges.json")

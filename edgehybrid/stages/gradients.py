@@ -24,6 +24,8 @@ def find_obstacle(graph: "Graph") -> str | None:
         return "torch is not installed"
     from edgehybrid.search import differentiation
 
+    if not any(value.shape is not None and len(value.shape) == 2 for value in graph.body.outputs):
+        return "the network has no class scores"
     unknown = differentiation.unknown_operators(graph)
     return f"no gradient is known of {', '.join(unknown)}" if unknown else None
 
