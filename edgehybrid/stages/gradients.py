@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 def find_obstacle(graph: "Graph") -> str | None:
     """What stands in the way of gradients, as far as can be seen without computing any."""
+    if not any(value.shape is not None and len(value.shape) == 2 for value in graph.body.outputs):
+        return "the network has no class scores"
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed"
     from edgehybrid.search import differentiation
 
-    if not any(value.shape is not None and len(value.shape) == 2 for value in graph.body.outputs):
-        return "the network has no class scores"
     unknown = differentiation.unknown_operators(graph)
     return f"no gradient is known of {', '.join(unknown)}" if unknown else None
 
