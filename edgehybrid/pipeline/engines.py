@@ -80,13 +80,6 @@ def placed(product: Product, folder: Path) -> Engine:
     return replace(product.engine, path=str(folder / delivery.plan_name(product)))
 
 
-def has_dla(target: Target) -> bool:
-    """Whether a target has NVDLA cores, which take the float baseline and its ranges."""
-    from edgehybrid import engine
-
-    return engine.dla_cores(target) > 0
-
-
 def build_product(run: "Run", ordered: Ordered) -> Product:
     """The engine asked for where it can be built here, else what NVIDIA's compiler says to its graph."""
     from edgehybrid import engine, stages

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgehybrid.pipeline.engines import has_dla
 from edgehybrid.pipeline.mixing import Mixed, mix
 from edgehybrid.records import (
     Equalize,
@@ -80,7 +79,7 @@ def lower(
         spec: Of the model.
         target: Where it will run.
     """
-    from edgehybrid import stages
+    from edgehybrid import engine, stages
 
     precision, crop, profile = recipe.precision, spec.preprocess, recipe.profile
     prepared, calibration = prepare(
@@ -108,7 +107,7 @@ def lower(
     )
     if level != baseline and target.backend != "onnxruntime":
         peaks = stages.find_peaks(run, baseline, images, crop)
-        if has_dla(target):
+        if engine.dla_cores(target) > 0:  # NVDLA takes the float graph and its ranges
             ranges = stages.calibrate(run, baseline, images, crop, recipe.method)
     return Lowered(baseline, precision, prepared, quantized, mixed, calibration, ranges, peaks)
 
