@@ -7,51 +7,26 @@ changes, ReLU, pooling, products, the values of an attention. Channels are follo
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, add_constant, constant, name_of, values
-
-Index = NDArray[np.int32]
-"""For each element of a tensor, the number of the factor that multiplies it; -1: none."""
+from edgehybrid.graph import constant
+from edgehybrid.tuner.region import (
+    Blocked,
+    Edit,
+    Index,
+    Region,
+    drop_axis,
+    insert_axis,
+    lay_along,
+    line_of,
+)
 
 _RESHAPES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 _MAPS = {"MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Pad", "ReduceMean"}
 """What works on each channel of a map by itself, and turns f x into f times its result."""
 _HOMOGENEOUS = {"Relu", "LeakyRelu"}
-
-
-class Blocked(Exception):  # noqa: N818 - not an error: the site is left alone
-    """The factor meets something that neither takes nor passes it."""
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One constant to be multiplied by the factors, or divided by them."""
-
-    node: ir.Node
-    input: int
-    index: Index  # broadcasts with the constant
-    sign: int  # 1: multiplied, -1: divided
-
-
-@dataclass
-class Region:
-    """What one set of factors touches."""
-
-    factors: int
-    tensors: dict[ir.Value, tuple[Index, int]] = field(default_factory=dict)  # and whether multiplied or divided
-    edits: list[Edit] = field(default_factory=list)
-    takers: list[ir.Node] = field(default_factory=list)  # they compute the tensors, in the order found
-    grows: bool = False  # a scalar, such as the 0.5 of a GELU, becomes one number per channel
-
-    def line(self, value: ir.Value, axis: int) -> tuple[Index, int]:
-        """The factor of each channel of a tensor, (channels,), and its sign."""
-        index, sign = self.tensors[value]
-        return _line(index, axis), sign
 
 
 def find_region(seed: ir.Value, axis: int) -> Region | None:
@@ -68,29 +43,12 @@ def find_region(seed: ir.Value, axis: int) -> Region | None:
         try:
             shape = _shape(seed)
             flood = _Flood(Region(shape[axis]), preferred)
-            flood.join(seed, _along(np.arange(shape[axis], dtype=np.int32), shape, axis), 1)
+            flood.join(seed, lay_along(np.arange(shape[axis], dtype=np.int32), shape, axis), 1)
             flood.run()
         except Blocked:
             continue
         return flood.region
     return None
-
-
-def write_factors(graph: Graph, region: Region, factors: NDArray[np.float32]) -> None:
-    """Multiply and divide the constants of a region, in place; a constant that others read too gets a copy."""
-    taken = {value.name for value in values(graph)}
-    for edit in region.edits:
-        old = edit.node.inputs[edit.input]
-        array = constant(old)
-        if old is None or array is None:
-            raise ValueError(f"'{edit.node.name}' lost a constant")
-        known = np.where(edit.index < 0, np.float32(1), factors[edit.index])
-        new = (array * known if edit.sign > 0 else array / known).astype(np.float32)
-        if old.is_initializer() and len(old.uses()) == 1:
-            tensor = ir.tensor(new, name=old.name)
-            old.const_value, old.shape = tensor, ir.Shape(new.shape)
-        else:
-            edit.node.replace_input_with(edit.input, add_constant(graph, name_of(old), new, taken=taken))
 
 
 class _Flood:
@@ -141,15 +99,15 @@ class _Flood:
         if op == "LayerNormalization":
             if node.attributes.get_int("axis", -1) not in (-1, index.ndim - 1) or output is not node.outputs[0]:
                 raise Blocked
-            self._take(node, (1, 2), _line(index, -1), sign)
+            self._take(node, (1, 2), line_of(index, -1), sign)
         elif op == "BatchNormalization":
-            self._take(node, (1, 2), _line(index, 1), sign)
+            self._take(node, (1, 2), line_of(index, 1), sign)
         elif op == "Conv":
-            line = _line(index, 1)
+            line = line_of(index, 1)
             self._take(node, (1,), line.reshape(-1, *(1,) * (_rank(node.inputs[1]) - 1)), sign)
             self._take(node, (2,), line, sign)
         elif op in ("MatMul", "Gemm") and constant(node.inputs[1]) is not None:
-            line = _line(index, -1)
+            line = line_of(index, -1)
             flipped = op == "Gemm" and bool(node.attributes.get_int("transB", 0))
             if _rank(node.inputs[1]) != 2:
                 raise Blocked
@@ -157,7 +115,7 @@ class _Flood:
             self._take(node, (2,), line, sign)
         elif op == "MatMul":
             values_ = node.inputs[1]
-            self.join(values_, _insert(_lines(index, -2), _shape(values_), -2), sign)
+            self.join(values_, insert_axis(drop_axis(index, -2), _shape(values_), -2), sign)
         elif op in ("Add", "Mul"):
             self._up_pair(node, index, sign)
         elif op == "Split":
@@ -177,7 +135,7 @@ class _Flood:
             self.join(node.inputs[0], index, sign)
         elif op in _MAPS:
             self._check_map(node)
-            self.join(node.inputs[0], _along(_line(index, 1), _shape(node.inputs[0]), 1), sign)
+            self.join(node.inputs[0], lay_along(line_of(index, 1), _shape(node.inputs[0]), 1), sign)
         else:
             raise Blocked
 
@@ -220,17 +178,17 @@ class _Flood:
         """What reads a tensor undoes the factors, or its own output carries them."""
         op = node.op_type
         if op == "Conv" and place == 0:
-            self._undo_convolution(node, _line(index, 1), sign)
+            self._undo_convolution(node, line_of(index, 1), sign)
         elif op in ("MatMul", "Gemm") and place == 0 and constant(node.inputs[1]) is not None:
             flipped = op == "Gemm" and bool(node.attributes.get_int("transB", 0))
             if _rank(node.inputs[1]) != 2 or node.attributes.get_int("transA", 0) == 1:
                 raise Blocked
-            line = _line(index, -1)
+            line = line_of(index, -1)
             self._undo(node, 1, line if flipped else line[:, np.newaxis], sign)
         elif op == "MatMul":
             self._down_core(node, place, index, sign)
         elif op == "BatchNormalization" and place == 0:
-            line = _line(index, 1)
+            line = line_of(index, 1)
             self._undo(node, 1, line, sign)
             self.region.edits.append(Edit(node, 3, line, sign))
             _check_constant(node, 3)
@@ -251,7 +209,7 @@ class _Flood:
             self.join(node.outputs[0], index, sign)
         elif op in _MAPS and place == 0:
             self._check_map(node)
-            self.join(node.outputs[0], _along(_line(index, 1), _shape(node.outputs[0]), 1), sign)
+            self.join(node.outputs[0], lay_along(line_of(index, 1), _shape(node.outputs[0]), 1), sign)
         else:
             raise Blocked
 
@@ -260,11 +218,11 @@ class _Flood:
         other, output = node.inputs[1 - place], node.outputs[0]
         rows_alike = bool((index == index[..., :1, :]).all())
         if place == 1 and rows_alike:  # values of an attention: the last axis is the output's
-            self.join(output, _insert(_lines(index, -2), _shape(output), -2), sign)
+            self.join(output, insert_axis(drop_axis(index, -2), _shape(output), -2), sign)
         elif place == 1 and bool((index == index[..., :1]).all()):  # keys, turned: summed over
-            self.join(other, _insert(_lines(index, -1), _shape(other), -2), -sign)
+            self.join(other, insert_axis(drop_axis(index, -1), _shape(other), -2), -sign)
         elif place == 0 and rows_alike:  # queries
-            self.join(other, _insert(_lines(index, -2), _shape(other), -1), -sign)
+            self.join(other, insert_axis(drop_axis(index, -2), _shape(other), -1), -sign)
         else:
             raise Blocked
 
@@ -365,38 +323,3 @@ def _rank(value: ir.Value | None) -> int:
 
 def _permutation(node: ir.Node, rank: int) -> tuple[int, ...]:
     return tuple(node.attributes.get_ints("perm", tuple(reversed(range(rank)))))
-
-
-def _line(index: Index, axis: int) -> Index:
-    """The factor at each position of an axis; raises Blocked where one position has several."""
-    lines = np.moveaxis(index, axis, 0).reshape(index.shape[axis], -1)
-    if not lines.size or not (lines == lines[:, :1]).all():
-        raise Blocked
-    return np.ascontiguousarray(lines[:, 0])
-
-
-def _lines(index: Index, axis: int) -> Index:
-    """The index without an axis along which it does not change."""
-    first = np.take(index, [0], axis)
-    if not (index == first).all():
-        raise Blocked
-    return first.squeeze(axis)
-
-
-def _along(line: Index, shape: tuple[int, ...], axis: int) -> Index:
-    """The factors of a line of channels, which lie on an axis of the shape."""
-    sides = [1] * len(shape)
-    sides[axis] = len(line)
-    return _broadcast(line.reshape(sides), shape)
-
-
-def _insert(index: Index, shape: tuple[int, ...], axis: int) -> Index:
-    """An index that lacks an axis, unchanged along it."""
-    return _broadcast(np.expand_dims(index, axis), shape)
-
-
-def _broadcast(index: Index, shape: tuple[int, ...]) -> Index:
-    try:
-        return np.broadcast_to(index, shape)
-    except ValueError as error:
-        raise Blocked from error

@@ -22,8 +22,9 @@ from edgehybrid.graph import Graph, label_nodes, name_of
 from edgehybrid.graph.products import Product, product_at
 from edgehybrid.graph.structure import input_of
 from edgehybrid.records import Adjustment, Equalize, Plan
-from edgehybrid.tuner.channels import Region, find_region, write_factors
+from edgehybrid.tuner.channels import find_region
 from edgehybrid.tuner.local import decibels, multiply, peak_scales, power, round_rows, round_weight
+from edgehybrid.tuner.region import Region, write_factors
 
 ALPHAS = (0.5, 0.75, 1.0)
 """How much of the difference between channels the weights take; 0 is where the network stands."""

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgehybrid.graph import Graph, name_of, values
-from edgehybrid.tuner.channels import Region, find_region, write_factors
+from edgehybrid.tuner.channels import find_region
+from edgehybrid.tuner.region import Region, write_factors
 from tests.single import draw, run
 from tests.tuner import nets
 
