@@ -1,7 +1,8 @@
 """Tune a network to int8 on a few images; whatever is tried stays only where it measures better.
 
 `equalize` gives the channels of a tensor one range (equalization.py, channels.py, region.py). `refine` re-ranks ranges,
-corrects biases and rounds weights (refinement.py, rounding.py). Both judge at the output of each int8 product (local.py).
+corrects biases and rounds weights (refinement.py, rounding.py). Both judge at the output of each int8 product, see
+local.py.
 """
 
 from edgehybrid.tuner.equalization import apply_factors, equalize, scale_rows
