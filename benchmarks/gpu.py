@@ -50,6 +50,7 @@ def main() -> None:
     if device.capability() is None:
         raise SystemExit(f"no CUDA device ({device.probe_cuda().reason}): there is nothing to prove here")
     gpu = device.probe_cuda().gpus[0]
+    options.output = options.output.resolve()  # every step runs in the repository
     options.output.parent.mkdir(parents=True, exist_ok=True)
     before: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {}
     document: dict[str, Any] = {"gpu": gpu.name, "driver": device.probe_cuda().version}

@@ -16,6 +16,7 @@ from edgehybrid.engine.build import (
     dla_cores,
     find_builders,
     fits,
+    release_for,
 )
 from edgehybrid.engine.dla import calibration_cache
 from edgehybrid.engine.stamp import check_stamp, fits_gpu, fits_machine, stamp, try_loading
@@ -33,6 +34,7 @@ __all__ = [
     "fits",
     "fits_gpu",
     "fits_machine",
+    "release_for",
     "stamp",
     "try_loading",
 ]

@@ -146,6 +146,11 @@ def can_build(target: Target, builders: Builders) -> bool:
     return target.backend == "tensorrt" and builders.tensorrt is not None and fits(target, builders.capability)
 
 
+def release_for(target: Target, builders: Builders) -> str | None:
+    """Release of the full TensorRT that builds engines for a target here; None where none does."""
+    return tensorrt_version(builders) if target.backend == "tensorrt" and can_build(target, builders) else None
+
+
 def dialect_for(target: Target, builders: Builders) -> Target:
     """The target, in the dialect that the TensorRT of this machine reads where this machine is the target.
 

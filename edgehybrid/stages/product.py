@@ -260,6 +260,7 @@ def build_engine(
         "target": target,
         "precision": precision,
         "builders": builders,
+        "release": engine.release_for(target, builders),  # an engine of the one before an upgrade does not load
         "options": told,
         "scales": None if calibration_cache is None else calibration_cache.decode(),
         "machine": [state.name, driver],

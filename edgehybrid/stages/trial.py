@@ -89,6 +89,6 @@ def _time(
         write_atomic(folder / "latency.json", to_json({p: found.latency for p, found in timed.items()}))
 
     engines: dict[str, object] = {precision: sha256_of(file.path) for precision, file in files.items()}
-    folder = run.do("bench engines", {**engines, "place": place, "preprocess": preprocess}, produce)
+    folder = run.do("bench engines", {**engines, "place": place, "preprocess": preprocess, "options": OPTIONS}, produce)
     stored = json.loads((folder / "latency.json").read_bytes())
     return {precision: decode(Latency, stored[precision]) for precision in files}
