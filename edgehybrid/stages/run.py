@@ -28,6 +28,7 @@ LIBRARIES = (
     "timm",
     "tensorrt-rtx-cu13-libs",
     "tensorrt",
+    "torch-tensorrt",
 )
 """Packages whose version shapes a result."""
 
