@@ -6,7 +6,7 @@ of images, on how they were batched, or on how they were spread over processes.
 """
 
 import io
-import sys
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,6 @@ EDGES: NDArray[np.float64] = np.append(
 )
 """Bin b holds EDGES[b] <= |x| < EDGES[b + 1]; bin 0 holds zeros and what is below 2**-133."""
 
-_HIGH_HALF = 1 if sys.byteorder == "little" else 0
 _STAGE = 1 << 17  # activations kept as 16-bit bin numbers until they are worth one call of bincount
 _SCHEMA = "edgehybrid.observations/1"
 _FIELDS = {  # name -> (kind of dtype, dimensions)
@@ -137,7 +136,7 @@ class Tally:
     def __init__(self) -> None:
         self._counts = np.zeros(BINS, np.int64)
         self._amax = 0.0
-        self._top = 0  # bin of _amax
+        self._magnitudes = np.empty(_STAGE, np.float32)
         self._stage = np.empty(_STAGE, np.uint16)
         self._staged = 0
 
@@ -176,13 +175,12 @@ class Tally:
             block = values[: self._stage.size - self._staged]
             values = values[block.size :]
             bins = self._stage[self._staged : self._staged + block.size]
-            np.bitwise_and(block.view(np.uint16)[_HIGH_HALF::2], 0x7FFF, out=bins)
-            top = int(bins.max())
-            if top >= FINITE:
+            magnitudes = np.abs(block, out=self._magnitudes[: block.size])
+            largest = float(magnitudes.max())
+            if not largest < math.inf:  # a NaN is not, either
                 raise FloatingPointError
-            if top >= self._top:  # else the exact maximum cannot have grown
-                self._top = top
-                self._amax = max(self._amax, float(np.abs(block).max()))
+            self._amax = max(self._amax, largest)
+            np.right_shift(magnitudes.view(np.uint32), 16, out=bins, casting="unsafe")
             self._staged += block.size
             if self._staged == self._stage.size:
                 self._flush()
