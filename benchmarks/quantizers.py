@@ -13,7 +13,8 @@ Every result is scored in canonical numerics: ONNX Runtime with graph optimisati
   one factor per channel, as equalization moves such factors into the next layer; the mean over layers, and the worst
   difference of one layer to ours.
 - cost: seconds over those of bare forward passes of the same images, and the peak resident set, for several numbers of
-  images. Fewer than that are repeated. Ours decodes and preprocesses its images in that time, peers read theirs ready.
+  images, medians over rounds in which every tool takes its turn; imports are not counted. Where there are fewer images,
+  they are repeated. Ours decodes and preprocesses its images in that time, peers read theirs ready.
 - lint: what `edgehybrid lint` finds, errors and warnings by rule.
 - order: how many activation scales are the same, bit for bit, when the images come in another order.
 
@@ -130,12 +131,12 @@ def main() -> None:
         bench = Bench(Path(name), model, python, options.threads)
         bench.store(calibration, spec.preprocess, max([0, *options.costs]))
         count = len(calibration)
-        bare = {n: bench.run(Tool("", "forward", ""), range(n), bench.reference) for n in {count, *options.costs}}
         truth = score(bench.reference, evaluation, spec.preprocess)
         probe = next(calibration.batches(spec.preprocess, options.layer_images))
         rows, outputs = [], {}
-        for tool in tools(model, options.methods, with_modelopt=bool(python)):
-            row, path = measure(bench, tool, bare, count, options.costs)
+        every = tools(model, options.methods, with_modelopt=bool(python))
+        for tool in every:
+            row, path = measure(bench, tool, count)
             if path is not None:
                 logits = score(path, evaluation, spec.preprocess)
                 row["drop"] = dataclasses.asdict(evaluator.drop(truth, logits, evaluation.labels))
@@ -146,13 +147,16 @@ def main() -> None:
             rows.append(row)
             print(line(row), flush=True)
         add_layers(rows, model, outputs, probe)
+        costs = measure_costs(bench, every, options.costs, options.rounds)
+        for row in rows:
+            row["cost"] = costs.get(str(row["quantizer"]), {})
         state = device.state(options.threads)
     document = {
         "model": spec.name, "weights": Path(options.weights).name, "input": spec.preprocess.size,
         "fp32": dataclasses.asdict(evaluator.accuracy(truth, evaluation.labels)),
         "calibration": {"name": calibration.spec.name, "images": count, "sha256": calibration.spec.sha256},
         "evaluation": {"name": evaluation.spec.name, "images": len(evaluation), "sha256": evaluation.spec.sha256},
-        "device": dataclasses.asdict(state), "bare_seconds": {str(n): bare[n] for n in sorted(bare)}, "rows": rows,
+        "device": dataclasses.asdict(state), "rows": rows,
     }  # fmt: skip
     print_table([document])
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +176,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-eval", type=int)
     parser.add_argument("--methods", nargs="*", default=["mse"], help="of ours; mse is what `build` does by default")
     parser.add_argument("--costs", type=int, nargs="*", default=[8, 128, 1000], help="numbers of images to time")
+    parser.add_argument("--rounds", type=int, default=3, help="of timing; in each, every tool takes its turn")
     parser.add_argument("--layer-images", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--modelopt", default=str(HERE / ".modelopt"), help="its virtual environment, or none")
@@ -197,10 +202,8 @@ def left_float(model: graph.Graph) -> tuple[str, ...]:
     return tuple(node.name or "" for node in model.nodes(*LAYERS) if node.name not in int8)
 
 
-def measure(
-    bench: Bench, tool: Tool, bare: dict[int, dict[str, float] | str], count: int, costs: Sequence[int]
-) -> tuple[dict[str, object], Path | None]:
-    """Costs and order of one tool, and the graph it made of all calibration images; None where it failed."""
+def measure(bench: Bench, tool: Tool, count: int) -> tuple[dict[str, object], Path | None]:
+    """What another order of images changes, and the graph made of all calibration images; None where it failed."""
     stem = tool.label.replace(" ", "-").replace(",", "")
     path, other = bench.folder / f"{stem}.onnx", bench.folder / f"{stem}-order.onnx"
     row: dict[str, object] = {"quantizer": tool.label}
@@ -210,13 +213,35 @@ def measure(
     shuffled = np.random.default_rng(1).permutation(count).tolist()
     again = bench.run(tool, shuffled, other)
     row["order"] = again if isinstance(again, str) else same_scales(graph.load(path), graph.load(other))
-    row["cost"] = {}
-    for n in costs if not tool.exclude else ():
-        spent = bench.run(tool, range(n), other)
-        forward = bare[n]
-        if not isinstance(spent, str) and not isinstance(forward, str):
-            row["cost"][str(n)] = {**spent, "over_forward": spent["seconds"] / forward["seconds"]}  # type: ignore[index]
     return row, path
+
+
+def measure_costs(
+    bench: Bench, every: Sequence[Tool], counts: Sequence[int], rounds: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Label -> number of images -> medians over rounds in which bare forward passes and every tool take turns.
+
+    Tools at our coverage are left out: they cost what they cost without.
+    """
+    forward, output = Tool("forward", "forward", ""), bench.folder / "cost.onnx"
+    turns = [forward, *(tool for tool in every if not tool.exclude)]
+    spent: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+    for _ in range(rounds):
+        for n in counts:
+            bare = 0.0
+            for tool in turns:
+                found = bench.run(tool, range(n), bench.reference if tool is forward else output)
+                if isinstance(found, str):
+                    continue
+                bare = found["seconds"] if tool is forward else bare
+                one = (found["seconds"], found["seconds"] / bare, found["peak_rss_mib"])
+                spent.setdefault((tool.label, n), []).append(one)
+    costs: dict[str, dict[str, dict[str, float]]] = {}
+    for (label, n), samples in spent.items():
+        seconds, ratio, peak = (float(x) for x in np.median(samples, axis=0))
+        found = {"seconds": seconds, "over_forward": ratio, "peak_rss_mib": peak, "rounds": len(samples)}
+        costs.setdefault(label, {})[str(n)] = found
+    return costs
 
 
 def same_scales(first: graph.Graph, second: graph.Graph) -> dict[str, float]:
