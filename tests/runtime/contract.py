@@ -1,6 +1,7 @@
 """What every runner must do, whatever its backend: subclass `RunnerContract` and say how one is opened."""
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,4 +107,7 @@ class RunnerContract:
             with opened() as runner:
                 runner.run({"input": feed()})
             kept.append(runner)  # closing must free them, not the garbage collector
+        deadline = time.monotonic() + 10  # the kernel may list a thread that has ended for a moment
+        while threads() > before and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert threads() <= before
