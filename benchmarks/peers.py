@@ -56,10 +56,10 @@ def forward(order: dict[str, Any]) -> float:
 
 def own(order: dict[str, Any]) -> float:
     """`edgehybrid quantize`, every step after the rewrites that the other tools are given the result of."""
-    from edgehybrid import calibrator, exporter, pipeline, placement, progress, quantizer, rewrites, stages, tuner
+    from edgehybrid import calibrator, pipeline, placement, progress, quantizer, rewrites, stages, tuner
     from edgehybrid.records import Stage
 
-    assert all((calibrator, exporter, placement, quantizer, rewrites, stages, tuner))  # the verb imports them late
+    assert all((calibrator, placement, quantizer, rewrites, stages, tuner))  # the verb imports them late
 
     class Given(progress.Silence):
         """Adds up seconds of what the others are given."""
