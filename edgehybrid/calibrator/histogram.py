@@ -136,7 +136,6 @@ class Tally:
     def __init__(self) -> None:
         self._counts = np.zeros(BINS, np.int64)
         self._amax = 0.0
-        self._magnitudes = np.empty(_STAGE, np.float32)
         self._stage = np.empty(_STAGE, np.uint16)
         self._staged = 0
 
@@ -175,12 +174,12 @@ class Tally:
             block = values[: self._stage.size - self._staged]
             values = values[block.size :]
             bins = self._stage[self._staged : self._staged + block.size]
-            magnitudes = np.abs(block, out=self._magnitudes[: block.size])
-            largest = float(magnitudes.max())
+            largest = max(float(block.max()), -float(block.min()))
             if not largest < math.inf:  # a NaN is not, either
                 raise FloatingPointError
             self._amax = max(self._amax, largest)
-            np.right_shift(magnitudes.view(np.uint32), 16, out=bins, casting="unsafe")
+            np.right_shift(block.view(np.uint32), 16, out=bins, casting="unsafe")
+            np.bitwise_and(bins, 0x7FFF, out=bins)  # the sign
             self._staged += block.size
             if self._staged == self._stage.size:
                 self._flush()

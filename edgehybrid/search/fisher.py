@@ -104,15 +104,14 @@ def gradients_at(
     network, generator = Network(graph), torch.Generator().manual_seed(seed)
     wanted = {name_of(product.node.outputs[0]) for product in products}
     kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in sorted(wanted)}
+    outputs: dict[str, Tensor] = {}
+
+    def keep(node: ir.Node, _: Sequence[Tensor | None], results: Sequence[Tensor]) -> None:
+        if node.outputs[0].name in wanted:
+            outputs[name_of(node.outputs[0])] = results[0]
+
     for ordinal, images in enumerate(batches):
-        outputs: dict[str, Tensor] = {}
-
-        def keep(
-            node: ir.Node, _: Sequence[Tensor | None], results: Sequence[Tensor], seen: dict[str, Tensor] = outputs
-        ) -> None:
-            if node.outputs[0].name in wanted:
-                seen[name_of(node.outputs[0])] = results[0]
-
+        outputs.clear()
         logits = network.run(images, keep)
         if ordinal == 0:
             check(expected(images), logits)
