@@ -106,8 +106,7 @@ def subject_of(spec: ModelSpec, files: Mapping[Precision, Runnable], batch: int 
     told = {"model": spec.name, "weights": spec.weights.source, "input": f"{spec.preprocess.size} px"}
     told |= {} if batch is None else {"batch": str(batch)}
     for precision, file in files.items():
-        backend = HOST if file.backend == "onnxruntime" else file.backend
-        told[f"{precision}/{backend} file"] = sha256_of(file.path)[:16]
+        told[f"{precision}/{_place(file)} file"] = sha256_of(file.path)[:16]
     return told
 
 
@@ -132,10 +131,8 @@ def timed_rows(
     """
     alone, together = [], []
     for precision, file in files.items():
-        is_graph, size = file.backend == "onnxruntime", file.path.stat().st_size
-        place = HOST if is_graph else file.backend
-        ratio = _ratio(precision, latencies) if is_graph else None
-        latency = latencies[precision]
+        place, size, latency = _place(file), file.path.stat().st_size, latencies[precision]
+        ratio = _ratio(precision, latencies) if place == HOST else None
         alone.append(Row(precision, place, "measured", latency=latency, ratio=ratio, bytes=size))
         if (found := whole[precision]) is not None:
             reason = "end to end: preprocessing of decoded pictures, copies and the network, by the host's clock"
@@ -200,6 +197,11 @@ def tried_rows(
             row = _judged(row, logits[row.precision], reference, labels)
         found.append(row)
     return tuple(found)
+
+
+def _place(file: Runnable) -> str:
+    """Where a file runs, as rows call it."""
+    return HOST if file.backend == "onnxruntime" else file.backend
 
 
 def _judged(

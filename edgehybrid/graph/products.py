@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import constant
+from edgehybrid.graph import Graph, constant, label_nodes
+from edgehybrid.records import Plan
 
 _GOLDEN = 0.6180339887498949
 
@@ -86,6 +87,13 @@ def product_at(node: ir.Node) -> Product | None:
         return None
     matrix = weight if node.attributes.get_int("transB", 0) else weight.T
     return Product(node, matrix[np.newaxis].astype(np.float32, copy=False), np.arange(matrix.shape[1])[np.newaxis], -1)
+
+
+def find_products(graph: Graph, plan: Plan) -> dict[str, Product]:
+    """The convolutions and linear layers that a plan puts into int8, by label, in its alphabetical order."""
+    int8 = {d.node for d in plan.decisions if d.kind == "weight"}
+    found = ((label, product_at(node)) for node, label in label_nodes(graph).items() if label in int8)
+    return dict(sorted((label, product) for label, product in found if product is not None))
 
 
 def unfold(node: ir.Node, matrix: NDArray[np.int8], shape: tuple[int, ...]) -> NDArray[np.int8]:

@@ -61,7 +61,7 @@ def _differentiate(
 ) -> dict[str, NDArray[np.float32]]:
     from edgehybrid import calibrator
     from edgehybrid.calibrator.session import regroup
-    from edgehybrid.graph import shape_of
+    from edgehybrid.graph import name_of, shape_of
     from edgehybrid.runtime import open_runner
     from edgehybrid.search import fisher
 
@@ -74,5 +74,5 @@ def _differentiate(
             products,
             (group for group, _ in regroup(images.batches(preprocess, FORWARD_BATCH), shape)),
             lambda product: calibrator.rows_per_batch(product, rows, batches),
-            expected=lambda group: runner.run({graph.input.name or "": group})[output].astype(np.float32),
+            expected=lambda group: runner.run({name_of(graph.input): group})[output].astype(np.float32),
         )

@@ -18,7 +18,6 @@ from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 if TYPE_CHECKING:
     from edgehybrid.calibrator import Samples
     from edgehybrid.graph import Graph
-    from edgehybrid.graph.products import Product
 
 TUNING_IMAGES = 64
 """Images on which choices are compared, half of them to choose and half to judge."""
@@ -115,9 +114,10 @@ class _Few:
     def samples(self) -> "Samples":
         """Rows of what every int8 product reads."""
         from edgehybrid import calibrator
+        from edgehybrid.graph.products import find_products
 
         batches = self.picked.batches(self.preprocess, FORWARD_BATCH)
-        products = _find_products(*self.opened)
+        products = list(find_products(*self.opened).values())
         return calibrator.sample(self.opened[0], batches, products, len(self.picked), rows=self.rows)
 
 
@@ -179,10 +179,12 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
 
     def produce(folder: Path) -> None:
         from edgehybrid import graph, placement, quantizer, tuner
+        from edgehybrid.graph.products import find_products
         from edgehybrid.graph.tuning import save_tuning
 
         model = graph.load(prepared)
         plan = placement.plan(model, "fp32")
+        products = list(find_products(model, plan).values())
         refined, found, records = tuner.refine(
             model,
             plan,
@@ -191,7 +193,7 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
             tuner.scale_rows(few.opened[0], ranges.factors, few.samples.rows),
             quantizer.choose_weight_scales,
             tied=placement.tie(model, plan),
-            importance=weigh_outputs(prepared, model, _find_products(model, plan), few.picked, few.preprocess, few.rows)
+            importance=weigh_outputs(prepared, model, products, few.picked, few.preprocess, few.rows)
             if others
             else None,
             rounding=rounding,
@@ -221,12 +223,3 @@ def _others(run: Run, prepared: Path, images: Images, preprocess: Preprocess, ra
     found = [calibrate(run, prepared, images, preprocess, method) for method in methods]
     stretched = ({name: amax * stretch for name, amax in ranges.tensors.items()} for stretch in STRETCHES)
     return [*found, *(replace(ranges, tensors=tensors) for tensors in stretched)]
-
-
-def _find_products(model: "Graph", plan: Plan) -> "list[Product]":
-    """The convolutions and linear layers that the plan puts into int8."""
-    from edgehybrid.graph import label_nodes
-    from edgehybrid.graph.products import product_at
-
-    int8 = {d.node for d in plan.decisions if d.kind == "weight"}
-    return [p for node, label in label_nodes(model).items() if label in int8 and (p := product_at(node)) is not None]

@@ -18,8 +18,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.errors import ArtifactError
-from edgehybrid.graph import Graph, label_nodes, name_of
-from edgehybrid.graph.products import Product, product_at
+from edgehybrid.graph import Graph, name_of
+from edgehybrid.graph.products import Product, find_products, product_at
 from edgehybrid.graph.structure import input_of
 from edgehybrid.records import Adjustment, Equalize, Plan
 from edgehybrid.tuner.channels import find_region
@@ -73,10 +73,7 @@ def equalize(
     if sites == "off":
         return result, {}, ()
     makers = {name_of(node.outputs[0]): node for node in result.nodes()}
-    labels = label_nodes(result)
-    inverse = {label: node for node, label in labels.items()}
-    weighted = {d.node for d in plan.decisions if d.kind == "weight"}
-    products = [p for label in sorted(weighted) if (p := product_at(inverse[label])) and _key(p) in samples]
+    products = [p for p in find_products(result, plan).values() if _key(p) in samples]
     rows = {_key(p): samples[_key(p)][:, samples[_key(p)].shape[1] // 2 :] for p in products}
     done: set[str] = set()
     records, written = [], {}

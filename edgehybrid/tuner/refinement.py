@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, label_nodes, name_of
-from edgehybrid.graph.products import Product, bias_place, product_at
+from edgehybrid.graph import Graph, name_of
+from edgehybrid.graph.products import Product, bias_place, find_products
 from edgehybrid.graph.structure import input_of
 from edgehybrid.graph.tuning import Tuning
 from edgehybrid.records import Adjustment, Plan, Ranges, Rounding
@@ -60,30 +60,23 @@ def refine(
     Returns:
         Ranges; what the quantizer is to write other than by default; one record per tensor and layer tried.
     """
-    nodes = {label: node for node, label in label_nodes(graph).items()}
-    found: dict[str, tuple[Product, str]] = {}
     activations = {d.tensor for d in plan.decisions if d.kind == "activation"}
-    for label in sorted({d.node for d in plan.decisions if d.kind == "weight"}):
-        product = product_at(nodes[label])
-        if product is not None and name_of(product.node.outputs[0]) in samples:
-            tensor = _source(product, activations)
-            if tensor is not None:
-                found[label] = (product, tensor)
-    layers = {
-        label: _Layer(label, product, tensor, samples[name_of(product.node.outputs[0])], weight_scales)
-        for label, (product, tensor) in found.items()
-    }
+    layers = []
+    for label, product in find_products(graph, plan).items():
+        rows, tensor = samples.get(name_of(product.node.outputs[0])), _source(product, activations)
+        if rows is not None and tensor is not None:
+            layers.append(_Layer(label, product, tensor, rows, weight_scales))
     chosen = dict(ranges.tensors)
     records: list[Adjustment] = []
     groups = [tuple(g) for g in tied] + [(t,) for t in ranges.tensors if not any(t in g for g in tied)]
     for group in groups:
-        readers = [layer for layer in layers.values() if layer.tensor in group]
+        readers = [layer for layer in layers if layer.tensor in group]
         if readers and candidates:
             record, amax = _rank(group, readers, ranges, candidates, importance)
             records.append(record)
             chosen.update(dict.fromkeys(group, amax))
     tuning = Tuning({}, {}, {})
-    for layer in layers.values():
+    for layer in layers:
         _finish(layer, chosen[layer.tensor], rounding, tuning, records)
     return replace(ranges, tensors=chosen), tuning, tuple(records)
 

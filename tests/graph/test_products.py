@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from edgehybrid.graph import Graph, name_of
-from edgehybrid.graph.products import bias_place, product_at
+from edgehybrid.graph import Graph, label_nodes, name_of
+from edgehybrid.graph.products import bias_place, find_products, product_at
+from edgehybrid.placement import plan
 from tests.single import SingleNet, draw, run
 
 
@@ -75,6 +76,19 @@ def test_a_product_of_two_tensors_is_none() -> None:
     net = SingleNet(1, 16, 16)
     graph = net.graph(net.op("MatMul", "input", net.transpose("input", 0, 2, 1)))
     assert product_at(next(graph.nodes("MatMul"))) is None
+
+
+def test_the_int8_ones_of_a_plan_come_by_label() -> None:
+    net = SingleNet(1, 16, 32)
+    last = net.linear("input", 32, 32)
+    for _ in range(10):  # matmul_10 comes before matmul_2 by label, after it in the graph
+        last = net.linear(net.op("Relu", last), 32, 32)
+    graph = net.graph(last)
+    made = plan(graph, "fp32")
+    found = find_products(graph, made)
+    assert list(found) == sorted({d.node for d in made.decisions if d.kind == "weight"})
+    assert list(found) != [label for label in label_nodes(graph).values() if label in found]
+    assert all(product.node.op_type == "MatMul" for product in found.values())
 
 
 def test_where_a_bias_is() -> None:

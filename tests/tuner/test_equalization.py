@@ -5,8 +5,8 @@ import pytest
 
 from edgehybrid.calibrator import Samples, range_of, sample
 from edgehybrid.errors import ArtifactError
-from edgehybrid.graph import Graph, label_nodes
-from edgehybrid.graph.products import product_at
+from edgehybrid.graph import Graph
+from edgehybrid.graph.products import find_products
 from edgehybrid.placement import plan
 from edgehybrid.records import Adjustment, Equalize
 from edgehybrid.tuner import apply_factors, equalize, scale_rows
@@ -21,8 +21,7 @@ def level(graph: Graph, sites: Equalize = "all") -> tuple[Graph, dict[str, str],
 
 def taken(graph: Graph) -> Samples:
     """Rows of eight images."""
-    int8 = {d.node for d in plan(graph, "fp32").decisions if d.kind == "weight"}
-    products = [p for node, label in label_nodes(graph).items() if label in int8 and (p := product_at(node))]
+    products = list(find_products(graph, plan(graph, "fp32")).values())
     images = np.concatenate([draw(graph, seed) for seed in range(8)])
     return sample(graph, [images], products, 8, threads=1)
 
