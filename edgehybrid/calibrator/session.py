@@ -1,15 +1,15 @@
 """Open an ONNX Runtime session on a copy of a graph whose outputs are the tensors one wants to see."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import ImagesError, StageError
-from edgehybrid.graph import Graph, name_of, values
+from edgehybrid.graph import Graph
+from edgehybrid.graph.weights import outline
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _SILENT = 4  # fatal only: every error also arrives as an exception
@@ -31,11 +31,12 @@ def open_session(
     Raises:
         StageError: ONNX Runtime does not take the graph.
     """
-    proto = ir.to_proto(graph.model)
+    proto, weights = outline(graph.model)
     if tensors:
-        found = {name_of(value): value for value in values(graph)}
         del proto.graph.output[:]
-        proto.graph.output.extend(ir.to_proto(found[name]) for name in tensors)
+        for name in tensors:
+            proto.graph.output.add(name=name)
+    arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in weights.items()}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
@@ -45,10 +46,14 @@ def open_session(
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     # Threads that spin between operators would take the core on which activations are counted meanwhile.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+    options.add_external_initializers(list(arrays), values)
     try:
-        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=_PROVIDERS)
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=_PROVIDERS)
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         raise run_error(error) from error
+    session.weights = arrays  # ONNX Runtime reads them in place: they must live as long as it does
+    return session
 
 
 def regroup(

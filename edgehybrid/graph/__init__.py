@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.errors import EdgeHybridError, GraphError
 from edgehybrid.graph import shapes
+from edgehybrid.graph.weights import NOTHING, Weights
 from edgehybrid.records import Precision
 
 MIN_OPSET = 13
@@ -183,8 +184,12 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no details'}"
 
 
-def from_proto(proto: onnx.ModelProto) -> Graph:
+def from_proto(proto: onnx.ModelProto, weights: Weights = NOTHING) -> Graph:
     """Check a protobuf, infer its shapes and wrap it.
+
+    Args:
+        proto: Loses its large weights to the graph.
+        weights: Those that were left out of the protobuf before.
 
     Raises:
         GraphError: An opset outside 13..23 or an operator outside the standard domain.
@@ -192,7 +197,7 @@ def from_proto(proto: onnx.ModelProto) -> Graph:
     check_opset(proto)
     for node in proto.graph.node:
         check_domain(node)
-    return Graph(ir.from_proto(shapes.infer(proto)))
+    return Graph(shapes.open_model(proto, weights))
 
 
 def opset_of(proto: onnx.ModelProto) -> int:
@@ -233,7 +238,7 @@ def infer_shapes(graph: Graph) -> Graph:
         if value.producer() is not None and not value.is_graph_output():
             value.shape = None
             value.type = None
-    return Graph(ir.from_proto(shapes.infer(ir.to_proto(graph.model))))
+    return Graph(shapes.infer(graph.model))
 
 
 def tidy(graph: Graph) -> Graph:

@@ -144,7 +144,7 @@ def open_unchecked(path: Path) -> Graph:
         others = [entry for entry in proto.opset_import if entry.domain not in ("", "ai.onnx")]
         _normalise(proto)
         proto.opset_import.extend(others)
-        return Graph(ir.from_proto(shapes.infer(proto)))
+        return Graph(shapes.open_model(proto))
 
 
 def scores_of(graph: Graph) -> ir.Value:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgehybrid.errors import GraphError
 from edgehybrid.graph import Graph, add_constant, constant, from_proto, label_nodes, name_of, unused, values
 from edgehybrid.graph.half import FLOAT16_MAX, find_risks, largest
+from edgehybrid.graph.weights import outline
 
 TYPED_OPSET = 19
 """First opset whose QuantizeLinear and DequantizeLinear know float16."""
@@ -30,7 +31,8 @@ def upgrade(graph: Graph) -> Graph:
     if graph.opset >= TYPED_OPSET:
         return graph.clone()
     try:
-        proto = onnx.version_converter.convert_version(ir.to_proto(graph.model), TYPED_OPSET)
+        proto, weights = outline(graph.model)
+        proto = onnx.version_converter.convert_version(proto, TYPED_OPSET)
     except Exception as error:  # the converter raises RuntimeError, and its C++ assertions arrive as others
         raise GraphError(
             f"the graph cannot be converted from opset {graph.opset} to {TYPED_OPSET}",
@@ -38,7 +40,7 @@ def upgrade(graph: Graph) -> Graph:
             fix=f"export again with opset_version={TYPED_OPSET}",
         ) from error
     proto.ir_version = max(proto.ir_version, _TYPED_IR)
-    return from_proto(proto)
+    return from_proto(proto, weights)
 
 
 def type_float16(graph: Graph, wide: Collection[str] = ()) -> Graph:
