@@ -1,6 +1,6 @@
 """Open an ONNX Runtime session on a copy of a graph whose outputs are the tensors one wants to see."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnxruntime
