@@ -16,10 +16,13 @@ import typer
 
 from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError, Terminated
 from edgehybrid.pipeline import COMMANDS
+from edgehybrid.printable import plain
 from edgehybrid.progress import Listener, Silence, listening
 from edgehybrid.records import Comparison, Diagnosis, Lint, Report, Result, Stage, Stream
 from edgehybrid.version import __version__
 
+ERROR_SCHEMA = "edgehybrid.error/1"
+"""Of the document that --json prints in place of a result."""
 SIGINT_CODE, SIGTERM_CODE, BUG_CODE = 130, 143, 1
 SIGNAL_CODES = {"interrupted": SIGINT_CODE, "terminated": SIGTERM_CODE}
 """Of a stream, which a signal ends in good order: it is shown, and the code tells of the signal."""
@@ -76,8 +79,9 @@ def as_command(verb: Callable[..., Result]) -> Callable[..., None]:
     parameters.append(inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=verbose))
 
     def command(*, as_json: bool, quiet: bool, verbose: int, **options: object) -> None:
-        with listening(Quiet() if quiet else Terminal()):
-            _run(lambda: verb(**options), as_json=as_json, verbose=verbose)
+        told = Quiet() if quiet else Terminal()
+        with listening(told):
+            _run(lambda: verb(**options), told, as_json=as_json, verbose=verbose)
 
     command.__name__ = verb.__name__
     command.__doc__ = inspect.cleandoc(verb.__doc__ or "").split("\n\nArgs:")[0].split("\n\nReturns:")[0]
@@ -92,7 +96,7 @@ def argument_lines(verb: Callable[..., Result]) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-def _run(work: Callable[[], Result], *, as_json: bool, verbose: int) -> None:
+def _run(work: Callable[[], Result], told: "Quiet | Terminal", *, as_json: bool, verbose: int) -> None:
     try:
         result = work()
         _show(result, as_json=as_json)
@@ -105,28 +109,28 @@ def _run(work: Callable[[], Result], *, as_json: bool, verbose: int) -> None:
     except GateError as error:
         if isinstance(error.report, Report | Lint | Comparison):
             _show(error.report, as_json=as_json)
-        _fail(str(error), error.exit_code, verbose)
+        _fail(error, error.exit_code, verbose)  # on stdout stands the result, which says more than an error could
     except EdgeHybridError as error:
-        _fail(str(error), error.exit_code, verbose)
+        _fail(error, error.exit_code, verbose, as_json=as_json)
     except KeyboardInterrupt:
-        _fail("interrupted; finished stages are kept, the same command goes on from there", SIGINT_CODE, verbose)
+        _fail(_interrupted("interrupted", "Ctrl-C", told.stage), SIGINT_CODE, verbose, as_json=as_json)
     except Terminated:
-        _fail("terminated; finished stages are kept, the same command goes on from there", SIGTERM_CODE, verbose)
+        _fail(_interrupted("terminated", "SIGTERM", told.stage), SIGTERM_CODE, verbose, as_json=as_json)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone: nothing more to say, to anyone
         raise typer.Exit(0) from None
     except MemoryError as error:
         full = ResourceError("out of memory", why=str(error) or "an allocation failed", fix="use a smaller --batch")
-        _fail(str(full), full.exit_code, verbose)
+        _fail(full, full.exit_code, verbose, as_json=as_json)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        text = str(error).splitlines()[0] if str(error) else "no message"
+        text = str(error).splitlines()[0] if str(error).strip() else "no message"
         bug = EdgeHybridError(
             f"internal error: {type(error).__name__}: {text}",
             why=f"a bug in edgehybrid, at {Path(where.filename).name}:{where.lineno}",
             fix="run again with -vv and report what it prints",
         )
-        _fail(str(bug), BUG_CODE, verbose)
+        _fail(bug, BUG_CODE, verbose, as_json=as_json)
 
 
 def _show(result: Result, *, as_json: bool) -> None:
@@ -138,10 +142,21 @@ def _show(result: Result, *, as_json: bool) -> None:
         reporter.print_result(result)
 
 
-def _fail(text: str, code: int, verbose: int) -> NoReturn:
+def _interrupted(what: str, by: str, stage: str) -> EdgeHybridError:
+    """The error for a signal, by what there is to go on from."""
+    fix = "the same command goes on from there: finished stages are kept" if stage else "run it again"
+    return EdgeHybridError(what, why=f"{by} arrived {f'in {stage}' if stage else 'before any stage'}", fix=fix)
+
+
+def _fail(error: EdgeHybridError, code: int, verbose: int, *, as_json: bool = False) -> NoReturn:
+    """Three lines on stderr; with --json also a document on stdout."""
     if verbose > 1:
         traceback.print_exc()
-    typer.echo(f"error: {text}", err=True)
+    typer.echo(f"error: {error}", err=True)
+    if as_json:
+        said = {"schema": ERROR_SCHEMA, "edgehybrid": __version__, "exit_code": code}
+        said |= {"what": error.what, "why": error.why, "fix": error.fix}
+        typer.echo(json.dumps(said, indent=1, ensure_ascii=False))
     raise typer.Exit(code)
 
 
@@ -152,9 +167,16 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
 class Quiet(Silence):
     """Tells stderr only what the user cannot go on without."""
 
+    def __init__(self) -> None:
+        self.stage = ""
+
+    def begin(self, stage: str) -> None:
+        """Remember it."""
+        self.stage = stage
+
     def announce(self, text: str) -> None:
         """Leave one line."""
-        typer.echo(text, err=True)
+        typer.echo(plain(text), err=True)
 
 
 class Terminal:
@@ -188,7 +210,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Leave one line."""
-        self._print(f"  note: {text}")
+        self._print(f"  note: {plain(text)}")
 
     def announce(self, text: str) -> None:
         """Leave one line."""
@@ -196,7 +218,7 @@ class Terminal:
 
     def status(self, text: str) -> None:
         """Show a line that the next one replaces."""
-        self._draw(f"  {text}")
+        self._draw(f"  {plain(text)}")
 
     def _draw(self, text: str) -> None:
         if self.live:

@@ -20,9 +20,11 @@ Anything else that escapes is a bug (exit code 1).
 import difflib
 from collections.abc import Iterable
 
+from edgehybrid.printable import plain
+
 
 class EdgeHybridError(Exception):
-    """Three short lines for the user.
+    """Three short lines for the user, whatever the names of files put into them.
 
     Args:
         what: What happened, one line.
@@ -33,10 +35,8 @@ class EdgeHybridError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, why: str, fix: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.why = why
-        self.fix = fix
+        self.what, self.why, self.fix = plain(what), plain(why), plain(fix)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         """The three lines."""

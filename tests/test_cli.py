@@ -9,6 +9,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from edgehybrid import cli, errors
+from edgehybrid.progress import listener
 from edgehybrid.records import Models
 from tests.reporter import samples
 
@@ -53,6 +54,34 @@ def test_an_error_is_three_lines_and_its_exit_code(kind: type[errors.EdgeHybridE
     assert result.exit_code == code
     assert result.stdout == ""
     assert result.stderr == "error: it broke\n  why: found a, needed b\n  fix: do c\n"
+
+
+def test_an_error_stays_three_lines_whatever_a_file_is_called() -> None:
+    name = "a\nb\x1b]0;evil\x07\u202e\udcff"
+    said = run(failing(errors.InputError(f"no file {name}", why=f"{name} is not there", fix=f"check {name}"))).stderr
+    assert [line.split(":")[0] for line in said.splitlines()] == ["error", "  why", "  fix"]
+    assert all(character.isprintable() for line in said.splitlines() for character in line)
+
+
+@pytest.mark.parametrize("error", [errors.ImagesError("no", why="w", fix="f"), KeyboardInterrupt(), RuntimeError("x")])
+def test_with_json_a_failure_is_a_document_too(error: BaseException) -> None:
+    plain, told = run(failing(error)), run(failing(error), "--json")
+    assert plain.stdout == ""
+    assert (told.exit_code, told.stderr) == (plain.exit_code, plain.stderr)
+    document = json.loads(told.stdout)
+    assert (document["schema"], document["exit_code"]) == ("edgehybrid.error/1", told.exit_code)
+    assert told.stderr == f"error: {document['what']}\n  why: {document['why']}\n  fix: {document['fix']}\n"
+
+
+def test_what_is_kept_is_told_only_where_a_stage_began() -> None:
+    def verb() -> Models:
+        """Stop within a stage."""
+        listener().begin("calibrate")
+        raise KeyboardInterrupt
+
+    for words in ((), ("--quiet",)):
+        assert "in calibrate\n  fix: the same command goes on" in run(verb, *words).stderr
+        assert "kept" not in run(failing(KeyboardInterrupt()), *words).stderr
 
 
 def test_a_failed_gate_shows_the_result_and_exits_6() -> None:
@@ -100,7 +129,18 @@ def test_a_choice_that_is_not_there_lists_those_that_are() -> None:
         (["build", "--model", "gone.onnx"], 4, "gone.onnx"),
         (["build", "--weights", "gone.pth"], 4, "gone.pth"),
         (["build", "--num-calib", "100000"], 4, "100000"),
-        (["verify", "no-such-bundle"], 7, "not a bundle"),
+        (["verify", "no-such-bundle"], 4, "no bundle no-such-bundle"),
+        (["report", "no-such-bundle"], 4, "no bundle no-such-bundle"),
+        (["build", "--model", ""], 4, "no model named ''"),
+        (["build", "--model", "shelf"], 2, "edgehybrid build shelf"),
+        (["build", "cmt_ti"], 2, "edgehybrid build --model cmt_ti"),
+        (["build", "mine.onnx"], 2, "edgehybrid build --model mine.onnx"),
+        (["verify", "shelf"], 7, "name a bundle within it: shelf/one"),
+        (["lint", "shelf"], 4, "name an .onnx file"),
+        (["build", "--max-drop", "nan", "--eval", "fashion-mnist"], 2, "--max-drop nan"),
+        (["build", "--ranges", "shelf/one/manifest.json"], 7, "not a usable calibration file"),
+        (["export", "--output", "shelf"], 2, "--output shelf is a folder"),
+        (["compare", "shelf/one/manifest.json", "shelf/one"], 7, "shelf/one/manifest.json is no report"),
         (["bench", "gone.onnx"], 4, "gone.onnx"),
     ],
 )
@@ -109,11 +149,22 @@ def test_bad_input_is_named(
 ) -> None:
     monkeypatch.setenv("EDGEHYBRID_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "shelf" / "one").mkdir(parents=True)
+    (tmp_path / "shelf" / "one" / "manifest.json").write_text("{}")
     result = runner.invoke(cli.app, words)
     assert result.exit_code == code, result.stderr
     assert say in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith(("error:", "  why:", "  fix:"))]) == 3
     assert list(tmp_path.glob("builds/*")) == []
+
+
+def test_a_folder_called_like_a_model_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEHYBRID_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cmt_ti").mkdir()
+    result = runner.invoke(cli.app, ["build", "--model", "cmt_ti", "--weights", "gone.pth"])
+    assert (result.exit_code, "gone.pth" in result.stderr) == (4, True)  # it got as far as the model's weights
+    assert "cmt_ti is not a bundle" in runner.invoke(cli.app, ["build", "cmt_ti"]).stderr
 
 
 def test_models_and_targets_are_documents_with_a_schema() -> None:

@@ -223,9 +223,23 @@ def test_answers_to_other_images_are_not_paired(other: Answers | None) -> None:
 
 
 def test_another_image_set_is_no_comparison() -> None:
-    change = compare(scored("a", None, 380), scored("b", None, 300, replace(IMAGES, name="x"))).contrasts[0].accuracy
+    other = replace(IMAGES, name="x", sha256="f" * 64)
+    change = compare(scored("a", None, 380), scored("b", None, 300, other)).contrasts[0].accuracy
     assert change is not None
     assert (change.verdict, change.points) == ("not compared", None)
+
+
+def test_the_same_images_under_another_name_are_the_same() -> None:
+    moved = replace(IMAGES, name="x")
+    found = compare(scored("a", answers({1}), 399), scored("b", answers({1, 2}), 398, moved)).contrasts[0].accuracy
+    assert found is not None
+    assert (found.paired, found.points) == (True, 0.25)
+
+
+def test_a_side_against_itself_says_everything_once() -> None:
+    busy = side("a", device=replace(DEVICE, load=9.0))
+    notes = compare(busy, busy).notes
+    assert len(set(notes)) == len(notes)
 
 
 def test_the_unpaired_interval_is_newcombes() -> None:

@@ -1,6 +1,7 @@
 """Bundles told again and side by side: page, document and spreadsheet of several, and what changed between two."""
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import edgehybrid
-from edgehybrid import cli, delivery, findings, reporter
+from edgehybrid import cli, delivery, findings, reporter, store
 from edgehybrid.errors import ArtifactError, GateError, NotFoundError, UsageError
 from edgehybrid.records import Comparison, Conditions, Measurement, Power, Product, Recipe, Report, Summary
 from edgehybrid.reporter.spreadsheet import to_csv
@@ -65,6 +66,15 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
+def forge(bundle: Path, **files: bytes) -> Path:
+    """The bundle with other files under names with `_` for `.`, and a manifest that vouches for all of them."""
+    opened = store.open_bundle(bundle)
+    kept: dict[str, store.Content] = {name: (bundle / name).read_bytes() for name in delivery.listed(opened.manifest)}
+    facts = {key: value for key, value in opened.manifest.items() if key not in ("schema", "edgehybrid", "files")}
+    store.write_bundle(bundle, kept | {name.replace("_", "."): data for name, data in files.items()}, facts)
+    return bundle
+
+
 # --- report ---------------------------------------------------------------------------------------
 
 
@@ -78,6 +88,15 @@ def test_one_bundle_is_its_report_and_several_are_a_summary(write: Write) -> Non
     document = reporter.document_of(found)
     assert document["schema"] == "edgehybrid.summary/1"
     assert [inner["schema"] for inner in document["reports"]] == ["edgehybrid.report/1"] * 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["report_json", "answers_json", "engine_json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"[" * 5000, b'{"stamp": 3, "control": 4, "schema": 5}'])
+def test_what_a_manifest_vouches_for_may_be_nonsense_all_the_same(write: Write, name: str, content: bytes) -> None:
+    bundle = forge(write("a", samples.labelled(), 80), **{name: content, "engine_plan": b"ptrt"})
+    read = functools.partial(delivery.loadable_engines, board="x") if "engine" in name else delivery.read_measured
+    with pytest.raises(ArtifactError):
+        read(bundle)
 
 
 def test_the_suffix_decides_what_is_written(write: Write, tmp_path: Path) -> None:
@@ -217,3 +236,31 @@ def test_the_command_line_takes_several_bundles_and_prints_a_comparison(
     assert code == 6
     assert "+3.00 lost" in " ".join(out.split())
     assert "worse" in out
+
+
+# --- next, and the gate ---------------------------------------------------------------------------
+
+
+def test_the_next_command_keeps_what_was_asked_for(tmp_path: Path) -> None:
+    plain = findings.next_command(RECIPE, samples.labelled().target, tmp_path)
+    assert plain == (
+        "edgehybrid build --model cmt_ti --weights auto --input-size 64 --precision int8 --eval val "
+        "--target orin-nano-8gb"
+    )
+    asked = replace(RECIPE, model="m.onnx", batch=4, ranges="r.json", equalize="off", max_drop=0.5)
+    told = findings.next_command(asked, samples.labelled().target, tmp_path)
+    assert "--weights" not in told
+    for words in ("--model m.onnx", "--batch 4", "--ranges r.json", "--equalize off", "--max-drop 0.5"):
+        assert words in told
+
+
+def test_fidelity_is_said_to_be_on_the_images_that_were_seen() -> None:
+    (own,) = findings.image_notes(replace(RECIPE, calib="mine"), None, None, 0)
+    assert "fidelity is on the calibration images" in own
+    (other,) = findings.image_notes(replace(RECIPE, ranges="r.json"), None, None, 0)
+    assert "fidelity is on images of photos" in other
+
+
+@pytest.mark.parametrize(("images", "max_drop", "few"), [(764, 0.5, True), (765, 0.5, False), (10, 0.0, False)])
+def test_too_few_images_for_a_budget_are_known_beforehand(images: int, max_drop: float, few: bool) -> None:
+    assert (findings.too_few(images, max_drop) is not None) == few

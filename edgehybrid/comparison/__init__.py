@@ -77,4 +77,4 @@ def _notes(a: Side, b: Side, contrasts: tuple[Contrast, ...]) -> tuple[str, ...]
             notes.append(f"clocks differ: {name} {mine:g} and {theirs:g} MHz")
     if not contrasts:
         notes.append("nothing to compare: no row of the two has the same precision and backend")
-    return tuple(notes)
+    return tuple(dict.fromkeys(notes))

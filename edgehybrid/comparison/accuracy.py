@@ -28,7 +28,9 @@ def accuracy_change(a: Side, b: Side, x: Row, y: Row) -> AccuracyChange | None:
     if x.accuracy is None or y.accuracy is None:
         return None
     before, after = x.accuracy, y.accuracy
-    if a.evaluation is None or b.evaluation is None or a.evaluation.name != b.evaluation.name:
+    mine, theirs = a.evaluation, b.evaluation
+    same = mine is not None and theirs is not None and mine.sha256 == theirs.sha256
+    if mine is None or theirs is None or not (same or mine.name == theirs.name):
         names = [side.evaluation.name if side.evaluation else "unknown" for side in (a, b)]
         reason = f"scored on different image sets: {names[0]} and {names[1]}"
         return AccuracyChange(before.top1, after.top1, None, None, False, None, "not compared", reason)
@@ -40,7 +42,6 @@ def accuracy_change(a: Side, b: Side, x: Row, y: Row) -> AccuracyChange | None:
         p = proportions.mcnemar(lost, gained)
         return AccuracyChange(before.top1, after.top1, points, (low, high), True, p, _verdict(low, high))
     low, high = unpaired_interval(before, after)
-    same = a.evaluation.sha256 == b.evaluation.sha256
     reason = "unpaired: answers per image are not kept by both" if same else "unpaired: not the same images of the set"
     points = before.top1 - after.top1
     return AccuracyChange(before.top1, after.top1, points, (low, high), False, None, _verdict(low, high), reason)

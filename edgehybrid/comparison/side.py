@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgehybrid.printable import counted
 from edgehybrid.records import Answers, DeviceState, ImageSet, Measurement, Report, Row, Timing
 
 PLAIN = "one call at a time, copies included"
@@ -39,7 +40,7 @@ def side_of(path: str, found: Report | Measurement, answers: Answers | None) -> 
             path,
             found.rows,
             found.device,
-            int(batch) if batch.isdigit() else None,
+            int(batch) if batch.isdecimal() else None,
             found.evaluation,
             answers,
             {**found.subject, **_machine(found.device)},
@@ -65,7 +66,7 @@ def disturbances(side: Side) -> list[str]:
     """What makes a latency say more about the machine's state than about the network."""
     found, load, cores = [], side.device.load, side.device.cores
     if load is not None and load > BUSY * cores:
-        found.append(f"the machine was busy (load {load:.1f} on {cores} cores)")
+        found.append(f"the machine was busy (load {load:.1f} on {counted(cores, 'core')})")
     seen = [row.latency.conditions for row in side.rows if row.latency is not None and row.latency.conditions]
     if any(c.cooling or any((c.throttle or {}).values()) for c in seen):
         found.append("the machine throttled while it was measured")

@@ -1,12 +1,11 @@
 """Engines of a bundle that may be loaded here: vouched for, built for this machine, and survived by a child."""
 
-import json
 import shlex
 from pathlib import Path
 
 from edgehybrid import engine, store
 from edgehybrid.delivery.names import CONTROL_PLAN, PLAN, TORCH_PLAN
-from edgehybrid.delivery.opening import names_in, recipe_of
+from edgehybrid.delivery.opening import json_of, names_in, recipe_of, unreadable
 from edgehybrid.errors import ArtifactError, NotFoundError
 from edgehybrid.records import EngineStamp, Precision, Runnable
 
@@ -78,17 +77,21 @@ def _stamped(bundle: store.Bundle, rebuild: str) -> list[tuple[Precision, str, E
     Raises:
         ArtifactError: An engine that engine.json does not describe.
     """
-    facts, names = json.loads(bundle.file("engine.json").read_bytes()), names_in(bundle)
-    told: list[tuple[Precision, dict[str, object], str]] = [
-        (recipe_of(bundle).precision, facts, TORCH_PLAN if TORCH_PLAN in names else PLAN)
+    facts, names = json_of(bundle, "engine.json"), names_in(bundle)
+    told: list[tuple[Precision, object, str]] = [
+        (recipe_of(bundle).precision, facts.get("stamp"), TORCH_PLAN if TORCH_PLAN in names else PLAN)
     ]
-    told += [("fp16", facts["control"], CONTROL_PLAN)] if facts.get("control") else []
+    control = facts.get("control")
+    told += [("fp16", control.get("stamp"), CONTROL_PLAN)] if isinstance(control, dict) else []
     found = []
-    for precision, entry, name in told:
-        if name in names and entry["stamp"] is None:
+    for precision, stamp, name in told:
+        if name in names and stamp is None:
             raise ArtifactError(
                 f"{bundle.path / name} has no stamp", why="engine.json does not describe it", fix=rebuild
             )
         if name in names:
-            found.append((precision, name, store.decode(EngineStamp, entry["stamp"])))
+            try:
+                found.append((precision, name, store.decode(EngineStamp, stamp)))
+            except ValueError as error:
+                raise unreadable(bundle, "engine.json", error) from error
     return found

@@ -49,7 +49,7 @@ def open_graphs(folder: Path) -> Graphs:
     bundle = store.open_bundle(folder)
     names = names_in(bundle)
     return Graphs(
-        report=reporter.from_json(json.loads(bundle.file("report.json").read_bytes())),
+        report=_report(bundle),
         recipe=recipe_of(bundle),
         baseline=bundle.file(BASELINE),
         model=bundle.file(MODEL),
@@ -99,15 +99,12 @@ def verify(folder: Path) -> Verification:
         ArtifactError: A file is missing, damaged or was changed, or does not load.
     """
     bundle = store.open_bundle(folder)
-    listing = bundle.manifest["files"]
     networks = (BASELINE, MODEL)
     for name in networks:
         with open_runner(bundle.file(name)):
             pass
-    files = {name: str(entry["sha256"]) for name, entry in listing.items()} if isinstance(listing, dict) else {}
-    return Verification(
-        str(folder), files, networks, recipe_of(bundle).model, trained=bool(bundle.manifest.get("trained"))
-    )
+    model, trained = recipe_of(bundle).model, bool(bundle.manifest.get("trained"))
+    return Verification(str(folder), listed(bundle.manifest), networks, model, trained=trained)
 
 
 def read_measured(path: Path) -> tuple[Report | Measurement, Answers | None]:
@@ -119,18 +116,21 @@ def read_measured(path: Path) -> tuple[Report | Measurement, Answers | None]:
     """
     if path.is_dir():
         bundle = store.open_bundle(path)
-        return read_report(path), _answers(bundle)
+        return _report(bundle), _answers(bundle)
+    again = "give a bundle, its report.json, or the output of `edgehybrid bench --json`"
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise NotFoundError(f"no bundle or file {path}", why="nothing is there", fix="edgehybrid build") from error
     except (OSError, ValueError, RecursionError) as error:
-        again = "give a bundle, its report.json, or the output of `edgehybrid bench --json`"
         raise ArtifactError(f"{path} cannot be read", why=str(error)[:200], fix=again) from error
-    if isinstance(document, dict) and document.get("schema") == reporter.MEASUREMENT_SCHEMA:
-        measured = reporter.measurement_from_json(document)
-        return measured, measured.answers
-    return reporter.from_json(document), None
+    try:
+        if isinstance(document, dict) and document.get("schema") == reporter.MEASUREMENT_SCHEMA:
+            measured = reporter.measurement_from_json(document)
+            return measured, measured.answers
+        return reporter.from_json(document), None
+    except ArtifactError as error:
+        raise ArtifactError(f"{path} is no report or measurement", why=error.why, fix=again) from error
 
 
 def read_report(folder: Path) -> Report:
@@ -139,7 +139,7 @@ def read_report(folder: Path) -> Report:
     Raises:
         ArtifactError: The bundle is damaged.
     """
-    return reporter.from_json(json.loads(store.open_bundle(folder).file("report.json").read_bytes()))
+    return _report(store.open_bundle(folder))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -157,8 +157,7 @@ def listed(manifest: Mapping[str, object]) -> dict[str, str]:
 
 def names_in(bundle: store.Bundle) -> set[str]:
     """Names of the files that a manifest lists."""
-    listing = bundle.manifest["files"]
-    return set(listing) if isinstance(listing, dict) else set()
+    return set(listed(bundle.manifest))
 
 
 def recipe_of(bundle: store.Bundle) -> Recipe:
@@ -177,16 +176,38 @@ def recipe_of(bundle: store.Bundle) -> Recipe:
         ) from error
 
 
+def json_of(bundle: store.Bundle, name: str) -> dict[str, object]:
+    """A JSON file of a bundle. Its hash says who wrote it, not that it can be read.
+
+    Raises:
+        ArtifactError: It is not in the bundle, or is no JSON object.
+    """
+    try:
+        found = json.loads(bundle.file(name).read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError(f"found {type(found).__name__}, needed an object")
+    except (ValueError, RecursionError) as error:
+        raise unreadable(bundle, name, error) from error
+    return found
+
+
+def unreadable(bundle: store.Bundle, name: str, error: Exception) -> ArtifactError:
+    """The error for a file whose content another version, or nobody of ours, wrote."""
+    why = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    return ArtifactError(f"{bundle.path / name} is not one this version wrote", why=why[:200], fix="edgehybrid build")
+
+
+def _report(bundle: store.Bundle) -> Report:
+    return reporter.from_json(json_of(bundle, "report.json"))
+
+
 def _answers(bundle: store.Bundle) -> Answers | None:
-    listed = bundle.manifest["files"]
-    if not isinstance(listed, dict) or ANSWERS not in listed:
+    if ANSWERS not in names_in(bundle):
         return None
     try:
-        stored = json.loads(bundle.file(ANSWERS).read_bytes())
+        stored = json_of(bundle, ANSWERS)
         if stored.pop("schema") != ANSWERS_SCHEMA:
             raise ValueError("another schema")
         return store.decode(Answers, stored)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(
-            f"{bundle.path / ANSWERS} is not one this version wrote", why=str(error), fix="edgehybrid build"
-        ) from error
+    except (ValueError, KeyError) as error:
+        raise unreadable(bundle, ANSWERS, error) from error

@@ -121,7 +121,8 @@ def adopt(folder: Path, fetched: Path, manifest: bytes) -> Report:
         name: fetched / name if (fetched / name).is_file() else folder / name for name in listed(said)
     }
     report = reporter.from_json(json.loads(Path(str(files["report.json"])).read_bytes()))
-    made = replace(report.engine, path=None if report.engine.path is None else str(folder / PLAN))
+    path = report.engine.path
+    made = replace(report.engine, path=None if path is None else str(folder / Path(path).name))
     again = shlex.join(["edgehybrid", "bench", str(folder)])
     report = replace(report, bundle=str(folder), engine=made, next_command=again)
     files |= _report_files(report)

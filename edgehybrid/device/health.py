@@ -20,6 +20,7 @@ from edgehybrid.device.machine import (
 from edgehybrid.device.power import read_draw
 from edgehybrid.device.sensors import cooling, temperatures_c, throttle_events
 from edgehybrid.errors import EdgeHybridError
+from edgehybrid.printable import counted
 from edgehybrid.records import Check
 
 HOT = 85.0
@@ -30,7 +31,7 @@ _INT8 = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})  # 8-bit dot products:
 
 def processor(root: Path) -> Check:
     """Whether its int8 arithmetic is worth measuring."""
-    name = f"{processor_name(root)}, {available_cores(root)} cores for this process"
+    name = f"{processor_name(root)}, {counted(available_cores(root), 'core')} for this process"
     if cpu_flags(root) & _INT8:
         return Check("processor", "ok", f"{name}, 8-bit dot products")
     found = f"{name}, no 8-bit dot products: int8 is hardly faster than fp32 here, and may saturate"
@@ -42,7 +43,7 @@ def load(root: Path) -> Check:
     busy, cores = load_average(root), available_cores(root)
     if busy is None:
         return Check("load", "warn", "unknown: this system does not tell")
-    found = f"{busy:.1f} processes on {cores} cores in the last minute"
+    found = f"{busy:.1f} processes on {counted(cores, 'core')} in the last minute"
     if busy > 0.5 * cores:
         return Check("load", "warn", f"{found}: latencies will be disturbed", "close other programs before `bench`")
     return Check("load", "ok", found)

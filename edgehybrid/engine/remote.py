@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import shlex
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -207,28 +206,40 @@ def fetch(connection: Connection, board: Board, folder: Path, files: Mapping[str
     for name, digest in files.items():
         if Path(name).name != name or name in (".", ".."):
             raise ArtifactError(
-                f"{connection.host} sent a manifest that is not trusted", why=f"entry {name!r}", fix="-"
+                f"{connection.host} sent a manifest that is not trusted",
+                why=f"entry {name!r} is no plain name",
+                fix="nothing was taken; find out who wrote to that board",
             )
         connection.pull(f"{board.folder}/{name}", folder / name, digest, lambda done: _tell(done, done))
 
 
 def manifest_there(connection: Connection, board: Board) -> dict[str, object]:
     """The manifest of the bundle on the board."""
-    found = json.loads(connection.run(f"cat {shlex.quote(board.folder)}/manifest.json"))
+    try:
+        found = json.loads(connection.run(f"cat {shlex.quote(board.folder)}/manifest.json"))
+    except ValueError:
+        found = None
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
         raise ArtifactError(f"{connection.host} has no usable manifest", why="it lists no files", fix="build again")
     return found
 
 
 def build_with_trtexec(
-    connection: Connection, board: Board, bundle: Path, target: Target, precision: Precision, options: EngineOptions
+    connection: Connection,
+    board: Board,
+    bundle: Path,
+    fetched: Path,
+    target: Target,
+    precision: Precision,
+    options: EngineOptions,
 ) -> tuple[Product, Product | None]:
-    """Engine and control from the board's `trtexec`, fetched beside the bundle's own files.
+    """Engine and control from the board's `trtexec`.
 
     Args:
         connection: To the board.
         board: As found, with the bundle pushed.
         bundle: The folder here.
+        fetched: Where the engines go.
         target: Its dialect decides whether the graph fixes its types.
         precision: Of the bundle.
         options: Of the builder.
@@ -241,10 +252,10 @@ def build_with_trtexec(
         raise UsageError(
             "--dla needs edgehybrid on the board", why="trtexec was found there alone", fix="install edgehybrid there"
         )
-    made = _trtexec(connection, board, bundle, "model.onnx", "engine.plan", target, precision, options)
+    made = _trtexec(connection, board, bundle, fetched, "model.onnx", "engine.plan", target, precision, options)
     control = None
     if (bundle / "control.onnx").is_file():
-        control = _trtexec(connection, board, bundle, "control.onnx", "control.plan", target, "fp16", options)
+        control = _trtexec(connection, board, bundle, fetched, "control.onnx", "control.plan", target, "fp16", options)
     return made, control
 
 
@@ -252,6 +263,7 @@ def _trtexec(
     connection: Connection,
     board: Board,
     bundle: Path,
+    fetched: Path,
     model: str,
     plan: str,
     target: Target,
@@ -289,8 +301,7 @@ def _trtexec(
             fix="install edgehybrid there, or report the log",
         )
     digest = connection.run(f"sha256sum < {shlex.quote(f'{board.folder}/{plan}')}").split()[0]
-    folder = Path(tempfile.mkdtemp(prefix="edgehybrid-remote-"))
-    fetch(connection, board, folder, {plan: digest})
+    fetch(connection, board, fetched, {plan: digest})
     release = _release(version[1])
     reason = f"built by trtexec of TensorRT {release} on {board.name}"
     mark = EngineStamp(
@@ -303,7 +314,7 @@ def _trtexec(
         engine_sha256=digest,
         options=options,
     )
-    kept = folder / plan
+    kept = fetched / plan
     engine = Engine("tensorrt", "built", reason, plan, kept.stat().st_size)
     warnings = tuple(line.strip() for line in log if "[W]" in line)[-200:]
     return Product(engine, bundle / model, kept, mark, warnings)

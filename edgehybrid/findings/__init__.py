@@ -1,7 +1,7 @@
 """What measurements mean: rows, notes, next commands, and the gate."""
 
 from edgehybrid.findings.commands import bench_command, command, next_command
-from edgehybrid.findings.gate import gate
+from edgehybrid.findings.gate import gate, too_few
 from edgehybrid.findings.notes import (
     control_notes,
     image_notes,
@@ -44,6 +44,7 @@ __all__ = [
     "subject_of",
     "target_rows",
     "timed_rows",
+    "too_few",
     "tried_rows",
     "tuning_notes",
     "weight_notes",

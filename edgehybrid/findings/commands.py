@@ -8,6 +8,22 @@ from edgehybrid.records import (
     Target,
 )
 
+_DEFAULTS = {
+    "batch": 1,
+    "mean": None,
+    "std": None,
+    "interpolation": None,
+    "preprocess": None,
+    "labels": None,
+    "calib": "photos",
+    "ranges": None,
+    "equalize": "all",
+    "refine": "biases",
+    "rounding": "nearest",
+    "seed": 0,
+}
+"""What a command says only where it was asked for."""
+
 
 def command(recipe: Recipe) -> str:
     """What to run to get this report again, every default spelled out."""
@@ -52,11 +68,12 @@ def next_command(recipe: Recipe, target: Target, folder: Path) -> str:
     """What to run next to get closer to a number on the board."""
     if target.backend == "tensorrt":
         return shlex.join(["edgehybrid", "verify", str(folder)])
-    options = ["--model", recipe.model, "--weights", recipe.weights, "--input-size", str(recipe.input_size)]
-    options += ["--precision", recipe.precision]
-    kept = ("mean", "std", "interpolation", "preprocess", "labels")
-    options += [word for name in kept if (value := getattr(recipe, name)) for word in (f"--{name}", value)]
-    options += ["--calib", recipe.calib] if recipe.calib != "photos" else []
+    options = ["--model", recipe.model]
+    options += [] if recipe.model.endswith(".onnx") else ["--weights", recipe.weights]
+    options += ["--input-size", str(recipe.input_size), "--precision", recipe.precision]
+    for name, default in _DEFAULTS.items():
+        value = getattr(recipe, name)
+        options += [] if value == default else [f"--{name}", str(value)]
     options += ["--eval", recipe.eval] if recipe.eval else []
-    options += ["--max-drop", f"{recipe.max_drop:g}"] if recipe.precision == "mixed" else []
+    options += [] if recipe.max_drop is None else ["--max-drop", f"{recipe.max_drop:g}"]
     return shlex.join(["edgehybrid", "build", *options, "--target", "orin-nano-8gb"])

@@ -35,6 +35,16 @@ def gate(report: Report, max_drop: float | None) -> None:
     worst = max(drops, key=lambda d: d.ci95[1])
     if worst.ci95[1] > max_drop:
         proven = worst.ci95[0] > max_drop
+        images = 0 if report.evaluation is None else report.evaluation.images
+        if not proven and (what := too_few(images, max_drop)) is not None:
+            least = proportions.smallest_bound(images)
+            raise GateError(
+                what,
+                why=f"even a network that changes no answer leaves {least:.2f} points open",
+                fix=f"evaluate on {proportions.images_for_bound(max_drop):,} images or more, or allow more with "
+                "--max-drop",
+                report=report,
+            )
         if report.search is not None:
             raise _unreached(report, report.search, worst, max_drop)
         raise GateError(
@@ -47,17 +57,15 @@ def gate(report: Report, max_drop: float | None) -> None:
         )
 
 
+def too_few(images: int, max_drop: float) -> str | None:
+    """That so many images cannot hold a budget above 0, if so: known before anything is built."""
+    if not 0 < max_drop < proportions.smallest_bound(images):
+        return None
+    return f"{images:,} images cannot show a drop within {max_drop:g} points"
+
+
 def _unreached(report: Report, search: Search, drop: Drop, max_drop: float) -> GateError:
     """The error for a budget that no plan of the search held."""
-    images = 0 if report.evaluation is None else report.evaluation.images
-    least = proportions.smallest_bound(images)
-    if least > max_drop:
-        return GateError(
-            f"{images:,} images cannot show a drop within {max_drop:g} points",
-            why=f"even a network that changes no answer leaves {least:.2f} points open",
-            fix=f"evaluate on {proportions.images_for_bound(max_drop):,} images or more, or allow more with --max-drop",
-            report=report,
-        )
     return GateError(
         f"no mixture of int8 and float is shown to stay within {max_drop:g} points",
         why=f"the closest of {len(search.looks)} plans leaves {len(search.kept)} of {search.groups} groups in float: "

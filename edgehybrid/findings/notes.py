@@ -80,7 +80,8 @@ def image_notes(
     if shared:
         notes.append(f"{shared} images are in both calibration and evaluation: the drop is optimistic")
     if evaluation is None:
-        notes.append("no --eval given: accuracy is not measured; fidelity is on the calibration images")
+        seen = "the calibration images" if recipe.ranges is None else f"images of {recipe.calib}"
+        notes.append(f"no --eval given: accuracy is not measured; fidelity is on {seen}")
     return tuple(notes)
 
 

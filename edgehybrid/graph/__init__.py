@@ -110,6 +110,9 @@ def read_proto(path: Path) -> onnx.ModelProto:
     if not path.is_file():  # a pipe would be waited for, for ever
         found = "nothing" if not path.exists() else "a folder" if path.is_dir() else "a pipe or device"
         raise GraphError(f"{path} is not a usable ONNX file", why=f"found {found}, needed a file", fix="check the path")
+    if path.stat().st_size == 0:
+        fix = "copy or export it again"
+        raise GraphError(f"{path} is not a usable ONNX file", why="found an empty file", fix=fix)
     if path.stat().st_size > LARGEST_FILE:
         raise GraphError(
             f"{path} has {path.stat().st_size / 2**30:.1f} GiB",

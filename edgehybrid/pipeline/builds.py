@@ -12,9 +12,11 @@ from edgehybrid.pipeline.options import (
     check_bundle_options,
     check_counts,
     check_ranges,
+    check_roles,
     engine_options,
     load_target,
 )
+from edgehybrid.progress import listener
 from edgehybrid.records import Equalize, Interpolation, Method, Precision, Recipe, Refine, Report, Rounding
 from edgehybrid.version import __version__
 
@@ -110,9 +112,10 @@ def build(
     from edgehybrid import dataset, delivery, device, findings, stages, store
 
     options = engine_options(workspace, opt_level, hardware_compatible, version_compatible, dla)
-    if bundle is not None or Path(model).is_dir():
-        check_bundle_options(build, given, bundle or Path(model))
-        return engines.build_engines(bundle or Path(model), options, host, eval)
+    check_roles(bundle, model)
+    if bundle is not None:
+        check_bundle_options(build, given, bundle)
+        return engines.build_engines(bundle, options, host, eval)
     check_counts(batch, num_calib, num_eval, max_drop, eval)
     check_ranges(ranges, precision)
     check_mixed(precision, max_drop, dla)
@@ -127,6 +130,8 @@ def build(
         store.check_output(output, source.name)
     images = calibration_images(calib, num_calib, seed)
     scored = images if eval is None else dataset.load(eval, limit=num_eval, seed=seed, split="eval")
+    if max_drop is not None and (early := findings.too_few(len(scored), max_drop)) is not None:
+        listener().note(f"{early}: the bundle will be written, and the exit code will be 6")
     state = device.state(threads=0)
 
     run = stages.Run()

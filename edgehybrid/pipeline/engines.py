@@ -191,17 +191,18 @@ def _build_there(folder: Path, opened: "Graphs", options: EngineOptions, host: s
     files = delivery.digests(folder)
     remote.push_bundle(connection, board, folder, files)
     listener().begin("build there")
-    target = opened.report.target
-    if board.edgehybrid is None:
-        product, control = remote.build_with_trtexec(connection, board, folder, target, opened.precision, options)
-        return _keep(stages.Run(), folder, opened, product, control, stages.Trial(), None)
-    code, log = remote.build_there(connection, board, remote.command_of(board, options))
-    if code != 0:
-        raise remote.explain(connection, code, log)
-    listener().begin("fetch")
-    manifest = remote.manifest_there(connection, board)
     with tempfile.TemporaryDirectory(prefix="edgehybrid-remote-") as name:
-        fetched = Path(name)
+        fetched, target = Path(name), opened.report.target
+        if board.edgehybrid is None:
+            product, control = remote.build_with_trtexec(
+                connection, board, folder, fetched, target, opened.precision, options
+            )
+            return _keep(stages.Run(), folder, opened, product, control, stages.Trial(), None)
+        code, log = remote.build_there(connection, board, remote.command_of(board, options))
+        if code != 0:
+            raise remote.explain(connection, code, log)
+        listener().begin("fetch")
+        manifest = remote.manifest_there(connection, board)
         missing = {file: digest for file, digest in delivery.listed(manifest).items() if files.get(file) != digest}
         remote.fetch(connection, board, fetched, missing)
         return delivery.adopt(folder, fetched, store.to_json(manifest))
@@ -265,7 +266,7 @@ def _keep(
         report,
         device=here,
         rows=(*_elsewhere(report, here), *trial_rows(target, made, trial, reference, truth)),
-        engine=replace(product.engine, path=str(folder / delivery.PLAN)),
+        engine=placed(product, folder),
         stages=(*(s for s in report.stages if s.name not in names), *run.stages),
         bundle=str(folder),
         next_command=findings.bench_command(folder),

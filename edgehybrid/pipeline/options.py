@@ -1,6 +1,8 @@
 """What several verbs do with the same options."""
 
 import inspect
+import math
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,15 +33,35 @@ OPSETS: dict[Dialect, int] = {"fp32": 17, "typed": 19}
 def check_counts(
     batch: int, num_calib: int | None, num_eval: int | None, max_drop: float | None, eval: str | None
 ) -> None:
-    """Refuse counts below one, and a budget that nothing could be held against."""
+    """Refuse counts below one, and a budget that is none or that nothing could be held against."""
     for name, value in (("batch", batch), ("num-calib", num_calib), ("num-eval", num_eval)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value} makes no sense", why="it counts images", fix=f"--{name} 1 or more")
+    if max_drop is not None and math.isnan(max_drop):
+        raise UsageError("--max-drop nan makes no sense", why="every drop would pass", fix="--max-drop 0.5")
     if max_drop is not None and eval is None:
         raise UsageError(
             "--max-drop needs labelled images",
             why="without them no accuracy is measured, so no budget can be checked",
             fix="add --eval with a folder of classes, an .npz file or a named set",
+        )
+
+
+def check_roles(bundle: Path | None, model: str) -> None:
+    """Tell who gave a model as a bundle, or a bundle as a model; the name of a model is one whatever lies here."""
+    from edgehybrid import zoo
+
+    if bundle is not None and not bundle.is_dir() and (zoo.knows(str(bundle)) or bundle.suffix == ".onnx"):
+        raise UsageError(
+            f"{bundle} is a model, not a bundle",
+            why="what stands without an option is a bundle that was built before",
+            fix=f"edgehybrid build --model {shlex.quote(str(bundle))}",
+        )
+    if bundle is None and model and Path(model).is_dir() and not zoo.knows(model):
+        raise UsageError(
+            f"--model {model} is a folder",
+            why="a model is a name or an .onnx file; a bundle stands without an option",
+            fix=f"edgehybrid build {shlex.quote(model)}, or edgehybrid models",
         )
 
 
@@ -52,8 +74,7 @@ def check_bundle_options(verb: Callable[..., object], given: Mapping[str, object
         bundle: The folder.
     """
     for name, parameter in inspect.signature(verb).parameters.items():
-        asked = given[name] != parameter.default and not (name == "model" and Path(str(given[name])) == bundle)
-        if asked and name not in OF_A_BUNDLE:
+        if given[name] != parameter.default and name not in OF_A_BUNDLE:
             raise UsageError(
                 f"{bundle} and --{name.replace('_', '-')} {given[name]} contradict each other",
                 why="a bundle holds its model as it was built; only its engine is built from it",
@@ -173,13 +194,20 @@ def calibration_images(calib: str, count: int | None, seed: int) -> "Images":
 
 
 def check_ranges(ranges: Path | None, precision: Precision) -> None:
-    """Refuse ranges where nothing has any."""
+    """Refuse ranges where nothing has any, and a file that holds none, before any work."""
     if ranges is not None and precision not in ("int8", "mixed"):
         raise UsageError(
             f"--ranges has no meaning with --precision {precision}",
             why="ranges belong to int8",
             fix="leave --ranges out, or use --precision int8",
         )
+    if ranges is not None:
+        from edgehybrid import stages
+
+        stages.require("onnx_ir", "onnx", "handle ONNX graphs")
+        from edgehybrid import calibrator
+
+        calibrator.read_document(ranges)
 
 
 def check_merge_options(model: str, weights: str, calib: str, num_calib: int | None, shard: str | None) -> None:
@@ -204,7 +232,6 @@ def deliver_merged(path: Path, content: bytes, files: int, images: int) -> Artif
     """Write a merged calibration file."""
     from edgehybrid import store
 
-    _check_file(path)
     store.write_atomic(path, content)
     notes = (f"{files} files merged, {images} images in all",)
     return Artifact(str(path), "calibration", path.stat().st_size, store.sha256_of(path), notes)
@@ -214,11 +241,11 @@ def deliver(path: Path, content: bytes | Path, kind: Literal["onnx", "calibratio
     """Write the one file that a single-stage verb is asked for."""
     from edgehybrid import findings, store
 
-    _check_file(path)
     store.write_atomic(path, content)
     return Artifact(str(path), kind, path.stat().st_size, store.sha256_of(path), findings.weight_notes(spec))
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
+def check_file(path: Path | None) -> None:
+    """Refuse a folder where one file is to be written."""
+    if path is not None and path.is_dir():
         raise UsageError(f"--output {path} is a folder", why="this command writes one file", fix="name a file")

@@ -6,6 +6,7 @@ from typing import Literal
 from edgehybrid.pipeline.lowering import prepare
 from edgehybrid.pipeline.options import (
     calibration_images,
+    check_file,
     check_merge_options,
     check_ranges,
     deliver,
@@ -57,6 +58,7 @@ def export(
     """
     from edgehybrid import dataset, stages
 
+    check_file(output)
     run = stages.Run()
     stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
@@ -115,6 +117,7 @@ def calibrate(
     """
     from edgehybrid import dataset, stages
 
+    check_file(output)
     if merge:
         check_merge_options(model, weights, calib, num_calib, shard)
         content, images_merged = stages.merge_calibrations(merge, method)
@@ -190,6 +193,7 @@ def quantize(
     """
     from edgehybrid import dataset, stages
 
+    check_file(output)
     check_ranges(ranges, precision)
     goal = load_target(target, precision)
     run = stages.Run()

@@ -38,5 +38,5 @@ def document_of(result: Result) -> dict[str, object]:
 
 def print_result(result: Result) -> None:
     """Print whatever a verb returned on stdout, as wide as the terminal; plain text in a pipe."""
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)  # names are no markup
     console.print(table(result, console.width) if isinstance(result, Report) else to_table(result))

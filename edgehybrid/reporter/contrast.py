@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgehybrid.printable import plain
 from edgehybrid.records import AccuracyChange, Comparison, Contrast, LatencyChange
 from edgehybrid.reporter import wording
 
@@ -27,7 +28,7 @@ def contrast_table(result: Comparison) -> RenderableType:
             table.add_row("", f"to {contrast.latency.relative_to}", "", "", Text(told), "")
         if contrast.accuracy is not None:
             table.add_row(Text(_rows(contrast)), "top-1 %", *_accuracy(contrast.accuracy))
-    parts: list[RenderableType] = [Text(f"a  {wording.plain(result.a)}\nb  {wording.plain(result.b)}\n"), table]
+    parts: list[RenderableType] = [Text(f"a  {plain(result.a)}\nb  {plain(result.b)}\n"), table]
     reasons = {
         change.reason: None
         for contrast in result.contrasts
@@ -35,8 +36,8 @@ def contrast_table(result: Comparison) -> RenderableType:
         if change is not None and change.reason
     }
     differ = [f"{name}: {mine} / {theirs}" for name, (mine, theirs) in result.differences.items()]
-    parts += [Text(wording.plain(f"differs: {line}")) for line in differ]
-    parts += [Text(wording.plain(f"note: {line}")) for line in (*reasons, *result.notes)]
+    parts += [Text(plain(f"differs: {line}")) for line in differ]
+    parts += [Text(plain(f"note: {line}")) for line in (*reasons, *result.notes)]
     return Group(*parts)
 
 
@@ -93,7 +94,7 @@ def _blank(value: float | str | None) -> float | str:
 
 def _rows(contrast: Contrast) -> str:
     names = contrast.a if contrast.a == contrast.b else f"{contrast.a} to {contrast.b}"
-    return wording.plain(names)
+    return plain(names)
 
 
 def _latency(change: LatencyChange) -> tuple[str, str, Text, Text]:

@@ -13,6 +13,7 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from edgehybrid.printable import plain
 from edgehybrid.records import Conditions, Decision, Preprocess, Report, Row
 from edgehybrid.reporter import charts, explanation, wording
 from edgehybrid.reporter.document import publishable
@@ -142,7 +143,7 @@ def _finalize(value: object) -> object:
     """What a template expression prints: text without control characters, an en dash for what is not known."""
     if isinstance(value, Markup):
         return value
-    return "–" if value is None else wording.plain(str(value))
+    return "–" if value is None else plain(str(value))
 
 
 def _typeset(sentence: str) -> str:

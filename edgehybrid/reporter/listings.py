@@ -1,5 +1,6 @@
 """The results of the smaller verbs: models, targets, checks, single files and measurements."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich import box
@@ -7,8 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgehybrid.printable import counted, plain
 from edgehybrid.records import (
     Comparison,
+    DeviceState,
     Diagnosis,
     Issue,
     Lint,
@@ -28,7 +31,6 @@ from edgehybrid.reporter.contrast import contrast_table
 from edgehybrid.reporter.document import LATENCY_KEYS, measurement_details, row_to_json, to_json
 from edgehybrid.reporter.overview import overview_table
 from edgehybrid.reporter.target import figure_text, target_sheet
-from edgehybrid.reporter.wording import plain
 
 NAMES = ("model", "licence", "target", "backend", "precision", "check")
 """Columns whose words a reader copies: never broken."""
@@ -84,10 +86,10 @@ def to_table(result: Listing) -> RenderableType:
         return ranking.to_table(result)
     if isinstance(result, Verification):
         state = "trained weights" if result.trained else "UNTRAINED WEIGHTS"
-        lines = [f"{result.path}: {result.model}, {state}", f"{len(result.files)} files match their hashes"]
-        return Text("\n".join([*lines, f"loaded: {', '.join(result.loads)}"]))
-    notes = [f"note: {note}" for note in result.notes]
-    return Text("\n".join([f"{result.path}  {result.bytes / 2**20:.1f} MiB  sha256 {result.sha256[:16]}...", *notes]))
+        lines = [f"{result.path}: {result.model}, {state}", f"{counted(len(result.files), 'file')} match their hashes"]
+        return Group(*map(_line, (*lines, f"loaded: {', '.join(result.loads)}")))
+    head = f"{result.path}  {result.bytes / 2**20:.1f} MiB  sha256 {result.sha256[:16]}..."
+    return Group(_line(head), *_notes(result.notes))
 
 
 def _models(result: Models) -> RenderableType:
@@ -134,10 +136,10 @@ def _checks(result: Diagnosis) -> RenderableType:
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     table = _grid("", "check", "found")
     for check in result.checks:
-        found = check.found if check.fix is None else f"{check.found}\nfix: {check.fix}"
+        found = plain(check.found) + ("" if check.fix is None else f"\nfix: {plain(check.fix)}")
         table.add_row(Text(check.status.upper(), style=colours[check.status]), check.name, Text(found))
     told = [(name, deeds) for name, deeds in (("can", result.can), ("cannot yet", result.cannot)) if deeds]
-    return Group(table, *(Text(f"{name}: {', '.join(deeds)}") for name, deeds in told))
+    return Group(table, *(_line(f"{name}: {', '.join(deeds)}") for name, deeds in told))
 
 
 def _measurement(result: Measurement) -> RenderableType:
@@ -147,10 +149,8 @@ def _measurement(result: Measurement) -> RenderableType:
     for row in result.rows:
         cells = [*(_timed(row) if timed else _scored(row)), *(_drawn(row) if powered else ())]
         table.add_row(row.precision, row.backend, *cells)
-    device = result.device
-    head = Text(f"{result.path} on {device.name}, {device.threads} threads")
-    notes = (Text(f"note: {note}") for note in result.notes)
-    return Group(head, table, *_timings(result), *notes)
+    head = _line(f"{result.path} on {_machine(result.device)}")
+    return Group(head, table, *_timings(result), *_notes(result.notes))
 
 
 def _timings(result: Measurement) -> list[RenderableType]:
@@ -224,10 +224,9 @@ def _stream(result: Stream) -> RenderableType:
     table.show_header = False
     for name, text in rows:
         table.add_row(name, text)
-    device = result.device
-    head = f"{result.source}, {result.engine} {result.variant} on {device.name}, {device.threads} threads"
+    head = f"{result.source}, {result.engine} {result.variant} on {_machine(result.device)}"
     ended = f"{result.seconds:.1f} s, ended by {ENDINGS[result.ended]}"
-    return Group(Text(f"{head}\n{ended}"), table, *(Text(f"note: {note}") for note in result.notes))
+    return Group(_line(head), _line(ended), table, *_notes(result.notes))
 
 
 def _lint(result: Lint) -> RenderableType:
@@ -238,19 +237,34 @@ def _lint(result: Lint) -> RenderableType:
     head = (
         f"{result.path}: opset {result.opset}, {result.pairs} dequantized tensors, {result.int8} of {result.products}"
     )
-    blocks = [Text(f"{head} convolutions and matrix products in int8")]
+    blocks = [_line(f"{head} convolutions and matrix products in int8")]
     for rule, issues in by_rule.items():
         colour = "red" if issues[0].severity == "error" else "yellow"
-        places = "1 place" if len(issues) == 1 else f"{len(issues)} places"
+        places = counted(len(issues), "place")
         blocks.append(Text.assemble("\n", (issues[0].severity.upper(), colour), f"  {rule}, {places}"))
-        blocks += [Text(f"  {issue.node}: {issue.found}") for issue in issues[:SHOWN_PLACES]]
+        blocks += [_line(f"  {issue.node}: {issue.found}") for issue in issues[:SHOWN_PLACES]]
         if len(issues) > SHOWN_PLACES:
             blocks.append(Text(f"  and {len(issues) - SHOWN_PLACES} more, in --json"))
-        blocks.append(Text(f"  fix: {issues[0].fix}"))
+        blocks.append(_line(f"  fix: {issues[0].fix}"))
     errors = sum(issue.severity == "error" for issue in result.issues)
-    total = f"{errors} errors, {len(result.issues) - errors} warnings from {len(result.rules)} rules"
+    warnings = counted(len(result.issues) - errors, "warning")
+    total = f"{counted(errors, 'error')}, {warnings} from {len(result.rules)} rules"
     clean = "" if result.issues else "; that is no proof, a build is"
     return Group(*blocks, Text(f"\n{total}{clean}"))
+
+
+def _machine(device: DeviceState) -> str:
+    """Its name and how many threads ran."""
+    return f"{device.name}, {counted(device.threads, 'thread')}"
+
+
+def _notes(notes: Sequence[str]) -> list[Text]:
+    return [_line(f"note: {note}") for note in notes]
+
+
+def _line(text: str) -> Text:
+    """One line, whatever names of files and nodes put into it."""
+    return Text(plain(text))
 
 
 def _grid(*columns: str) -> Table:

@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgehybrid.printable import counted, plain
 from edgehybrid.records import Report, Row
 from edgehybrid.reporter import wording
 from edgehybrid.reporter.document import publishable
@@ -64,7 +65,7 @@ def _by_machine(reports: Sequence[Report]) -> dict[str, list[tuple[str, ...]]]:
     found: dict[str, list[tuple[str, ...]]] = {}
     for report in map(publishable, reports):
         mode = f", {report.device.power_mode}" if report.device.power_mode else ""
-        name = wording.plain(f"{report.device.name}{mode}, {report.device.threads} threads")
+        name = plain(f"{report.device.name}{mode}, {counted(report.device.threads, 'thread')}")
         found.setdefault(name, []).extend(_cells(report, row) for row in report.rows)
     return found
 
@@ -76,9 +77,9 @@ def _cells(report: Report, row: Row) -> tuple[str, ...]:
     name = f"{model.name} {model.preprocess.size} px b{report.batch} for {report.target.name}{stamp}"
     images = 0 if row.accuracy is None else row.accuracy.n
     return (
-        wording.plain(name),
+        plain(name),
         row.precision,
-        wording.plain(row.backend),
+        plain(row.backend),
         "not measured" if row.accuracy is None else " ".join(wording.top1_text(row.accuracy)),
         "-" if row.drop is None else " ".join(wording.drop_text(row.drop, images)),
         "-" if latency is None else " / ".join(wording.latency_text(latency)),

@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgehybrid.printable import plain
 from edgehybrid.records import GroupLoss, Sensitivity
-from edgehybrid.reporter import wording
 
 SCHEMA = "edgehybrid.sensitivity/1"
 FORMATS = (".csv", ".json")
@@ -41,7 +41,7 @@ def to_file(result: Sensitivity, suffix: str) -> bytes:
 def to_table(result: Sensitivity) -> RenderableType:
     """What a terminal shows: the costliest groups, how they were found, and what the check says."""
     state = "" if result.trained else ", UNTRAINED WEIGHTS"
-    head = f"{wording.plain(result.model)}{state}: {len(result.groups)} groups of int8 layers, the costliest first"
+    head = f"{plain(result.model)}{state}: {len(result.groups)} groups of int8 layers, the costliest first"
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("", justify="right")
     table.add_column("group", overflow="fold")
@@ -53,7 +53,7 @@ def to_table(result: Sensitivity) -> RenderableType:
     table.add_column("of the MACs", justify="right", no_wrap=True)
     whole = sum(loss.checked or 0.0 for loss in result.groups)
     for rank, loss in enumerate(result.groups[:SHOWN], 1):
-        cells = [str(rank), wording.plain(loss.group.name), str(len(loss.group.nodes)), f"{loss.share:.1f} %"]
+        cells = [str(rank), plain(loss.group.name), str(len(loss.group.nodes)), f"{loss.share:.1f} %"]
         if result.check is not None:
             cells.append(_share(loss, whole))
         table.add_row(*cells, f"{100 * loss.group.macs / max(macs, 1):.1f} %")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
+from edgehybrid.printable import plain
 from edgehybrid.reporter import wording
 
 
@@ -27,7 +28,7 @@ class Canvas:
 
     def rect(self, x: float, y: float, width: float, height: float, look: str, title: str = "") -> None:
         """A filled rectangle; browsers show `title` under the pointer."""
-        tip = f"<title>{escape(wording.plain(title))}</title>" if title else ""
+        tip = f"<title>{escape(plain(title))}</title>" if title else ""
         self.parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{max(height, 0):.1f}" '
             f'class="{look}">{tip}</rect>'
@@ -40,8 +41,7 @@ class Canvas:
     def text(self, x: float, y: float, content: str, look: str = "label", anchor: str = "start") -> None:
         """One line of text; `y` is its base line."""
         self.parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{look}">'
-            f"{escape(wording.plain(content))}</text>"
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{look}">{escape(plain(content))}</text>'
         )
 
     def mark(self, x: float, y: float, precision: str) -> None:
@@ -58,7 +58,7 @@ class Canvas:
         """The finished element."""
         head = (
             f'<svg viewBox="0 0 {self.width} {self.height}" width="{self.width}" height="{self.height}" '
-            f'role="img" aria-label="{escape(wording.plain(self.label))}">'
+            f'role="img" aria-label="{escape(plain(self.label))}">'
         )
         return Markup(head + "".join(self.parts) + "</svg>")
 

@@ -5,8 +5,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgehybrid.printable import plain
 from edgehybrid.records import Figure, PowerMode, Target
-from edgehybrid.reporter.wording import plain
 
 DIALECTS = {"fp32": "fp32-typed Q/DQ, opset 17", "typed": "strongly typed, opset 19"}
 

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgehybrid.printable import counted, plain
 from edgehybrid.records import Report, Row
 from edgehybrid.reporter import explanation, wording
 from edgehybrid.reporter.document import publishable
@@ -50,14 +51,16 @@ def table(report: Report, width: int = 80) -> RenderableType:
 def _title(report: Report) -> Text:
     size = report.model.preprocess.size
     facts = f"{size}x{size} px, batch {report.batch}, {wording.scaled(report.params)} parameters"
-    title = Text(wording.plain(report.model.name), style="bold")
+    title = Text(plain(report.model.name), style="bold")
     return title.append(f"  {facts}, {wording.scaled(report.macs)} MACs", style="not bold dim")
 
 
 def _head(report: Report) -> list[tuple[str, str]]:
     """What the numbers belong to."""
     weights, device = report.model.weights, report.device
-    threads = f"{device.threads} of {device.cores} threads" if device.threads else f"{device.cores} cores"
+    threads = (
+        f"{device.threads} of {counted(device.cores, 'thread')}" if device.threads else counted(device.cores, "core")
+    )
     here = all(row.backend.startswith("onnxruntime") or row.status != "measured" for row in report.rows)
     head = [
         ("weights", f"{weights.source} ({'trained' if weights.trained else 'UNTRAINED'})"),
@@ -94,7 +97,7 @@ def _rows(report: Report, width: int) -> Table:
         column.no_wrap, column.overflow = i > 0, "fold"  # a name may break, a number may not
     for row in report.rows:
         cells = [*(_accuracy(row, glue) if scored else ["not measured"]), _fidelity(row, trained)]
-        name = glue.join((row.precision, wording.plain(row.backend)))
+        name = glue.join((row.precision, plain(row.backend)))
         size = ["-" if row.bytes is None else wording.megabytes(row.bytes)] if width >= NARROW else []
         status = Text(row.status, style=STATUS_STYLES[row.status])
         grid.add_row(Text(name), *map(Text, [*cells, _latency(row, roomy), *size]), status)
@@ -174,14 +177,14 @@ def _paragraph(sentence: str, width: int, style: str, *, bullet: str = "") -> Te
 
 def _wrapped(text: str, width: int) -> list[str]:
     """Lines broken between words; only a word longer than a whole line is cut."""
-    glued = _UNITS.sub("\u00a0", wording.plain(text))
+    glued = _UNITS.sub("\u00a0", plain(text))
     lines = textwrap.wrap(glued, width, break_on_hyphens=False) or [""]
     return [line.replace("\u00a0", " ") for line in lines]
 
 
 def _command(command: str, width: int) -> list[str]:
     """A shell command on one line, or broken with backslashes so that it can be pasted as it stands."""
-    command = wording.plain(command)
+    command = plain(command)
     if len(command) + 7 <= width:
         return [f"next:  {command}"]
     chunks: list[str] = []

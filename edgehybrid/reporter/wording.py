@@ -1,9 +1,9 @@
 """Numbers and sentences that the terminal table and the HTML page share, so that both say the same."""
 
 import math
-import unicodedata
 from dataclasses import dataclass
 
+from edgehybrid.printable import counted
 from edgehybrid.records import Accuracy, Drop, Fidelity, Latency, Report, Row
 
 BACKENDS = {
@@ -15,8 +15,6 @@ BACKENDS = {
 WORTHWHILE = 1.05
 """Below this speed-up a lower precision is not called faster."""
 STAMP = "UNTRAINED WEIGHTS: latency is real, accuracy is not measured"
-
-_BIDI = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069", "\u200e", "\u200f"}
 
 
 @dataclass(frozen=True)
@@ -115,14 +113,6 @@ def agreement_interval(fidelity: Fidelity) -> tuple[float, float]:
 
 
 # --- names ------------------------------------------------------------------------------------------
-
-
-def plain(text: str) -> str:
-    """Text without control characters, which could drive a terminal or reverse what is read after them."""
-    return "".join(
-        "\ufffd" if unicodedata.category(c) in ("Cc", "Cs") or c in _BIDI else c
-        for c in text.replace("\n", " ").replace("\t", " ")
-    )
 
 
 def backend(name: str) -> str:
@@ -230,7 +220,7 @@ def remarks(report: Report) -> tuple[str, ...]:
     timed = any(row.latency is not None for row in report.rows)
     if timed and load is not None and load > 0.75 * cores:
         said.append(
-            f"the machine was busy when the measurement began (load {load:.1f} on {cores} cores): "
+            f"the machine was busy when the measurement began (load {load:.1f} on {counted(cores, 'core')}): "
             "measure again with other programs closed"
         )
     said += [note for note in report.notes if not (note.startswith("UNTRAINED") and not trained)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgehybrid.errors import ArtifactError, ResourceError, UsageError
+from edgehybrid.errors import ArtifactError, NotFoundError, ResourceError, UsageError
 from edgehybrid.store.documents import to_json
 from edgehybrid.store.files import Content, guarding, locked, sha256_of, sync_folder, write_beside
 from edgehybrid.version import __version__
@@ -134,13 +134,18 @@ def open_bundle(folder: Path) -> Bundle:
     """Open a bundle after checking the size and hash of every file in its manifest.
 
     Raises:
+        NotFoundError: Nothing is there.
         ArtifactError: Not a bundle, made by an unknown version, incomplete or changed.
     """
     again = "build it again with `edgehybrid build`, or copy it again from where it was made"
+    if not folder.exists():
+        raise NotFoundError(f"no bundle {folder}", why="nothing is there", fix="edgehybrid build")
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{folder} is not a bundle", why=f"it has no {MANIFEST}", fix=again) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        within = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+        fix = f"name a bundle within it: {', '.join(map(str, within[:3]))}" if within else again
+        raise ArtifactError(f"{folder} is not a bundle", why=f"it has no {MANIFEST}", fix=fix) from error
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST} cannot be read", why=str(error), fix=again) from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 from edgehybrid import device
+from edgehybrid.printable import counted
 from edgehybrid.records import DeviceState
 
 INTERVAL_S = 3.0
@@ -49,7 +50,7 @@ class Gauge:
             "held down by": ", ".join(hot) or None,
         }
         missing = [name for name in list(told)[:-1] if told[name] is None]
-        rows = {"machine": f"{now.name}, {now.threads} of {now.cores} cores for the network"}
+        rows = {"machine": f"{now.name}, {now.threads} of {counted(now.cores, 'core')} for the network"}
         rows |= {name: value for name, value in told.items() if value is not None}
         return rows | ({"not told here": ", ".join(missing)} if missing else {})
 

@@ -19,6 +19,11 @@ def cards() -> tuple[ModelCard, ...]:
     return CARDS
 
 
+def knows(name: str) -> bool:
+    """Whether a name is one of ours, or is meant for timm."""
+    return any(card.name == name for card in CARDS) or _is_timms(name)
+
+
 def ignore(message: str) -> None:
     """Where messages go that nobody wants."""
 
@@ -97,10 +102,14 @@ def _card(name: str) -> ModelCard:
     for card in CARDS:
         if card.name == name:
             return card
-    if name.startswith((f"{TIMM}/", f"{TIMM}-")):
+    if _is_timms(name):
         found: ModelCard = _open_timm().card(name[len(TIMM) + 1 :])
         return found
     raise unknown_name("model", name, [card.name for card in CARDS], "edgehybrid models")
+
+
+def _is_timms(name: str) -> bool:
+    return name.startswith((f"{TIMM}/", f"{TIMM}-"))
 
 
 def _open_weights() -> types.ModuleType:
