@@ -116,6 +116,17 @@ def test_the_suffix_decides_what_is_written(write: Write, tmp_path: Path) -> Non
     assert not (tmp_path / "all.pdf").exists()
 
 
+def test_two_bundles_of_one_model_are_told_apart(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundles = [write("before", samples.labelled()), write("after", samples.labelled())]
+    reporter.print_result(edgehybrid.report(bundles, output=tmp_path / "two.html"))
+    shown, page = capsys.readouterr().out, (tmp_path / "two.html").read_text()
+    for name in ("before", "after"):
+        assert sum(line.startswith(f"{name}: cmt_ti") for line in shown.splitlines()) == 1
+        assert page.count(f'<th scope="row">{name}<small>cmt_ti') == 2
+
+
 def test_latencies_of_two_machines_never_share_a_table(write: Write, tmp_path: Path) -> None:
     here = samples.labelled()
     there = replace(here, device=replace(here.device, name="Other machine", power_mode="7W"))

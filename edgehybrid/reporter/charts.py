@@ -109,7 +109,7 @@ def _place_label(
     boxes: list[tuple[float, float, float, float]],
     frame: tuple[float, float, float, float],
 ) -> None:
-    """Write two lines beside a point, at the first of eight places where they cover nothing written before."""
+    """Write two lines at the first place beside, above or below a point where they cover nothing written before."""
     lines = (
         f"{point.row.precision} {wording.backend(point.row.backend)}"[:34],
         f"{wording.millis(point.x)} ms, {point.cost}".replace("-", "\u2212"),
@@ -120,6 +120,8 @@ def _place_label(
         for dy in (-24, 20, -56, 52)
         for dx in (12, -12)
     ]  # fmt: skip
+    middle = min(max(x - wide / 2, frame[0]), frame[2] - wide)  # a phone has no room beside it
+    places += [(middle, y + dy, "start") for dy in (-30, 24, -60, 56)]
     chosen = places[0 if x + wide < frame[2] else 1]
     for place in places:
         x0 = place[0] if place[2] == "start" else place[0] - wide
@@ -213,15 +215,19 @@ def _panel(
     name = f"{row.precision} {wording.backend(row.backend)}"[:30]
     canvas.text(left, top + 12, name, f"name text-{row.precision}")
     canvas.text(canvas.width - 2, top + 12, f"n = {latency.n:,}", "label", "end")
-    crowded = high >= latency.p99 and at_x(latency.p99) - at_x(latency.p50) < CHAR * 9
+    taken = left  # up to where the line of labels is written
     for label, value in (("p50", latency.p50), ("p99", latency.p99)):
-        text, level = f"{label} {wording.millis(value)}", top + (45 if crowded and label == "p99" else 31)
+        text = f"{label} {wording.millis(value)}"
         if value > high:
             canvas.text(canvas.width - 2, top + 31, f"{text} →", "label halo", "end")
             continue
         canvas.line(at_x(value), top + 24, at_x(value), bottom, "quantile")
-        late = at_x(value) + CHAR * len(text) > right
+        wide = CHAR * len(text)
+        late = at_x(value) + wide > right
+        start = at_x(value) - 4 - wide if late else at_x(value) + 4
+        level = top + (45 if start < taken and label == "p99" else 31)
         canvas.text(at_x(value) + (-4 if late else 4), level, text, "label halo", "end" if late else "start")
+        taken = start + wide
 
 
 # --- layers -----------------------------------------------------------------------------------------

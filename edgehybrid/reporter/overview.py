@@ -19,7 +19,10 @@ from edgehybrid.records import Report, Row
 from edgehybrid.reporter import wording
 from edgehybrid.reporter.document import publishable
 
-COLUMNS = ("model", "precision", "backend", "top-1 %", "drop", "p50 / p99 ms", "mJ/call", "size", "status")
+COLUMNS = ("bundle", "precision", "backend", "top-1 %", "drop", "p50 / p99 ms", "mJ/call", "size", "status")
+
+NUMBERS = range(3, 8)
+"""Columns that hold them."""
 
 
 def overview_table(reports: Sequence[Report]) -> RenderableType:
@@ -27,12 +30,12 @@ def overview_table(reports: Sequence[Report]) -> RenderableType:
     parts: list[RenderableType] = []
     for machine, rows in _by_machine(reports).items():
         parts.append(Text(machine, style="bold"))
-        for name, group in itertools.groupby(rows, key=lambda row: row[0]):
+        for (bundle, model), group in itertools.groupby(rows, key=lambda row: row[:2]):
             table = _grid()
-            for _, precision, backend, top1, drop, times, energy, size, status in group:
+            for _, _, precision, backend, top1, drop, times, energy, size, status in group:
                 cells = (f"{precision}\n{backend}", _below(top1), _below(drop), times.replace(" / ", "\n"))
                 table.add_row(*map(Text, (*cells, energy, size, status)))
-            parts += [Text(name), table, Text()]
+            parts += [Text(f"{bundle}: {model}"), table, Text()]
     return Group(*parts[:-1])
 
 
@@ -55,13 +58,14 @@ def overview_page(reports: Sequence[Report]) -> str:
         style=Markup(style),
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         columns=COLUMNS,
+        numbers=NUMBERS,
         machines=_by_machine(reports),
         bundles=[(report.bundle, wording.headline(report)) for report in map(publishable, reports)],
     )
 
 
 def _by_machine(reports: Sequence[Report]) -> dict[str, list[tuple[str, ...]]]:
-    """Machine and power mode -> its rows."""
+    """Machine and power mode -> its rows: bundle and model, then what `COLUMNS` says."""
     found: dict[str, list[tuple[str, ...]]] = {}
     for report in map(publishable, reports):
         mode = f", {report.device.power_mode}" if report.device.power_mode else ""
@@ -77,6 +81,7 @@ def _cells(report: Report, row: Row) -> tuple[str, ...]:
     name = f"{model.name} {model.preprocess.size} px b{report.batch} for {report.target.name}{stamp}"
     images = 0 if row.accuracy is None else row.accuracy.n
     return (
+        plain(report.bundle),
         plain(name),
         row.precision,
         plain(row.backend),

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,6 +94,23 @@ def test_shapes_and_labels_stay_inside_the_frame(name: str, width: int) -> None:
             back = 6.0 * len(content) * {"start": 0, "middle": 0.5, "end": 1}[anchor]
             assert float(x) + wide <= width + 6, (look, content)
             assert float(x) - back >= -6, (look, content)
+
+
+@pytest.mark.parametrize("width", [340, 504])
+@pytest.mark.parametrize("late", [24.0, 28.0, 30.0, 32.3])
+def test_the_labels_of_a_histogram_never_cover_each_other(width: int, late: float) -> None:
+    row = samples.labelled().rows[1]
+    assert row.latency is not None
+    times = (*np.linspace(9.5, 23.6, 98), late, 33.0)
+    latency = replace(row.latency, samples=tuple(map(float, times)), p50=23.6, p95=27.0, p99=late)
+    markup = charts.histogram(replace(samples.labelled(), rows=(replace(row, latency=latency),)), width)
+    pattern = r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)" class="label halo">(p\d\d [\d.]+)<'
+    (x0, y0, anchor0, text0), (x1, y1, anchor1, text1) = re.findall(pattern, markup)
+    ends = [
+        (float(x) - 6.0 * len(text) * (anchor == "end"), float(x) + 6.0 * len(text) * (anchor == "start"))
+        for x, anchor, text in ((x0, anchor0, text0), (x1, anchor1, text1))
+    ]
+    assert y0 != y1 or ends[0][1] <= ends[1][0] or ends[1][1] <= ends[0][0]
 
 
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9), st.integers(2, 8))
