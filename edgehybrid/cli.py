@@ -7,14 +7,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
-from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError, Terminated
+from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError, Terminated, UsageError
 from edgehybrid.pipeline import COMMANDS
 from edgehybrid.printable import plain
 from edgehybrid.progress import Listener, Silence, listening
@@ -38,20 +38,40 @@ app = typer.Typer(
 )
 
 
+_MISUSE: type[typer.BadParameter] = typer.BadParameter.__base__  # type: ignore[assignment]
+"""What the parser raises for a command line that it does not understand; typer does not name that class itself."""
+
+
 def main() -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _terminate)
-    app()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort:  # Ctrl-C before the command began
+        sys.exit(SIGINT_CODE)
+    except _MISUSE as error:
+        error.show()
+        if "--json" in sys.argv:
+            asked = "edgehybrid" if error.ctx is None else error.ctx.command_path
+            why = "the command line was not understood"
+            typer.echo(_as_text(_failure(UsageError(error.format_message(), why=why, fix=f"{asked} --help"))))
+        sys.exit(error.exit_code)
+
+
+def show_version(asked: bool) -> None:
+    """Print it and end, if asked to."""
+    if asked:
+        typer.echo(f"edgehybrid {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=show_version)
+    ] = False,
 ) -> None:
     """Options before the command."""
-    if version:
-        typer.echo(f"edgehybrid {__version__}")
-        raise typer.Exit
 
 
 def as_command(verb: Callable[..., Result]) -> Callable[..., None]:
@@ -81,12 +101,28 @@ def as_command(verb: Callable[..., Result]) -> Callable[..., None]:
     def command(*, as_json: bool, quiet: bool, verbose: int, **options: object) -> None:
         told = Quiet() if quiet else Terminal()
         with listening(told):
-            _run(lambda: verb(**options), told, as_json=as_json, verbose=verbose)
+            _run(lambda: verb(**_readable(options)), told, as_json=as_json, verbose=verbose)
 
     command.__name__ = verb.__name__
     command.__doc__ = inspect.cleandoc(verb.__doc__ or "").split("\n\nArgs:")[0].split("\n\nReturns:")[0]
     command.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     return command
+
+
+def _readable(options: dict[str, object]) -> dict[str, object]:
+    """The same options, if every name in them can be written into a report.
+
+    Raises:
+        UsageError: One is no UTF-8, which neither JSON nor ONNX Runtime can hold.
+    """
+    for name, value in options.items():
+        if any("\udc80" <= letter <= "\udcff" for letter in str(value)):
+            raise UsageError(
+                f"{name.replace('_', '-')} {value} is no UTF-8",
+                why="neither a report nor ONNX Runtime can hold such a name",
+                fix="rename the file or folder",
+            )
+    return options
 
 
 def argument_lines(verb: Callable[..., Result]) -> dict[str, str]:
@@ -137,9 +173,21 @@ def _show(result: Result, *, as_json: bool) -> None:
     from edgehybrid import reporter
 
     if as_json:
-        typer.echo(json.dumps(reporter.document_of(result), indent=1, ensure_ascii=False, allow_nan=False))
+        typer.echo(_as_text(reporter.document_of(result)))
     else:
         reporter.print_result(result)
+
+
+def _failure(error: EdgeHybridError, code: int | None = None) -> dict[str, object]:
+    """The document of an error; its own exit code unless told otherwise."""
+    said = {"what": error.what, "why": error.why, "fix": error.fix}
+    return {"schema": ERROR_SCHEMA, "edgehybrid": __version__, "exit_code": code or error.exit_code, **said}
+
+
+def _as_text(document: Mapping[str, object]) -> str:
+    """JSON that can be printed: a name of a file that is no UTF-8 becomes escapes."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _interrupted(what: str, by: str, stage: str) -> EdgeHybridError:
@@ -154,9 +202,7 @@ def _fail(error: EdgeHybridError, code: int, verbose: int, *, as_json: bool = Fa
         traceback.print_exc()
     typer.echo(f"error: {error}", err=True)
     if as_json:
-        said = {"schema": ERROR_SCHEMA, "edgehybrid": __version__, "exit_code": code}
-        said |= {"what": error.what, "why": error.why, "fix": error.fix}
-        typer.echo(json.dumps(said, indent=1, ensure_ascii=False))
+        typer.echo(_as_text(_failure(error, code)))
     raise typer.Exit(code)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgehybrid import proportions
 from edgehybrid.errors import GraphError, ImagesError, StageError
 from edgehybrid.records import Accuracy, Drop, Fidelity
-from edgehybrid.runtime import Runner, TensorInfo
+from edgehybrid.runtime import Runner, TensorInfo, scores_of
 
 SQNR_CAP = 200.0
 """dB. Identical logits have infinite signal to noise, which JSON cannot hold; float32 itself ends near 150 dB."""
@@ -181,7 +181,7 @@ def _classifier(runner: Runner) -> tuple[tuple[str, TensorInfo], str]:
     inputs, outputs = dict(runner.inputs), dict(runner.outputs)
     if len(inputs) == 1:
         ((name, need),) = inputs.items()
-        scores = next((output for output, give in outputs.items() if len(give.shape) == 2), None)
+        scores = scores_of(outputs)
         if scores is not None and len(need.shape) == 4 and _fit(need, outputs[scores]):
             return (name, need), scores
     raise GraphError(

@@ -1,6 +1,8 @@
 """Errors become three lines and an exit code; results go to stdout, the rest to stderr."""
 
 import json
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from typer.testing import CliRunner, Result
 from edgehybrid import cli, errors
 from edgehybrid.progress import listener
 from edgehybrid.records import Models
+from edgehybrid.version import __version__
 from tests.reporter import samples
 
 runner = CliRunner()
@@ -165,6 +168,49 @@ def test_a_folder_called_like_a_model_does_not_hide_it(tmp_path: Path, monkeypat
     result = runner.invoke(cli.app, ["build", "--model", "cmt_ti", "--weights", "gone.pth"])
     assert (result.exit_code, "gone.pth" in result.stderr) == (4, True)  # it got as far as the model's weights
     assert "cmt_ti is not a bundle" in runner.invoke(cli.app, ["build", "cmt_ti"]).stderr
+
+
+def outer(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit code of the program itself."""
+    monkeypatch.setattr(sys, "argv", ["edgehybrid", *words])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return ended.value.code or 0  # type: ignore[return-value]
+
+
+def test_the_version_is_told_without_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outer(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"edgehybrid {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [("build", "--siez", "3"), ("nothing",), ("build", "--precision", "int4")])
+def test_a_command_line_that_is_not_understood_is_a_document_too(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outer(monkeypatch, *words) == 2
+    plain = capsys.readouterr()
+    assert plain.out == ""
+    assert outer(monkeypatch, *words, "--json") == 2
+    told = capsys.readouterr()
+    assert told.err == plain.err
+    assert json.loads(told.out)["what"] in told.err.replace("\n", " ")
+
+
+def test_exit_codes_of_commands_are_those_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outer(monkeypatch, "verify", "nothing") == 4
+    assert outer(monkeypatch, "models", "--json") == 0
+
+
+def test_a_name_that_no_report_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = runner.invoke(cli.app, ["verify", "a\udcff", "--json"])
+    assert (result.exit_code, json.loads(result.stdout)["exit_code"]) == (2, 2)
+    assert "is no UTF-8" in result.stderr
 
 
 def test_models_and_targets_are_documents_with_a_schema() -> None:

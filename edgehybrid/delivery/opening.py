@@ -19,7 +19,7 @@ from edgehybrid.records import (
     Report,
     Verification,
 )
-from edgehybrid.runtime import open_runner
+from edgehybrid.runtime import open_runner, scores_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def spec_of(path: Path) -> ModelSpec:
         return read_report(path).model
     with open_runner(path) as runner:
         side = next(iter(runner.inputs.values())).shape[-1]
-        classes = next((info.shape[-1] for info in runner.outputs.values() if len(info.shape) == 2), 0)
+        scores = scores_of(runner.outputs)
+        classes = 0 if scores is None else runner.outputs[scores].shape[-1]
     provenance = Provenance(str(path), store.sha256_of(path), trained=True)
     return ModelSpec(path.stem, Preprocess(side), classes, provenance)
 

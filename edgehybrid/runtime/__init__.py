@@ -52,6 +52,11 @@ class TensorInfo(NamedTuple):
     dtype: np.dtype[np.generic]
 
 
+def scores_of(outputs: Mapping[str, TensorInfo]) -> str | None:
+    """Name of the output that is taken for class scores: the first of shape (N, classes); None where there is none."""
+    return next((name for name, info in outputs.items() if len(info.shape) == 2), None)
+
+
 class Split(NamedTuple):
     """Milliseconds of one call's parts on the device's clock, as trtexec defines them."""
 

@@ -11,7 +11,10 @@ T = TypeVar("T")
 
 
 def to_json(value: object) -> bytes:
-    """Deterministic, strict JSON of records, mappings and sequences, with a final newline."""
+    """Deterministic, strict JSON of records, mappings and sequences, with a final newline.
+
+    A name of a file that is no UTF-8 keeps its bytes as JSON's escapes.
+    """
 
     def plain(x: object) -> object:
         if is_dataclass(x) and not isinstance(x, type):
@@ -21,7 +24,7 @@ def to_json(value: object) -> bytes:
         raise TypeError(f"not serialisable: {type(x)}")
 
     text = json.dumps(value, default=plain, indent=1, ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
+    return text.encode(errors="backslashreplace") + b"\n"
 
 
 def decode(kind: type[T], data: object) -> T:

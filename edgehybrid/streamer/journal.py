@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,10 +30,11 @@ class Journal:
     """
 
     def __init__(self, path: Path, subject: Subject, source: str, max_age: float) -> None:
-        self._path, self._subject = path, subject
+        self._path, self._subject, self._lock = path, subject, threading.Lock()
         with guarding(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8", buffering=1)
+            # a name that is no UTF-8 is written as JSON escapes it
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         facts = {"source": source, "engine": subject.title, "variant": subject.first, "max_age_s": max_age}
         self._write("start", {"schema": SCHEMA, **facts})
 
@@ -76,6 +78,6 @@ class Journal:
             self._file.close()
 
     def _write(self, event: str, facts: Mapping[str, object]) -> None:
-        with guarding(self._path):
+        with guarding(self._path), self._lock:  # two threads write: one infers, one reads the source
             line = {"event": event, "time": round(time.time(), 3), **facts}
             self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")

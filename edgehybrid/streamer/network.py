@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgehybrid import dataset
 from edgehybrid.errors import EdgeHybridError, InputError, StageError, UsageError
 from edgehybrid.records import Drop, Fidelity, Latency, Preprocess
-from edgehybrid.runtime import Runner, open_runner
+from edgehybrid.runtime import Runner, open_runner, scores_of
 from edgehybrid.streamer.frame import Frame
 
 TOP = 5
@@ -114,12 +114,12 @@ class Network:
         self._subject, self._threads = subject, threads
         self._lock = threading.Lock()
         self._loading: threading.Thread | None = None
-        self._ready: tuple[Variant, Runner] | None = None
+        self._ready: tuple[Variant, Runner, str] | None = None
         self.problem = ""
         """Why the last choice could not be loaded."""
         self.wanted = subject.first
         self.current = subject.variant(subject.first)
-        self._runner = self._load(self.current)
+        self._runner, self._scores = self._load(self.current)
 
     def choose(self, name: str) -> None:
         """Load another variant beside the running one, which the next frame after that will use.
@@ -147,7 +147,7 @@ class Network:
         began = time.monotonic()
         name, info = next(iter(self._runner.inputs.items()))
         batch = tensor(frame.pixels, self._subject.preprocess).astype(info.dtype, copy=False)
-        top = best(next(iter(self._runner.run({name: batch}).values())))
+        top = best(self._runner.run({name: batch})[self._scores])
         finished = time.monotonic()
         return Answer(frame, self.current.name, top, (finished - began) * 1e3, finished)
 
@@ -163,32 +163,44 @@ class Network:
             ready, self._ready = self._ready, None
         if ready is not None:
             self._runner.__exit__(None, None, None)
-            self.current, self._runner = ready
+            self.current, self._runner, self._scores = ready
 
     def _prepare(self, variant: Variant) -> None:
+        found, problem = None, ""
         try:
-            runner = self._load(variant)
+            found = self._load(variant)
         except EdgeHybridError as error:
-            with self._lock:
-                self.wanted, self.problem = self.current.name, f"{variant.name}: {error.what}; {error.why}"
-                self._loading = None
-            return
+            problem = f"{error.what}; {error.why}"
+        except Exception as error:  # a backend's own: the page must say so, and offer the others on
+            problem = f"{type(error).__name__}: {error}"
         with self._lock:
-            self._ready, self._loading = (variant, runner), None
+            self._loading = None
+            if found is None:
+                self.wanted, self.problem = self.current.name, f"{variant.name}: {problem}"
+            else:
+                self._ready = (variant, *found)
 
-    def _load(self, variant: Variant) -> Runner:
+    def _load(self, variant: Variant) -> tuple[Runner, str]:
+        """The runner, and the name of its class scores."""
         threads = self._threads if variant.backend in CPU_BACKENDS else 0
         runner = open_runner(variant.path, variant.backend, threads=threads, dla_core=variant.dla_core)
         size = self._subject.preprocess.size
-        shapes = [info.shape for info in runner.inputs.values()]
-        if shapes != [(1, 3, size, size)]:
-            runner.__exit__(None, None, None)
+        shapes, scores = [info.shape for info in runner.inputs.values()], scores_of(runner.outputs)
+        if shapes == [(1, 3, size, size)] and scores is not None:
+            return runner, scores
+        gives = [info.shape for info in runner.outputs.values()]
+        runner.__exit__(None, None, None)
+        if scores is None:
             raise InputError(
                 f"{variant.path.name} cannot run on a stream",
-                why=f"found inputs {shapes}, needed one of (1, 3, {size}, {size}): one frame per call",
-                fix="build it with --batch 1",
+                why=f"found outputs {gives}, needed one of (1, classes): what is shown are class scores",
+                fix="export it with its classification head",
             )
-        return runner
+        raise InputError(
+            f"{variant.path.name} cannot run on a stream",
+            why=f"found inputs {shapes}, needed one of (1, 3, {size}, {size}): one frame per call",
+            fix="build it with --batch 1",
+        )
 
 
 def tensor(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:

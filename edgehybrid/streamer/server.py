@@ -54,7 +54,7 @@ class Server:
         self._page, self._policy = page()
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._drawn = 0.0
         self._sockets: set[web.WebSocketResponse] = set()
         self._picture: tuple[int, bytes] = (0, b"")
@@ -73,7 +73,7 @@ class Server:
         if self._error is not None:
             raise ResourceError(
                 f"the page cannot be served at {self._address}:{self.port}",
-                why=self._error.strerror or str(self._error),
+                why=getattr(self._error, "strerror", None) or str(self._error),
                 fix="--port 0 takes any free port, --address must be this machine's, --no-web serves no page",
             ) from self._error
         return self
@@ -89,6 +89,10 @@ class Server:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._main())
+        except Exception as error:  # told by `__enter__`, if it waits still
+            if self._started.is_set():
+                raise
+            self._error = error
         finally:
             self._started.set()
             self._loop.close()
@@ -107,14 +111,15 @@ class Server:
         self._reception = Reception(runner.server)
         try:
             listening = await self._loop.create_server(self._reception, self._address, self.port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of a name that no host can have
             self._error = error
             await runner.cleanup()
             return
         self.port = listening.sockets[0].getsockname()[1]
         self._started.set()
-        drawing = asyncio.ensure_future(self._draw())
-        await self._end.wait()
+        drawing, ended = asyncio.ensure_future(self._draw()), asyncio.ensure_future(self._end.wait())
+        await asyncio.wait((drawing, ended), return_when=asyncio.FIRST_COMPLETED)
+        broken = drawing.exception() if drawing.done() else None  # without pictures there is nothing to serve
         drawing.cancel()
         listening.close()
         farewells = [one.close(code=WSCloseCode.GOING_AWAY, message=b"the stream ended") for one in self._sockets]
@@ -122,6 +127,8 @@ class Server:
             await asyncio.wait_for(asyncio.gather(*farewells, return_exceptions=True), _FAREWELL_S / 2)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(runner.cleanup(), _FAREWELL_S)
+        if broken is not None:
+            raise broken
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -176,7 +183,7 @@ class Server:
         """What a page may say: that it is ready for a picture, or which variant it wants."""
         try:
             wish = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         if wish == {"ready": True}:
             ready.set()

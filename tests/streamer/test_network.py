@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -61,6 +62,50 @@ def test_a_variant_that_does_not_load_leaves_the_old_one_running(tmp_path: Path)
             time.sleep(0.01)
         assert "broken" in network.problem
         assert (network.answer(frame).variant, network.wanted) == ("int8", "int8")
+
+
+class BrokenRunner(FakeRunner):
+    """A backend that fails in a way of its own."""
+
+    def __init__(self, path: Path, **options: object) -> None:
+        raise OSError("the driver went away")
+
+
+def test_a_variant_that_fails_in_an_unforeseen_way_leaves_the_others_to_choose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(runtime.BACKENDS, "broken", f"{__name__}:BrokenRunner")
+    monkeypatch.setitem(runtime._OPTIONS, "broken", ())
+    whole = subject(tmp_path)
+    odd = Variant("odd", tmp_path / "odd.plan", "broken")
+    (tmp_path / "odd.plan").touch()
+    frame = Frame(0, picture(), time.monotonic(), live=True)
+    with Network(replace(whole, variants=(*whole.variants, odd)), threads=1) as network:
+        for name, reached in (("odd", lambda: network.problem), ("fp32", lambda: network.current.name == "fp32")):
+            network.choose(name)
+            end = time.monotonic() + 10
+            while not reached() and time.monotonic() < end:
+                network.answer(frame)
+            assert reached()
+
+
+def test_of_several_outputs_the_class_scores_are_shown(tmp_path: Path) -> None:
+    whole = subject(tmp_path)
+    frame = Frame(0, picture(), time.monotonic(), live=True)
+    with Network(whole, threads=1) as network:
+        plain = network.answer(frame).top
+    model = onnx.load(tmp_path / "int8.onnx")
+    mean = onnx.helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, (1, 3, 1, 1))
+    scores = model.graph.output.pop()
+    model.graph.output.extend([mean, scores])
+    onnx.save(model, tmp_path / "int8.onnx")
+    with Network(whole, threads=1) as network:
+        assert network.answer(frame).top == plain
+    del model.graph.output[1]
+    onnx.save(model, tmp_path / "int8.onnx")
+    with pytest.raises(InputError, match="cannot run on a stream") as caught:
+        Network(whole)
+    assert "class scores" in caught.value.why
 
 
 class HalfRunner(FakeRunner):

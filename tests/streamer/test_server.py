@@ -440,3 +440,38 @@ def test_a_port_that_is_taken_is_named(server: Server, gallery: Gallery) -> None
     with pytest.raises(ResourceError, match=f":{server.port}") as caught:
         Server(gallery, Door("127.0.0.1"), "127.0.0.1", server.port).__enter__()
     assert "--port 0" in caught.value.fix
+
+
+def test_an_address_that_no_host_can_have_is_named(gallery: Gallery) -> None:
+    with pytest.raises(ResourceError, match=r"a\.\.b:0"), Server(gallery, Door("a..b"), "a..b", 0):
+        raise AssertionError("served")
+
+
+def test_a_page_without_pictures_ends_instead_of_standing_still(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> bytes:
+        raise ValueError("no picture")
+
+    raised: list[BaseException | None] = []
+    monkeypatch.setattr(server_module, "jpeg", fail)
+    monkeypatch.setattr(threading, "excepthook", lambda given: raised.append(given.exc_value))
+
+    async def look(session: aiohttp.ClientSession) -> None:
+        async with session.ws_connect(f"http://127.0.0.1:{running.port}/view") as view:
+            await view.send_json({"ready": True})
+            assert [message async for message in view]  # until it is closed
+
+    with Server(gallery, Door("127.0.0.1"), "127.0.0.1", 0) as running, answering(gallery):
+        browse(look)
+    assert [str(error) for error in raised] == ["no picture"]
+
+
+def test_a_wish_of_a_thousand_brackets_is_not_understood(server: Server) -> None:
+    async def look(session: aiohttp.ClientSession) -> None:
+        async with session.ws_connect(f"http://127.0.0.1:{server.port}/view") as view:
+            await view.send_str("[" * 1020)
+            assert [message async for message in view]
+            assert view.close_code == aiohttp.WSCloseCode.POLICY_VIOLATION
+
+    browse(look)
