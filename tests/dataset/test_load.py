@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgehybrid import dataset, resources
-from edgehybrid.dataset import Images, load, overlap, preprocess_image
+from edgehybrid import resources
+from edgehybrid.dataset import Images, load, overlap, preprocess_image, sources
 from edgehybrid.errors import ArtifactError, EdgeHybridError, ImagesError, NotFoundError, UsageError
 from edgehybrid.records import Preprocess
 from edgehybrid.resources import sets
@@ -284,7 +284,7 @@ def test_damage_that_comes_later_names_the_file(tmp_path: Path) -> None:
 
 
 def test_of_a_large_set_only_headers_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "FULL_CHECK", 100)
+    monkeypatch.setattr(sources, "FULL_CHECK", 100)
     write_folder(tmp_path, names(100), "JPEG", side=32)
     damage(tmp_path, "005.png")
     (tmp_path / "100.png").write_bytes(png_claiming(16, 16))  # its header is sound, its pixels are missing
@@ -292,7 +292,7 @@ def test_of_a_large_set_only_headers_are_looked_at(tmp_path: Path, monkeypatch: 
     assert images.spec.skipped == ("005.png: truncated",)
     with pytest.raises(ImagesError, match=r"100\.png"):
         inputs(images)
-    monkeypatch.setattr(dataset, "FULL_CHECK", 101)
+    monkeypatch.setattr(sources, "FULL_CHECK", 101)
     assert "100.png" in refusal(ImagesError, tmp_path).why
 
 
