@@ -6,7 +6,6 @@ of images, on how they were batched, or on how they were spread over processes.
 """
 
 import io
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +134,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._counts = np.zeros(BINS, np.int64)
-        self._amax = 0.0
+        self._top, self._amax = 0, 0.0  # the bin of the maximum, and the maximum
         self._stage = np.empty(_STAGE, np.uint16)
         self._staged = 0
 
@@ -174,12 +173,13 @@ class Tally:
             block = values[: self._stage.size - self._staged]
             values = values[block.size :]
             bins = self._stage[self._staged : self._staged + block.size]
-            largest = max(float(block.max()), -float(block.min()))
-            if not largest < math.inf:  # a NaN is not, either
-                raise FloatingPointError
-            self._amax = max(self._amax, largest)
             np.right_shift(block.view(np.uint32), 16, out=bins, casting="unsafe")
             np.bitwise_and(bins, 0x7FFF, out=bins)  # the sign
+            top = int(bins.max())
+            if top >= FINITE:
+                raise FloatingPointError
+            if top >= self._top:  # else the maximum so far is larger
+                self._top, self._amax = top, max(self._amax, float(block.max()), -float(block.min()))
             self._staged += block.size
             if self._staged == self._stage.size:
                 self._flush()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.calibrator.histogram import Observations, Tally
 from edgehybrid.calibrator.session import open_session, regroup, run_error
+from edgehybrid.cores import available_cores
 from edgehybrid.errors import StageError
 from edgehybrid.graph import Graph, constant, label_nodes, name_of, shape_of, values
 
@@ -32,7 +33,7 @@ def observe(
     images, given the same machine and number of threads. On a graph of batch N it is so wherever the kernels treat
     the N places of a batch alike.
 
-    While one image is counted, the next one runs.
+    While one image is counted, the next one runs, where there is a second core for it.
 
     Args:
         graph: float32, static shapes. Not modified.
@@ -53,16 +54,18 @@ def observe(
     taps = [name for name in map(name_of, values(graph)) if name in set(sources.values())]
     tallies = {name: Tally() for name in taps}
     session = open_session(graph, [name for name in taps if name != graph.input.name], threads=threads)
-    running, counting = _Slot(graph, session, taps), _Slot(graph, session, taps)
+    slots = [_Slot(graph, session, taps) for _ in range(min(2, available_cores()))]
     images = 0
     with ThreadPoolExecutor(max_workers=1) as pool:
         pending: Future[None] | None = None
-        for group, copies in regroup(batches, shape_of(graph.input)):
-            running.run(group)
+        for number, (group, copies) in enumerate(regroup(batches, shape_of(graph.input))):
+            slot = slots[number % len(slots)]
+            if pending is not None and len(slots) == 1:
+                pending.result()
+            slot.run(group)
             if pending is not None:
                 pending.result()
-            pending = pool.submit(_count, graph, running, tallies, copies, images)
-            running, counting = counting, running
+            pending = pool.submit(_count, graph, slot, tallies, copies, images)
             images += len(group) // copies
             if progress is not None:
                 progress(images)
