@@ -214,8 +214,12 @@ def quantize(
         refine=refine,
         rounding=rounding,
     )
-    peaks = stages.find_peaks(run, prepared.path, images, ready)
-    quantized = stages.quantize(run, prepared.path, precision, prepared.ranges, peaks, tuning=prepared.tuning)
+    level, scales, tuning = prepared.path, prepared.ranges, prepared.tuning
+    if scales is not None and goal.dialect == "fp32":
+        written = stages.quantize_alone(run, level, scales, tuning)
+    else:
+        peaks = stages.find_peaks(run, level, images, ready)
+        written = stages.quantize(run, level, precision, scales, peaks, tuning=tuning).deployed(goal)
     name = f"{made.spec.name}-{made.spec.preprocess.size}-b{made.batch}-{precision}.onnx"
-    product = stages.suit_parser(run, quantized.deployed(goal), goal)
+    product = stages.suit_parser(run, written, goal)
     return deliver(output or Path(name), product, "onnx", made.spec)

@@ -72,10 +72,10 @@ def calibrate(run: Run, baseline: Path, images: Images, preprocess: Preprocess, 
     observed = observe(run, baseline, images, preprocess)
 
     def choose(folder: Path) -> None:
-        from edgehybrid import calibrator, graph, placement
+        from edgehybrid import calibrator, placement
 
         seen = calibrator.Observations.load(observed)
-        model = graph.load(baseline)
+        model = run.open(baseline)
         plan = placement.plan(model, "fp32")
         ranges = calibrator.choose(
             seen,
@@ -96,9 +96,9 @@ def observe(run: Run, baseline: Path, images: Images, preprocess: Preprocess) ->
     """Count the activations that int8 needs ranges of; the file with their histograms."""
 
     def produce(folder: Path) -> None:
-        from edgehybrid import calibrator, graph
+        from edgehybrid import calibrator
 
-        model = graph.load(baseline)
+        model = run.open(baseline)
         seen = calibrator.observe(
             model,
             images.batches(preprocess, FORWARD_BATCH),
@@ -134,9 +134,9 @@ def find_peaks(run: Run, baseline: Path, images: Images, preprocess: Preprocess)
     sample = images.take(sorted(range(len(images)), key=lambda index: images.digests[index])[:PEAK_IMAGES])
 
     def produce(folder: Path) -> None:
-        from edgehybrid import calibrator, graph
+        from edgehybrid import calibrator
 
-        found = calibrator.find_peaks(graph.load(baseline), sample.batches(preprocess, FORWARD_BATCH))
+        found = calibrator.find_peaks(run.open(baseline), sample.batches(preprocess, FORWARD_BATCH))
         write_atomic(folder / "peaks.json", to_json(found))
 
     inputs = {"model": sha256_of(baseline), "images": sample.spec.sha256, "preprocess": preprocess}
@@ -169,10 +169,10 @@ def quantize(
         return Quantized(baseline, baseline, Plan("fp32", ()), None)
 
     def produce(folder: Path) -> None:
-        from edgehybrid import graph, placement, quantizer
+        from edgehybrid import placement, quantizer
         from edgehybrid.graph.tuning import load_tuning
 
-        model = graph.load(baseline)
+        model = run.open(baseline)
         kept = placement.keep_float32(model, peaks or {})
         plan = Plan("typed", kept)
         tuned = None if tuning is None else load_tuning(tuning)
@@ -197,6 +197,33 @@ def quantize(
     plan = decode(Plan, json.loads((folder / "plan.json").read_bytes()))
     typed = folder / "typed.onnx"
     return Quantized(typed if ranges is None else folder / "runnable.onnx", typed, plan, ranges, float32=baseline)
+
+
+def quantize_alone(run: Run, baseline: Path, ranges: Ranges, tuning: Path | None = None) -> Path:
+    """The int8 graph of `Quantized.runnable` without its typed twin: nothing is float16 there, so no peaks matter.
+
+    Args:
+        run: The chain.
+        baseline: The float32 graph.
+        ranges: Of its activations.
+        tuning: What `tune` left for the quantizer.
+    """
+
+    def produce(folder: Path) -> None:
+        from edgehybrid import placement, quantizer
+        from edgehybrid.graph.tuning import load_tuning
+
+        model = run.open(baseline)
+        tuned = None if tuning is None else load_tuning(tuning)
+        made = quantizer.quantize(model, ranges, placement.plan(model, "fp32"), tuned)
+        write_atomic(folder / "model.onnx", made.to_bytes())
+
+    inputs = {
+        "model": sha256_of(baseline),
+        "ranges": ranges,
+        "tuning": None if tuning is None else sha256_of(tuning),
+    }
+    return run.do("quantize", inputs, produce) / "model.onnx"
 
 
 def build_engine(

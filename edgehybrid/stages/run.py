@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from edgehybrid.errors import NotReadyError
 from edgehybrid.progress import listener
 from edgehybrid.records import DeviceState, Stage
 from edgehybrid.store import run_stage
+
+if TYPE_CHECKING:
+    from edgehybrid.graph import Graph
 
 FORWARD_BATCH = 16
 """Images decoded at a time; the graph's own batch decides what one call computes."""
@@ -38,6 +42,7 @@ class Run:
     """One chain of stages and what they cost."""
 
     stages: list[Stage] = field(default_factory=list)
+    _last: "tuple[Path, Graph] | None" = field(default=None, repr=False)
 
     def do(self, name: str, inputs: Mapping[str, object], produce: Callable[[Path], None]) -> Path:
         """Run a stage through the cache; the folder with its files."""
@@ -51,6 +56,15 @@ class Run:
         self.stages.append(stage)
         listener().end(stage)
         return folder
+
+    def open(self, path: Path) -> "Graph":
+        """A graph that a stage left, to be read, not edited; the last one is kept, as stages in a row want the same."""
+        from edgehybrid import graph
+
+        if self._last is None or self._last[0] != path:
+            self._last = None  # two at once would be held
+            self._last = path, graph.load(path)
+        return self._last[1]
 
 
 def require(module: str, extra: str, purpose: str) -> None:
