@@ -5,11 +5,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from numpy.typing import NDArray
 
 from edgehybrid.calibrator.histogram import Observations, Tally
-from edgehybrid.calibrator.session import open_session, regroup, run_error
+from edgehybrid.calibrator.session import Slot, open_session, regroup
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import StageError
 from edgehybrid.graph import Graph, constant, label_nodes, name_of, shape_of, values
@@ -54,7 +53,7 @@ def observe(
     taps = [name for name in map(name_of, values(graph)) if name in set(sources.values())]
     tallies = {name: Tally() for name in taps}
     session = open_session(graph, [name for name in taps if name != graph.input.name], threads=threads)
-    slots = [_Slot(graph, session, taps) for _ in range(min(2, available_cores()))]
+    slots = [Slot(graph, session, taps) for _ in range(min(2, available_cores()))]
     images = 0
     with ThreadPoolExecutor(max_workers=1) as pool:
         pending: Future[None] | None = None
@@ -71,41 +70,8 @@ def observe(
                 progress(images)
         if pending is not None:
             pending.result()
-    histograms = {name: tally.histogram() for name, tally in tallies.items()}
+    histograms = {name: tallies.pop(name).histogram() for name in taps}  # so that few are there twice
     return Observations({name: histograms[source] for name, source in sources.items()}, images)
-
-
-class _Slot:
-    """Memory for one run: the input, and every tapped tensor, which ONNX Runtime writes in place.
-
-    Fresh outputs would be mapped and zeroed by the kernel at every run; for CMT-Ti that costs as much as counting.
-    """
-
-    def __init__(self, graph: Graph, session: onnxruntime.InferenceSession, taps: Sequence[str]) -> None:
-        shapes = {name_of(v): shape_of(v) for v in values(graph) if v.name in taps or v is graph.input}
-        self.arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
-        self._input = self.arrays[name_of(graph.input)]
-        self._session = session
-        self._binding = session.io_binding()
-        for port in session.get_inputs():
-            self._bind(self._binding.bind_input, port.name)
-        for port in session.get_outputs():
-            if port.name in self.arrays:
-                self._bind(self._binding.bind_output, port.name)
-            else:
-                self._binding.bind_output(port.name, "cpu")
-
-    def run(self, images: NDArray[np.float32]) -> None:
-        """Fill `arrays` with what one batch of images gives."""
-        np.copyto(self._input, images)
-        try:
-            self._session.run_with_iobinding(self._binding)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
-            raise run_error(error) from error
-
-    def _bind(self, bind: Callable[..., None], name: str) -> None:
-        array = self.arrays[name]
-        bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
 
 
 def _find_sources(graph: Graph, tensors: Sequence[str]) -> dict[str, str]:
@@ -134,7 +100,7 @@ def source_of(value: ir.Value) -> ir.Value:
     return value
 
 
-def _count(graph: Graph, slot: _Slot, tallies: Mapping[str, Tally], copies: int, image: int) -> None:
+def _count(graph: Graph, slot: Slot, tallies: Mapping[str, Tally], copies: int, image: int) -> None:
     """Count what one run left in the slot.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgehybrid.calibrator.session import open_session, regroup, run_error
+from edgehybrid.calibrator.session import Slot, open_session, regroup
 from edgehybrid.graph import Graph, name_of, shape_of
 from edgehybrid.graph.products import Product
 from edgehybrid.graph.structure import input_of
@@ -58,26 +58,25 @@ def sample(
         ImagesError: An image does not fit the graph, or there is none.
         StageError: ONNX Runtime failed.
     """
-    taps = sorted({name_of(input_of(p.node, 0)) for p in products} - {graph.input.name})
-    session = open_session(graph, taps, threads=threads)
+    read = {name_of(p.node.outputs[0]): (name_of(input_of(p.node, 0)), p) for p in products}
+    taps = sorted({name for name, _ in read.values()})
+    slot = Slot(graph, open_session(graph, [name for name in taps if name != graph.input.name], threads=threads), taps)
     groups = max(1, images // shape_of(graph.input)[0])
     reach: dict[str, NDArray[np.float32]] = {}
     early: dict[str, NDArray[np.float32]] = {}
-    kept: dict[str, list[NDArray[np.float32]]] = {name_of(p.node.outputs[0]): [] for p in products}
+    kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in read}
     for ordinal, (group, _) in enumerate(regroup(batches, shape_of(graph.input))):
-        try:
-            found = dict(zip(taps, session.run(taps, {graph.input.name: group}), strict=True)) if taps else {}
-        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
-            raise run_error(error) from error
-        for product in products:
-            x = found.get(name_of(input_of(product.node, 0)), group)
-            name = name_of(product.node.outputs[0])
+        slot.run(group)
+        for name, (source, product) in read.items():
+            x = slot.arrays[source]
             kept[name].append(product.rows(x, rows_per_batch(product, rows, groups), ordinal))
-            largest = np.abs(x).max(axis=tuple(i for i in range(x.ndim) if i != product.axis % x.ndim))
+            others = tuple(i for i in range(x.ndim) if i != product.axis % x.ndim)
+            largest = np.maximum(x.max(axis=others), -x.min(axis=others))
             reach[name] = np.maximum(reach.get(name, largest), largest)
             if 2 * ordinal < groups:
                 early[name] = reach[name]
-    return Samples({name: np.concatenate(parts, axis=1) for name, parts in kept.items()}, reach, early)
+    # Popped, so that few are there twice.
+    return Samples({name: np.concatenate(kept.pop(name), axis=1) for name in read}, reach, early)
 
 
 def rows_per_batch(product: Product, rows: int, batches: int) -> int:

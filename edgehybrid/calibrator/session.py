@@ -1,6 +1,6 @@
 """Open an ONNX Runtime session on a copy of a graph whose outputs are the tensors one wants to see."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnxruntime
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import ImagesError, StageError
-from edgehybrid.graph import Graph
+from edgehybrid.graph import Graph, name_of, shape_of, values
 from edgehybrid.graph.weights import outline
 
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -54,6 +54,39 @@ def open_session(
         raise run_error(error) from error
     session.weights = arrays  # ONNX Runtime reads them in place: they must live as long as it does
     return session
+
+
+class Slot:
+    """Memory for one run: the input, and every tapped tensor, which ONNX Runtime writes in place.
+
+    Fresh outputs would be mapped and zeroed by the kernel at every run; for CMT-Ti that costs as much as counting.
+    """
+
+    def __init__(self, graph: Graph, session: onnxruntime.InferenceSession, taps: Sequence[str]) -> None:
+        shapes = {name_of(v): shape_of(v) for v in values(graph) if v.name in taps or v is graph.input}
+        self.arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+        self._input = self.arrays[name_of(graph.input)]
+        self._session = session
+        self._binding = session.io_binding()
+        for port in session.get_inputs():
+            self._bind(self._binding.bind_input, port.name)
+        for port in session.get_outputs():
+            if port.name in self.arrays:
+                self._bind(self._binding.bind_output, port.name)
+            else:
+                self._binding.bind_output(port.name, "cpu")
+
+    def run(self, images: NDArray[np.float32]) -> None:
+        """Fill `arrays` with what one batch of images gives."""
+        np.copyto(self._input, images)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
+            raise run_error(error) from error
+
+    def _bind(self, bind: Callable[..., None], name: str) -> None:
+        array = self.arrays[name]
+        bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
 
 
 def regroup(

@@ -42,7 +42,7 @@ class Product:
             flat = x.reshape(-1, x.shape[-1])
             return flat[_spread(len(flat), count, ordinal)][np.newaxis]
         kernel = _window(self.node)
-        windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, kernel.pads), kernel.span, axis=(2, 3))
+        windows = np.lib.stride_tricks.sliding_window_view(_pad(x, kernel), kernel.span, axis=(2, 3))
         down, across = kernel.strides
         windows = windows[:, :, ::down, ::across, :: kernel.dilations[0], :: kernel.dilations[1]]
         batch, _, height, side = windows.shape[:4]
@@ -143,6 +143,17 @@ def _window(node: ir.Node) -> _Window:
     high, wide = (d * (side - 1) + 1 for d, side in zip(dilations, weight.shape[2:], strict=True))
     strides = tuple(node.attributes.get_ints("strides", (1, 1)))
     return _Window((high, wide), strides, dilations, ((0, 0), (0, 0), (top, bottom), (left, right)))
+
+
+def _pad(x: NDArray[np.float32], kernel: _Window) -> NDArray[np.float32]:
+    """The map with its border of zeros; numpy's own takes longer for a small map than the rest of the work."""
+    (top, bottom), (left, right) = kernel.pads[2:]
+    if not (top or bottom or left or right):
+        return x
+    batch, depth, height, width = x.shape
+    wide = np.zeros((batch, depth, top + height + bottom, left + width + right), np.float32)
+    wide[:, :, top : top + height, left : left + width] = x
+    return wide
 
 
 def _spread(total: int, count: int, ordinal: int) -> NDArray[np.int64]:

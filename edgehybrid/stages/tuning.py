@@ -178,11 +178,11 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
     others = _others(run, prepared, few.images, few.preprocess, ranges) if refine == "all" else []
 
     def produce(folder: Path) -> None:
-        from edgehybrid import graph, placement, quantizer, tuner
+        from edgehybrid import placement, quantizer, tuner
         from edgehybrid.graph.products import find_products
         from edgehybrid.graph.tuning import save_tuning
 
-        model = graph.load(prepared)
+        model = run.open(prepared)
         plan = placement.plan(model, "fp32")
         products = list(find_products(model, plan).values())
         refined, found, records = tuner.refine(

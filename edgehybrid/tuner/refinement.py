@@ -61,24 +61,30 @@ def refine(
         Ranges; what the quantizer is to write other than by default; one record per tensor and layer tried.
     """
     activations = {d.tensor for d in plan.decisions if d.kind == "activation"}
-    layers = []
+    found = {}
     for label, product in find_products(graph, plan).items():
         rows, tensor = samples.get(name_of(product.node.outputs[0])), _source(product, activations)
         if rows is not None and tensor is not None:
-            layers.append(_Layer(label, product, tensor, rows, weight_scales))
+            found[label] = product, tensor, rows
     chosen = dict(ranges.tensors)
-    records: list[Adjustment] = []
+    ranked: list[Adjustment] = []
+    finished: dict[str, list[Adjustment]] = {label: [] for label in found}
+    tuning = Tuning({}, {}, {})
     groups = [tuple(g) for g in tied] + [(t,) for t in ranges.tensors if not any(t in g for g in tied)]
-    for group in groups:
-        readers = [layer for layer in layers if layer.tensor in group]
+    for group in groups:  # one after another, as layers hold their outputs
+        readers = [
+            _Layer(label, product, tensor, rows, weight_scales)
+            for label, (product, tensor, rows) in found.items()
+            if tensor in group
+        ]
         if readers and candidates:
             record, amax = _rank(group, readers, ranges, candidates, importance)
-            records.append(record)
+            ranked.append(record)
             chosen.update(dict.fromkeys(group, amax))
-    tuning = Tuning({}, {}, {})
-    for layer in layers:
-        _finish(layer, chosen[layer.tensor], rounding, tuning, records)
-    return replace(ranges, tensors=chosen), tuning, tuple(records)
+        for layer in readers:
+            _finish(layer, chosen[layer.tensor], rounding, tuning, finished[layer.label])
+    records = (*ranked, *(record for each in finished.values() for record in each))
+    return replace(ranges, tensors=chosen), tuning, records
 
 
 class _Layer:
