@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from engine_graphs import Graphs, build_engine, here, make_graphs
+from figures import numbers, speedup
 from numpy.typing import NDArray
 
 from edgehybrid import benchmark, device, engine, zoo
@@ -228,18 +229,6 @@ def ask_trtexec(plan: Path, target: Target) -> dict[str, object]:
 def row_of(label: str, latency: Latency, ours: Latency) -> dict[str, object]:
     """One contender, and how many times as fast our int8 engine is."""
     return {"contender": label, "latency_ms": numbers(latency), "int8_is_faster_by": speedup(latency, ours)}
-
-
-def speedup(slow: Latency, fast: Latency) -> dict[str, object]:
-    """How many times as fast the second is, both timed in turns."""
-    ratio = benchmark.compare(slow, fast)
-    interval = None if ratio.ci95 is None else [1 / ratio.ci95[1], 1 / ratio.ci95[0]]
-    return {"value": 1 / ratio.value, "ci95": interval, "rounds": ratio.rounds}
-
-
-def numbers(latency: Latency) -> dict[str, float]:
-    """The statistics without the samples."""
-    return {key: value for key, value in dataclasses.asdict(latency).items() if key not in ("samples", "conditions")}
 
 
 def tell(found: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from figures import numbers
 from rewrites import export_plainly, fill
 
 from edgehybrid import benchmark, calibrator, dataset, device, exporter, placement, quantizer, rewrites, zoo
@@ -65,8 +66,7 @@ def main() -> None:
                     f"{threads} threads  {label:<16} p50 {latency.p50:7.2f} ms  p99 {latency.p99:7.2f} ms  "
                     f"{1 / ratio.value:.2f}x as fast [{1 / bounds[1]:.2f}, {1 / bounds[0]:.2f}]"
                 )
-                numbers = {k: v for k, v in dataclasses.asdict(latency).items() if k != "samples"}
-                rows.append({"graph": label, "latency_ms": numbers, "time_ratio": dataclasses.asdict(ratio)})
+                rows.append({"graph": label, "latency_ms": numbers(latency), "time_ratio": dataclasses.asdict(ratio)})
             runs.append({"threads": threads, "device": dataclasses.asdict(state), "rows": rows})
     options.output.parent.mkdir(parents=True, exist_ok=True)
     document = {"model": spec.name, "input": spec.preprocess.size, "batch": 1, "runs": runs}

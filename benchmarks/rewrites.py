@@ -28,10 +28,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from figures import speedup
 
 from edgehybrid import benchmark, device, exporter, rewrites, zoo
 from edgehybrid.graph import Graph, load, shape_of
-from edgehybrid.records import Latency, Ratio
+from edgehybrid.records import Latency
 from edgehybrid.runtime import open_runner
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests.official
@@ -155,18 +156,12 @@ def compare(latencies: dict[str, Latency]) -> list[dict[str, object]]:
                 "p50_ms": latency.p50,
                 "min_ms": latency.min,
                 "calls": latency.n,
-                "speedup_over_plain": speedup(benchmark.compare(latencies["plain"], latency)),
-                "speedup_over_simplified": speedup(benchmark.compare(latencies["simplified"], latency)),
-                "speedup_of_all_over_this": speedup(benchmark.compare(latency, latencies["all"])),
+                "speedup_over_plain": speedup(latencies["plain"], latency),
+                "speedup_over_simplified": speedup(latencies["simplified"], latency),
+                "speedup_of_all_over_this": speedup(latency, latencies["all"]),
             }
         )
     return rows
-
-
-def speedup(ratio: Ratio) -> dict[str, object]:
-    """A ratio of times as a ratio of speeds."""
-    interval = None if ratio.ci95 is None else [1 / ratio.ci95[1], 1 / ratio.ci95[0]]
-    return {"value": 1 / ratio.value, "ci95": interval, "rounds": ratio.rounds}
 
 
 def print_rows(title: str, rows: list[dict[str, object]]) -> None:

@@ -29,6 +29,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+from figures import numbers
 
 from edgehybrid import benchmark, device
 from edgehybrid.records import Precision
@@ -117,9 +118,7 @@ class Bare:
 
 def row_of(way: str, source: str, times: tuple[Any, ...], ratio: Any) -> dict[str, object]:
     """One comparison for the JSON file; single samples are left out."""
-    bare, ours = (
-        {key: value for key, value in dataclasses.asdict(latency).items() if key != "samples"} for latency in times
-    )
+    bare, ours = map(numbers, times)
     return {"way": way, "input": source, "bare_ms": bare, "runner_ms": ours, "ratio": dataclasses.asdict(ratio)}
 
 

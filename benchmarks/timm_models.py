@@ -5,7 +5,7 @@
 
 At the input size that timm publishes, with seeded weights of which none is at its initial value, so no accuracy. A
 stage that fails is written down with its words. Writes `benchmarks/results/timm_models.json` after every model;
-`--table` prints the README's table from it.
+`--table` prints a table of it, from which the README's is made.
 """
 
 import argparse
@@ -18,9 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(
-    0, str(Path(__file__).parents[1])
-)  # tests: seeded weights, and names of torchvision where it is missing
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests: seeded weights, stand-ins where torchvision is missing
 
 from edgehybrid import (
     calibrator,
@@ -59,7 +57,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=NAMES, metavar="NAME")
     parser.add_argument("--size", type=int, help="px, of every model; as published by default")
     parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--table", action="store_true", help="print the README's table and do nothing else")
+    parser.add_argument("--table", action="store_true", help="print the table and do nothing else")
     options = parser.parse_args()
     document = json.loads(options.output.read_bytes()) if options.output.is_file() else {"models": {}}
     if options.table:
@@ -124,7 +122,7 @@ def compile_typed(typed: Graph, precision: str) -> dict[str, object]:
 
 
 def make_table(models: dict[str, dict]) -> str:
-    """The README's table."""
+    """As the README's, with a verdict per precision."""
     head = "| model | px | params | GMAC | rewritten vs exported | int8 | fp16 |\n|---|---|---|---|---|---|---|"
     return "\n".join([head, *(row(name, found) for name, found in models.items())])
 

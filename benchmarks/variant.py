@@ -20,11 +20,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from figures import numbers, speedup
 
 from edgehybrid import benchmark, calibrator, dataset, device, engine, graph, placement, quantizer, resources
 from edgehybrid.errors import EdgeHybridError
 from edgehybrid.graph import Graph
-from edgehybrid.records import Latency, ModelCard, Preprocess, Ratio
+from edgehybrid.records import ModelCard, Preprocess
 from edgehybrid.runtime import open_runner
 from edgehybrid.zoo.cards import CARDS
 
@@ -198,8 +199,8 @@ def time_graphs(card: ModelCard, folder: Path, threads: list[int], seconds: floa
                 "threads": count,
                 "load": state.load,
                 "latency_ms": {name: numbers(latency) for name, latency in found.items()},
-                "speedup_rewritten": speedup(benchmark.compare(found["exported"], found["rewritten"])),
-                "speedup_int8": speedup(benchmark.compare(found["rewritten"], found["int8"])),
+                "speedup_rewritten": speedup(found["exported"], found["rewritten"]),
+                "speedup_int8": speedup(found["rewritten"], found["int8"]),
             }
         )
     return {"runs": runs}
@@ -229,20 +230,6 @@ def build(card: ModelCard, folder: Path, precision: str) -> dict[str, object]:
     else:
         found["error"] = done.stderr.strip().splitlines()[-3:]
     return found
-
-
-# --- shared ---------------------------------------------------------------------------------------------
-
-
-def numbers(latency: Latency) -> dict[str, float]:
-    """The statistics without the samples."""
-    return {key: value for key, value in dataclasses.asdict(latency).items() if key != "samples"}
-
-
-def speedup(ratio: Ratio) -> dict[str, object]:
-    """A ratio of times as a ratio of speeds."""
-    interval = None if ratio.ci95 is None else [1 / ratio.ci95[1], 1 / ratio.ci95[0]]
-    return {"value": 1 / ratio.value, "ci95": interval, "rounds": ratio.rounds}
 
 
 if __name__ == "__main__":

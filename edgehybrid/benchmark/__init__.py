@@ -14,6 +14,7 @@ from edgehybrid.benchmark.statistics import (
     variation,
 )
 from edgehybrid.benchmark.timing import (
+    Clock,
     DeviceTimes,
     keep_busy,
     measure,
@@ -23,6 +24,7 @@ from edgehybrid.benchmark.timing import (
 
 __all__ = [
     "BLOCK",
+    "Clock",
     "DeviceTimes",
     "UNSTEADY",
     "compare",

@@ -91,12 +91,11 @@ def guarding(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or place
+        where = _meant(Path(error.filename)) if error.filename else place
         if error.errno in _NO_SPACE:
-            free = _free_bytes(place)
             raise ResourceError(
                 f"no space left while writing {where}",
-                why=f"{error.strerror}; {free} free",
+                why=f"{error.strerror}: {_free_bytes(place)} are free now that the part written is removed",
                 fix="free some space, or give another disk with --output and EDGEHYBRID_CACHE_DIR",
             ) from error
         if error.errno in _NOT_WRITABLE:
@@ -106,6 +105,12 @@ def guarding(place: Path) -> Iterator[None]:
                 fix="choose another place with --output or EDGEHYBRID_CACHE_DIR, or correct its permissions",
             ) from error
         raise
+
+
+def _meant(path: Path) -> Path:
+    """The file that a temporary one was to become."""
+    is_temporary = path.name.startswith(".") and path.name.endswith(".tmp")
+    return path.with_name(path.name[1:].rsplit(".", 2)[0]) if is_temporary else path
 
 
 def _free_bytes(place: Path) -> str:
