@@ -1,5 +1,6 @@
 """The command line: signatures and docstrings of pipeline.COMMANDS become commands, errors become exit codes."""
 
+import contextlib
 import inspect
 import json
 import re
@@ -7,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -152,8 +153,8 @@ def _run(work: Callable[[], Result], told: "Quiet | Terminal", *, as_json: bool,
         _fail(_interrupted("interrupted", "Ctrl-C", told.stage), SIGINT_CODE, verbose, as_json=as_json)
     except Terminated:
         _fail(_interrupted("terminated", "SIGTERM", told.stage), SIGTERM_CODE, verbose, as_json=as_json)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone: nothing more to say, to anyone
+    except _ReaderGone:
+        sys.stderr.close()  # nothing more to say, to anyone
         raise typer.Exit(0) from None
     except MemoryError as error:
         full = ResourceError("out of memory", why=str(error) or "an allocation failed", fix="use a smaller --batch")
@@ -172,10 +173,11 @@ def _run(work: Callable[[], Result], told: "Quiet | Terminal", *, as_json: bool,
 def _show(result: Result, *, as_json: bool) -> None:
     from edgehybrid import reporter
 
-    if as_json:
-        typer.echo(_as_text(reporter.document_of(result)))
-    else:
-        reporter.print_result(result)
+    with _heard():
+        if as_json:
+            typer.echo(_as_text(reporter.document_of(result)))
+        else:
+            reporter.print_result(result)
 
 
 def _failure(error: EdgeHybridError, code: int | None = None) -> dict[str, object]:
@@ -192,7 +194,7 @@ def _as_text(document: Mapping[str, object]) -> str:
 
 def _interrupted(what: str, by: str, stage: str) -> EdgeHybridError:
     """The error for a signal, by what there is to go on from."""
-    fix = "the same command goes on from there: finished stages are kept" if stage else "run it again"
+    fix = "run it again; stages that had finished are kept" if stage else "run it again"
     return EdgeHybridError(what, why=f"{by} arrived {f'in {stage}' if stage else 'before any stage'}", fix=fix)
 
 
@@ -204,6 +206,19 @@ def _fail(error: EdgeHybridError, code: int, verbose: int, *, as_json: bool = Fa
     if as_json:
         typer.echo(_as_text(_failure(error, code)))
     raise typer.Exit(code)
+
+
+class _ReaderGone(BaseException):
+    """Whoever read our output has left; a pipe that breaks within a verb is something else."""
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """Around everything that is printed."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise _ReaderGone from None
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
@@ -222,7 +237,8 @@ class Quiet(Silence):
 
     def announce(self, text: str) -> None:
         """Leave one line."""
-        typer.echo(plain(text), err=True)
+        with _heard():
+            typer.echo(plain(text), err=True)
 
 
 class Terminal:
@@ -268,12 +284,15 @@ class Terminal:
 
     def _draw(self, text: str) -> None:
         if self.live:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
+            self._write(f"\r\x1b[K{text}")
 
     def _print(self, text: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{text}\n" if self.live else f"{text}\n")
-        sys.stderr.flush()
+        self._write(f"\r\x1b[K{text}\n" if self.live else f"{text}\n")
+
+    def _write(self, text: str) -> None:
+        with _heard():
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 _: Listener = Terminal()

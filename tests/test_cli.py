@@ -2,10 +2,13 @@
 
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -14,6 +17,7 @@ from edgehybrid import cli, errors
 from edgehybrid.progress import listener
 from edgehybrid.records import Models
 from edgehybrid.version import __version__
+from tests.linter import files
 from tests.reporter import samples
 
 runner = CliRunner()
@@ -83,7 +87,7 @@ def test_what_is_kept_is_told_only_where_a_stage_began() -> None:
         raise KeyboardInterrupt
 
     for words in ((), ("--quiet",)):
-        assert "in calibrate\n  fix: the same command goes on" in run(verb, *words).stderr
+        assert "in calibrate\n  fix: run it again; stages that had finished are kept" in run(verb, *words).stderr
         assert "kept" not in run(failing(KeyboardInterrupt()), *words).stderr
 
 
@@ -106,6 +110,21 @@ def test_a_bug_is_one_message_without_a_traceback_unless_asked() -> None:
     assert (quiet.exit_code, "Traceback" in quiet.stderr) == (1, False)
     assert "internal error: RuntimeError: oops" in quiet.stderr
     assert "Traceback" in run(failing(RuntimeError("oops")), "-vv").stderr
+
+
+def test_a_pipe_that_breaks_within_a_verb_is_no_success() -> None:
+    result = run(failing(BrokenPipeError("ssh has gone")))
+    assert (result.exit_code, "internal error: BrokenPipeError: ssh has gone" in result.stderr) == (1, True)
+
+
+def test_a_reader_that_leaves_early_ends_it_quietly() -> None:
+    code = "from edgehybrid import cli; import sys; sys.argv[1:] = ['models', '--json']; cli.main()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 def test_a_wrong_type_or_option_is_a_usage_error() -> None:
@@ -168,6 +187,16 @@ def test_a_folder_called_like_a_model_does_not_hide_it(tmp_path: Path, monkeypat
     result = runner.invoke(cli.app, ["build", "--model", "cmt_ti", "--weights", "gone.pth"])
     assert (result.exit_code, "gone.pth" in result.stderr) == (4, True)  # it got as far as the model's weights
     assert "cmt_ti is not a bundle" in runner.invoke(cli.app, ["build", "cmt_ti"]).stderr
+
+
+def test_a_node_of_a_strangers_file_steers_no_terminal(tmp_path: Path) -> None:
+    path, proto = tmp_path / "m.onnx", files.plain(zero=np.int8(3))
+    for node in proto.graph.node:
+        node.name = f"\x1b]0;evil\x07[/bold]{node.name}"
+    onnx.save(proto, path)
+    said = runner.invoke(cli.app, ["lint", str(path)]).stdout
+    assert "[/bold]" in said  # a name is no markup either
+    assert not {"\x1b", "\x07"} & set(said)
 
 
 def outer(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

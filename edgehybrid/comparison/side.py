@@ -8,8 +8,6 @@ from edgehybrid.records import Answers, DeviceState, ImageSet, Measurement, Repo
 
 PLAIN = "one call at a time, copies included"
 """How calls are made unless `bench` was told otherwise."""
-BUSY = 0.5
-"""Load per core above which a measurement was disturbed."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,9 @@ def side_of(path: str, found: Report | Measurement, answers: Answers | None) -> 
 
 def disturbances(side: Side) -> list[str]:
     """What makes a latency say more about the machine's state than about the network."""
-    found, load, cores = [], side.device.load, side.device.cores
-    if load is not None and load > BUSY * cores:
-        found.append(f"the machine was busy (load {load:.1f} on {counted(cores, 'core')})")
+    found, device = [], side.device
+    if device.is_busy:
+        found.append(f"the machine was busy (load {device.load:.1f} on {counted(device.cores, 'core')})")
     seen = [row.latency.conditions for row in side.rows if row.latency is not None and row.latency.conditions]
     if any(c.cooling or any((c.throttle or {}).values()) for c in seen):
         found.append("the machine throttled while it was measured")

@@ -21,7 +21,7 @@ from edgehybrid.device.power import read_draw
 from edgehybrid.device.sensors import cooling, temperatures_c, throttle_events
 from edgehybrid.errors import EdgeHybridError
 from edgehybrid.printable import counted
-from edgehybrid.records import Check
+from edgehybrid.records import BUSY, Check
 
 HOT = 85.0
 """Degrees Celsius above which a machine at rest is close to throttling; a threshold of our own."""
@@ -44,7 +44,7 @@ def load(root: Path) -> Check:
     if busy is None:
         return Check("load", "warn", "unknown: this system does not tell")
     found = f"{busy:.1f} processes on {counted(cores, 'core')} in the last minute"
-    if busy > 0.5 * cores:
+    if busy > BUSY * cores:
         return Check("load", "warn", f"{found}: latencies will be disturbed", "close other programs before `bench`")
     return Check("load", "ok", found)
 

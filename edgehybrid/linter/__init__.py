@@ -39,7 +39,9 @@ def lint(path: Path) -> Lint:
     """
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not there"
-        raise NotFoundError(f"cannot read {path}", why=f"it is {what}", fix="name an .onnx file")
+        within = sorted(path.glob("*.onnx")) if path.is_dir() else []
+        fix = f"name an .onnx file{': ' if within else ''}{' or '.join(map(str, within[:3]))}"
+        raise NotFoundError(f"cannot read {path}", why=f"it is {what}", fix=fix)
     return check(open_unchecked(path), str(path))
 
 

@@ -11,6 +11,7 @@ from edgehybrid.records.choices import (
     Status,
 )
 from edgehybrid.records.measurements import (
+    BUSY,
     Accuracy,
     Answers,
     BenchOptions,
@@ -85,6 +86,7 @@ from edgehybrid.records.targets import (
 )
 
 __all__ = [
+    "BUSY",
     "Accuracy",
     "AccuracyChange",
     "Adjustment",

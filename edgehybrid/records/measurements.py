@@ -6,6 +6,9 @@ from typing import Literal
 
 from edgehybrid.records.choices import Precision, Status
 
+BUSY = 0.5
+"""Load per core above which a latency is disturbed."""
+
 
 @dataclass(frozen=True)
 class DeviceState:
@@ -29,6 +32,11 @@ class DeviceState:
     cooling: Mapping[str, int] = field(default_factory=dict)  # what holds a clock down against heat now -> how far
     fan: Mapping[str, float] = field(default_factory=dict)  # "percent", "rpm"
     unknown: Mapping[str, str] = field(default_factory=dict)  # figure -> why this machine does not tell it
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether other programs disturbed what was measured."""
+        return self.load is not None and self.load > BUSY * self.cores
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ ENDINGS = {
 }
 TIMED = ("p50 ms", "p90", "p99", "max", "calls")
 POWERED = ("W", "mJ/call")
-SCORED = ("images", "top-1 % (95 %)", "drop (95 %)", "agree")
+SCORED = ("images", "top-1 %\n(95 %)", "drop\n(95 %)", "agree")
 
 
 def to_document(result: Listing) -> dict[str, object]:
@@ -198,9 +198,9 @@ def _drawn(row: Row) -> tuple[str, ...]:
 def _scored(row: Row) -> tuple[str, ...]:
     accuracy, drop, fidelity = row.accuracy, row.drop, row.fidelity
     return (
-        str(accuracy.n if accuracy else fidelity.n if fidelity else ""),
-        f"{accuracy.top1:.1f} [{accuracy.ci95[0]:.1f}, {accuracy.ci95[1]:.1f}]" if accuracy else "not measured",
-        f"{drop.points:+.2f} [{drop.ci95[0]:+.2f}, {drop.ci95[1]:+.2f}]" if drop else "-",
+        f"{accuracy.n:,}" if accuracy else f"{fidelity.n:,}" if fidelity else "",
+        f"{accuracy.top1:.1f}\n[{accuracy.ci95[0]:.1f}, {accuracy.ci95[1]:.1f}]" if accuracy else "not measured",
+        f"{drop.points:+.2f}\n[{drop.ci95[0]:+.2f}, {drop.ci95[1]:+.2f}]" if drop else "-",
         f"{fidelity.agreement:.1f} %" if fidelity else "-",
     )
 

@@ -216,12 +216,11 @@ def remarks(report: Report) -> tuple[str, ...]:
         fidelity = row.fidelity
         if fidelity is not None and (math.isnan(fidelity.sqnr_db) or not math.isfinite(fidelity.logit_kl)):
             said.append(f"{row.precision} on {backend(row.backend)} gave outputs that are not finite: do not deploy it")
-    load, cores = report.device.load, report.device.cores
-    timed = any(row.latency is not None for row in report.rows)
-    if timed and load is not None and load > 0.75 * cores:
+    device, timed = report.device, any(row.latency is not None for row in report.rows)
+    if timed and device.is_busy:
         said.append(
-            f"the machine was busy when the measurement began (load {load:.1f} on {counted(cores, 'core')}): "
-            "measure again with other programs closed"
+            f"the machine was busy when the measurement began (load {device.load:.1f} on "
+            f"{counted(device.cores, 'core')}): measure again with other programs closed"
         )
     said += [note for note in report.notes if not (note.startswith("UNTRAINED") and not trained)]
     return tuple(dict.fromkeys(said))

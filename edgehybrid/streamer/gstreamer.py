@@ -1,5 +1,6 @@
 """Read a Jetson's CSI camera, or RTSP through its hardware decoder, from GStreamer in a process of its own."""
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -117,7 +118,9 @@ class GstReader:
         """
         while len(head := self._pipe.read(HEADER.size)) == HEADER.size:
             kind, first, second, at = HEADER.unpack(head)
-            data = self._pipe.read(3 * first * second if kind == b"F" else first)
+            size = 3 * first * second if kind == b"F" else first
+            if len(data := self._pipe.read(size)) < size:
+                break  # it crashed in the midst of a message
             if kind == b"F":
                 yield Shot(np.frombuffer(data, np.uint8).reshape(second, first, 3), at)
                 continue
@@ -149,7 +152,7 @@ def _start(order: bytes) -> tuple["subprocess.Popen[bytes]", BinaryIO]:
     finally:
         os.close(into)
     assert child.stdin is not None
-    with child.stdin as order_to:
+    with contextlib.suppress(BrokenPipeError), child.stdin as order_to:  # a child that has ended says why on its pipe
         order_to.write(order)
     return child, os.fdopen(out, "rb")
 

@@ -1,5 +1,6 @@
 """GStreamer's road with elements that every installation has; NVIDIA's are checked as text, as no Jetson is here."""
 
+import io
 import itertools
 import sys
 import time
@@ -14,6 +15,7 @@ from edgehybrid.streamer.address import Address, parse
 from edgehybrid.streamer.capture import Capture
 from edgehybrid.streamer.frame import Mailbox
 from edgehybrid.streamer.gstreamer import GstReader, csi_pipeline, has, rtsp_pipeline
+from edgehybrid.streamer.gstreamer_child import HEADER
 from edgehybrid.streamer.source import LostError
 from edgehybrid.streamer.tally import Tally
 from tests.streamer.cameras import free_port, rtsp_server, why_no_rtsp_server
@@ -42,6 +44,15 @@ def test_frames_arrive_as_rgb_unpadded_with_the_time_they_were_taken() -> None:
         last = shot.captured
     reader.close()
     assert reader._child.poll() is not None
+
+
+@pytest.mark.parametrize("sent", [b"", b"F", HEADER.pack(b"F", 4, 4, 0.0) + b"rgb", HEADER.pack(b"E", 99, 0, 0.0)])
+def test_a_process_that_crashes_in_the_midst_of_a_message_is_a_lost_source(sent: bytes) -> None:
+    reader = GstReader.__new__(GstReader)
+    reader._pipe = io.BytesIO(sent)
+    reader._address = parse("csi://0")
+    with pytest.raises(LostError, match="process ended"):
+        next(reader._frames())
 
 
 @needs_gst
