@@ -8,6 +8,7 @@ import pytest
 
 from edgehybrid.benchmark import summarise
 from edgehybrid.comparison import MARGIN, Side, compare, latency_ratio, side_of, unpaired_interval
+from edgehybrid.errors import ArtifactError
 from edgehybrid.records import Accuracy, Answers, Comparison, ImageSet, Latency, Measurement, Row, Timing
 from edgehybrid.reporter import measurement_from_json
 from edgehybrid.reporter.contrast import contrast_csv
@@ -176,6 +177,13 @@ def test_an_engine_is_judged_against_its_control_if_that_is_the_very_same_file(f
     change = found.contrasts[0].latency
     assert change is not None
     assert change.relative_to == judged
+
+
+@pytest.mark.parametrize("change", [{"p50": 0.0}, {"mean": -1.0}, {"samples": (1.0, 0.0)}, {"p50": float("nan")}])
+def test_a_time_that_nothing_takes_is_refused(change: dict[str, object]) -> None:
+    row = Row("int8", "onnxruntime-cpu", "measured", latency=replace(drifting(10.0, 1), **change))  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError, match=r"a\.json holds a latency that is none"):
+        side_of("a.json", Measurement("m", DEVICE, (row,)), None)
 
 
 def test_a_measurement_says_how_it_called_and_what_was_answered() -> None:

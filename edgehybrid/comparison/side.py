@@ -1,8 +1,10 @@
 """One of two things that are compared: its rows, and what its numbers depend on."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgehybrid.errors import ArtifactError
 from edgehybrid.printable import counted
 from edgehybrid.records import Answers, DeviceState, ImageSet, Measurement, Report, Row, Timing
 
@@ -31,7 +33,18 @@ def side_of(path: str, found: Report | Measurement, answers: Answers | None) -> 
         path: Where it was read.
         found: What stood there.
         answers: Class per image, where the bundle keeps them.
+
+    Raises:
+        ArtifactError: It holds a latency that is none; others are divided by it.
     """
+    for row in found.rows:
+        times = () if row.latency is None else (row.latency.p50, row.latency.mean, *row.latency.samples)
+        if not all(0 < time < math.inf for time in times):
+            raise ArtifactError(
+                f"{path} holds a latency that is none",
+                why=f"{row.precision} on {row.backend}: found a time that is not above 0, or has no end",
+                fix="measure again: edgehybrid bench BUNDLE --json",
+            )
     if isinstance(found, Measurement):
         batch = found.subject.get("batch", "")
         return Side(

@@ -132,7 +132,7 @@ def _refused(path: Path, error: pickle.UnpicklingError) -> WeightsError:
         f"{path} was refused",
         why=f"its pickle asks for {wanted[1]}, which is code and not weights; nothing was run"
         if wanted
-        else f"its pickle is damaged or more than weights: {detail[1] if detail else _first_line(error)}",
+        else f"its pickle is damaged or more than weights: {detail[1] if detail else _first_sentence(error)}",
         fix="get a .safetensors file, or save only model.state_dict() and load that",
     )
 
@@ -140,11 +140,12 @@ def _refused(path: Path, error: pickle.UnpicklingError) -> WeightsError:
 def _damaged(path: Path, error: Exception) -> WeightsError:
     return WeightsError(
         f"{path} is damaged",
-        why=_first_line(error),
+        why=_first_sentence(error),
         fix="copy or download it again; a truncated transfer is the usual cause",
     )
 
 
-def _first_line(error: Exception) -> str:
+def _first_sentence(error: Exception) -> str:
+    """What kind of error, and the first sentence of what it says: torch goes on with guesses."""
     text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text.splitlines()[0].split('. ')[0]}" if text else type(error).__name__
