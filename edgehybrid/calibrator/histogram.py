@@ -28,6 +28,8 @@ EDGES: NDArray[np.float64] = np.append(
 
 _STAGE = 1 << 17  # activations kept as 16-bit bin numbers until they are worth one call of bincount
 _SCHEMA = "edgehybrid.observations/1"
+_POWER = ""
+"""Stands for `Observations.power` among the names in a file: no tensor has an empty name."""
 _FIELDS = {  # name -> (kind of dtype, dimensions)
     "schema": ("U", 0),
     "images": ("i", 0),
@@ -62,6 +64,8 @@ class Observations:
 
     tensors: Mapping[str, Histogram]
     images: int
+    power: Histogram | None = None
+    """Of the mean square of what the network puts out, one count per image where that is finite; None: not observed."""
 
     def merge(self, other: "Observations") -> "Observations":
         """Both together, as if one pass had seen the images of both.
@@ -73,7 +77,8 @@ class Observations:
             odd = sorted(self.tensors.keys() ^ other.tensors.keys())
             raise ValueError(f"observations of different tensors cannot be merged: {odd[0]} is only in one")
         merged = {name: histogram.merge(other.tensors[name]) for name, histogram in self.tensors.items()}
-        return Observations(merged, self.images + other.images)
+        power = None if self.power is None or other.power is None else self.power.merge(other.power)
+        return Observations(merged, self.images + other.images, power)
 
     def save(self, path: Path) -> None:
         """Write what `to_bytes` makes.
@@ -85,16 +90,18 @@ class Observations:
 
     def to_bytes(self) -> bytes:
         """An .npz of the bins that are not empty; equal observations give equal bytes."""
-        names = sorted(self.tensors)
-        occupied = [np.flatnonzero(self.tensors[name].counts) for name in names]
-        counts = [self.tensors[name].counts[bins] for name, bins in zip(names, occupied, strict=True)]
+        histograms = {name: self.tensors[name] for name in sorted(self.tensors)}
+        if self.power is not None:
+            histograms[_POWER] = self.power
+        occupied = [np.flatnonzero(histogram.counts) for histogram in histograms.values()]
+        counts = [histogram.counts[bins] for histogram, bins in zip(histograms.values(), occupied, strict=True)]
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
             schema=np.array(_SCHEMA),
             images=np.array(self.images, np.int64),
-            names=np.array(names, dtype=np.str_),
-            amax=np.array([self.tensors[name].amax for name in names], np.float32),
+            names=np.array(list(histograms), dtype=np.str_),
+            amax=np.array([histogram.amax for histogram in histograms.values()], np.float32),
             sizes=np.array([bins.size for bins in occupied], np.int64),
             bins=np.concatenate([*occupied, np.empty(0, np.intp)]).astype(np.uint16),
             counts=np.concatenate([*counts, np.empty(0, np.int64)]),
@@ -220,4 +227,7 @@ def _decode(fields: dict[str, NDArray[np.generic]]) -> Observations:
         dense = np.zeros(BINS, np.int64)
         dense[held] = counts[begin:end]
         tensors[str(name)] = Histogram(dense, float(amax))
-    return Observations(tensors, images)
+    power = tensors.pop(_POWER, None)
+    if power is not None and power.counts.sum() > images:
+        raise ValueError("it holds more output powers than images")
+    return Observations(tensors, images, power)

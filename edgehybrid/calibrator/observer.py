@@ -42,7 +42,7 @@ def observe(
         progress: Told the number of images run so far.
 
     Returns:
-        One histogram per tensor, with its exact absolute maximum.
+        One histogram per tensor, with its exact absolute maximum, and one of the power of the outputs.
 
     Raises:
         ImagesError: An image does not fit the graph, or there is none.
@@ -50,8 +50,11 @@ def observe(
         ValueError: A tensor is unknown, constant, or not float32.
     """
     sources = _find_sources(graph, tensors)
-    taps = [name for name in map(name_of, values(graph)) if name in set(sources.values())]
-    tallies = {name: Tally() for name in taps}
+    outputs = _find_outputs(graph)
+    watched = {*sources.values(), *outputs}
+    taps = [name for name in map(name_of, values(graph)) if name in watched]
+    tallies = {name: Tally() for name in taps if name in set(sources.values())}
+    power = Tally()
     session = open_session(graph, [name for name in taps if name != graph.input.name], threads=threads)
     slots = [Slot(graph, session, taps) for _ in range(min(2, available_cores()))]
     images = 0
@@ -65,13 +68,16 @@ def observe(
             if pending is not None:
                 pending.result()
             pending = pool.submit(_count, graph, slot, tallies, copies, images)
+            if outputs:
+                power.add(_power([slot.arrays[name] for name in outputs], len(group))[: len(group) // copies])
             images += len(group) // copies
             if progress is not None:
                 progress(images)
         if pending is not None:
             pending.result()
-    histograms = {name: tallies.pop(name).histogram() for name in taps}  # so that few are there twice
-    return Observations({name: histograms[source] for name, source in sources.items()}, images)
+    histograms = {name: tallies.pop(name).histogram() for name in list(tallies)}  # so that few are there twice
+    found = {name: histograms[source] for name, source in sources.items()}
+    return Observations(found, images, power.histogram() if outputs else None)
 
 
 def _find_sources(graph: Graph, tensors: Sequence[str]) -> dict[str, str]:
@@ -89,6 +95,24 @@ def _find_sources(graph: Graph, tensors: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"'{name}' is not a float32 activation")
         sources[name] = name_of(source_of(found[name]))
     return sources
+
+
+def _find_outputs(graph: Graph) -> list[str]:
+    """The float32 outputs that tell the images of a batch apart."""
+    batch = shape_of(graph.input)[0]
+    return [
+        value.name
+        for value in graph.body.outputs
+        if value.name and value.dtype == ir.DataType.FLOAT and (batch == 1 or shape_of(value)[:1] == (batch,))
+    ]
+
+
+def _power(outputs: Sequence[NDArray[np.float32]], batch: int) -> NDArray[np.float32]:
+    """Mean square of all outputs together, one number per image; those that are not finite are left out."""
+    rows = [array.reshape(batch, -1) for array in outputs]
+    total = sum(np.einsum("ij,ij->i", row, row, dtype=np.float64) for row in rows)
+    found = (total / sum(row.shape[1] for row in rows)).astype(np.float32)
+    return np.asarray(found[np.isfinite(found)])
 
 
 def source_of(value: ir.Value) -> ir.Value:

@@ -20,6 +20,8 @@ class Ranges:
     factors: Mapping[str, str] = field(default_factory=dict)
     """Of an equalized graph, to which the ranges then belong: tensor -> by how much each channel was multiplied, in
     eighths of an octave ("0 -3 12": 1, 2^(-3/8), 2^(12/8))."""
+    exponent: int = 2
+    """Of method "mse": ranges have the least mean of |error|**exponent; 3 where few images outweigh the others."""
 
 
 @dataclass(frozen=True)
