@@ -27,6 +27,7 @@ NAMED = 5
 """Groups named in a note; the report has all."""
 _ADJUSTMENTS = {
     "equalization": "tensors equalized",
+    "centering": "tensors centred",
     "range": "ranges changed",
     "bias": "biases corrected",
     "rounding": "weights rounded anew",

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, constant, label_nodes
+from edgehybrid.graph import Graph, add_constant, constant, label_nodes, name_of
 from edgehybrid.records import Plan
 
 _GOLDEN = 0.6180339887498949
@@ -123,6 +123,34 @@ def bias_place(node: ir.Node) -> tuple[ir.Node, int] | None:
     if added is None or matrix is None or added.dtype != np.float32:
         return None
     return (add, place) if added.shape[-1:] == matrix.shape[-1:] and added.size == matrix.shape[-1] else None
+
+
+def raise_bias(graph: Graph, node: ir.Node, amount: NDArray[np.float32], taken: set[str | None]) -> None:
+    """Add to the bias of a product, in place; a convolution without a bias gets one.
+
+    Args:
+        graph: That holds the node.
+        node: See `bias_place`.
+        amount: (out,).
+        taken: Names in use, extended by the new one.
+
+    Raises:
+        ValueError: There is no bias of this size.
+    """
+    place = bias_place(node)
+    if place is None:
+        raise ValueError(f"'{node.name}' has no place for a bias")
+    holder, index = place
+    old = holder.inputs[index] if index < len(holder.inputs) else None
+    array = constant(old)
+    before = np.zeros(amount.shape, np.float32) if array is None else array.astype(np.float32)
+    if before.shape[-1:] != amount.shape:
+        raise ValueError(f"the bias of '{node.name}' has another size")
+    if index >= len(holder.inputs):
+        holder.resize_inputs(index + 1)
+    name = f"{name_of(node.outputs[0])}.bias" if old is None else name_of(old)
+    raised = add_constant(graph, f"{name}_corrected", (before + amount).astype(np.float32), taken=taken)
+    holder.replace_input_with(index, raised)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from edgehybrid.errors import StageError
 from edgehybrid.graph import Graph, add_constant, constant, name_of, unused, values
 from edgehybrid.graph.half import FLOAT16_MAX
-from edgehybrid.graph.products import bias_place, unfold
+from edgehybrid.graph.products import raise_bias, unfold
 from edgehybrid.graph.tuning import Tuning
 from edgehybrid.records import Decision, Dialect, Ranges
 
@@ -70,28 +70,14 @@ def correct_biases(graph: Graph, names: Mapping[ir.Node, str], tuning: Tuning, i
     for node, label in names.items():
         if label not in int8 or label not in tuning.biases:
             continue
-        place, correction = bias_place(node), tuning.biases[label]
-        if place is None:
-            raise _wrong_correction(label)
-        holder, index = place
-        old = holder.inputs[index] if index < len(holder.inputs) else None
-        array = constant(old)
-        before = np.zeros(correction.shape, np.float32) if array is None else array.astype(np.float32)
-        if before.shape[-1:] != correction.shape:
-            raise _wrong_correction(label)
-        if index >= len(holder.inputs):
-            holder.resize_inputs(index + 1)
-        name = f"{label}.bias" if old is None else name_of(old)
-        corrected = add_constant(graph, f"{name}_corrected", (before + correction).astype(np.float32), taken=taken)
-        holder.replace_input_with(index, corrected)
-
-
-def _wrong_correction(label: str) -> StageError:
-    return StageError(
-        f"the bias correction of '{label}' finds no bias of its size",
-        why="it was made for another graph",
-        fix="tune the very graph that is quantized",
-    )
+        try:
+            raise_bias(graph, node, tuning.biases[label], taken)
+        except ValueError as error:
+            raise StageError(
+                f"the bias correction of '{label}' finds no bias of its size",
+                why="it was made for another graph",
+                fix="tune the very graph that is quantized",
+            ) from error
 
 
 class Writer:

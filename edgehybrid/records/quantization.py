@@ -20,6 +20,8 @@ class Ranges:
     factors: Mapping[str, str] = field(default_factory=dict)
     """Of an equalized graph, to which the ranges then belong: tensor -> by how much each channel was multiplied, in
     eighths of an octave ("0 -3 12": 1, 2^(-3/8), 2^(12/8))."""
+    offsets: Mapping[str, str] = field(default_factory=dict)
+    """Of a centred graph, to which the ranges then belong: tensor -> what was taken off each channel."""
     exponent: int = 2
     """Of method "mse": ranges have the least mean of |error|**exponent; 3 where few images outweigh the others."""
 
@@ -55,7 +57,7 @@ class Plan:
 class Adjustment:
     """One place where something better than the plain way was tried, and whether it measured better there."""
 
-    kind: Literal["equalization", "range", "bias", "rounding"]
+    kind: Literal["equalization", "centering", "range", "bias", "rounding"]
     site: str  # tensor or node
     accepted: bool
     before_db: float  # signal to quantization noise at the output of the layers that it concerns

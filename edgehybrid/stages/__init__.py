@@ -30,7 +30,7 @@ from edgehybrid.stages.source import Exported, Source, export, settle
 from edgehybrid.stages.timing import Timed, time_networks
 from edgehybrid.stages.torch_engine import check_torch_flavor, compile_torch
 from edgehybrid.stages.trial import Trial, try_engines
-from edgehybrid.stages.tuning import Prepared, apply_factors, prepare, reuse
+from edgehybrid.stages.tuning import Prepared, prepare, reuse
 
 __all__ = [
     "Exported",
@@ -43,7 +43,6 @@ __all__ = [
     "Timed",
     "Trial",
     "Unit",
-    "apply_factors",
     "bench",
     "build_engine",
     "builds_here",

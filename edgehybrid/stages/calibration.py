@@ -74,7 +74,7 @@ def reuse_calibration(path: Path, baseline: Path, preprocess: Preprocess, method
         UsageError: Another method is asked for than the file was made with.
         EdgeHybridError: As `calibrator.read_document`.
     """
-    from edgehybrid import calibrator, graph, placement
+    from edgehybrid import calibrator, graph, placement, tuner
 
     found, model = calibrator.read_document(path), graph.load(baseline)
     if method not in ("mse", found.ranges.method):  # mse is the default
@@ -89,6 +89,7 @@ def reuse_calibration(path: Path, baseline: Path, preprocess: Preprocess, method
             why="weights or layers are not those it was calibrated with",
             fix="give the same --model and --weights, or calibrate this one",
         )
+    model = tuner.apply_offsets(model, found.ranges.offsets)
     needed = {d.tensor for d in placement.plan(model, "fp32").decisions if d.kind == "activation"}
     missing = sorted(needed - set(found.ranges.tensors))
     if missing:

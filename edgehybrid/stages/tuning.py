@@ -32,10 +32,11 @@ STRETCHES = (1.19, 1.41)
 
 @dataclass(frozen=True)
 class Equalized:
-    """The same function with its channels equalized."""
+    """The same function with its channels equalized and centred."""
 
     path: Path
     factors: Mapping[str, str]  # tensor -> its factors, see `Ranges.factors`
+    offsets: Mapping[str, str]  # tensor -> its offsets, see `Ranges.offsets`
     adjustments: tuple[Adjustment, ...]
 
 
@@ -73,7 +74,7 @@ def prepare(
     few = _Few(baseline, images, preprocess, TUNING_IMAGES, TUNING_ROWS)
     level = equalize_channels(run, few, equalize)
     ranges = calibrate(run, level.path, images, preprocess, method)
-    ranges = replace(ranges, factors=level.factors)
+    ranges = replace(ranges, factors=level.factors, offsets=level.offsets)
     if refine == "off" and rounding == "nearest":
         return Prepared(level.path, ranges, None, level.adjustments)
     more = few if rounding == "nearest" else _Few(baseline, images, preprocess, ROUNDING_IMAGES, ROUNDING_ROWS)
@@ -84,7 +85,7 @@ def prepare(
 def reuse(run: Run, path: Path, baseline: Path, preprocess: Preprocess, method: Method) -> tuple[Prepared, ImageSet]:
     """The graph and the ranges of a calibration file, and its images; biases stay, as correcting them needs images."""
     ranges, about = reuse_calibration(path, baseline, preprocess, method)
-    return Prepared(apply_factors(run, baseline, ranges.factors), ranges), about
+    return Prepared(apply_known(run, baseline, ranges), ranges), about
 
 
 @dataclass(frozen=True)
@@ -122,21 +123,28 @@ class _Few:
 
 
 def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
-    """Equalize channels where that measures better; the baseline stays what accuracy is compared with."""
+    """Equalize and centre channels where that measures better; accuracy is still compared with the baseline.
+
+    `folded` centres none, as that adds operators.
+    """
 
     def produce(folder: Path) -> None:
         from edgehybrid import calibrator, tuner
 
         model, plan = few.opened
-        kept = few.samples
-        made, factors, records = tuner.equalize(
-            model, plan, kept.rows, kept.reach, kept.early_reach, calibrator.range_of, sites=sites
-        )
+        kept, pick = few.samples, calibrator.range_of
+        made, factors, records = tuner.equalize(model, plan, kept.rows, kept.reach, kept.early_reach, pick, sites=sites)
+        offsets: dict[str, str] = {}
+        if sites == "all":
+            rows = tuner.scale_rows(model, factors, kept.rows)
+            made, offsets, more = tuner.center(made, plan, rows, pick)
+            records += more
         write_atomic(folder / "equalized.onnx", made.to_bytes())
-        write_atomic(folder / "equalized.json", to_json({"factors": factors, "adjustments": records}))
+        found = {"factors": factors, "offsets": offsets, "adjustments": records}
+        write_atomic(folder / "equalized.json", to_json(found))
 
     if sites == "off":
-        return Equalized(few.baseline, {}, ())
+        return Equalized(few.baseline, {}, {}, ())
     inputs = {
         "model": sha256_of(few.baseline),
         "images": few.images.spec.sha256,
@@ -146,20 +154,22 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
     folder = run.do("equalize", inputs, produce)
     kept = json.loads((folder / "equalized.json").read_bytes())
     adjustments = tuple(decode(Adjustment, x) for x in kept["adjustments"])
-    return Equalized(folder / "equalized.onnx", kept["factors"], adjustments)
+    return Equalized(folder / "equalized.onnx", kept["factors"], kept["offsets"], adjustments)
 
 
-def apply_factors(run: Run, baseline: Path, factors: Mapping[str, str]) -> Path:
-    """The graph that ranges with factors belong to."""
+def apply_known(run: Run, baseline: Path, ranges: Ranges) -> Path:
+    """The graph that ranges with factors and offsets belong to."""
 
     def produce(folder: Path) -> None:
         from edgehybrid import graph, tuner
 
-        write_atomic(folder / "equalized.onnx", tuner.apply_factors(graph.load(baseline), factors).to_bytes())
+        equalized = tuner.apply_factors(graph.load(baseline), ranges.factors)
+        write_atomic(folder / "equalized.onnx", tuner.apply_offsets(equalized, ranges.offsets).to_bytes())
 
-    if not factors:
+    if not (ranges.factors or ranges.offsets):
         return baseline
-    return run.do("factors", {"model": sha256_of(baseline), "factors": factors}, produce) / "equalized.onnx"
+    inputs = {"model": sha256_of(baseline), "factors": ranges.factors, "offsets": ranges.offsets}
+    return run.do("factors", inputs, produce) / "equalized.onnx"
 
 
 def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, rounding: Rounding) -> Tuned:
@@ -182,7 +192,7 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
         from edgehybrid.graph.products import find_products
         from edgehybrid.graph.tuning import save_tuning
 
-        model = run.open(prepared)
+        model, before = run.open(prepared), few.opened[0]
         plan = placement.plan(model, "fp32")
         products = list(find_products(model, plan).values())
         refined, found, records = tuner.refine(
@@ -190,7 +200,7 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
             plan,
             ranges,
             others,
-            tuner.scale_rows(few.opened[0], ranges.factors, few.samples.rows),
+            tuner.center_rows(before, ranges.offsets, tuner.scale_rows(before, ranges.factors, few.samples.rows)),
             quantizer.choose_weight_scales,
             tied=placement.tie(model, plan),
             importance=weigh_outputs(prepared, model, products, few.picked, few.preprocess, few.rows)

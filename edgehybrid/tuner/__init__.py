@@ -1,11 +1,12 @@
 """Tune a network to int8 on a few images; whatever is tried stays only where it measures better.
 
-`equalize` gives the channels of a tensor one range (equalization.py, channels.py, region.py). `refine` re-ranks ranges,
-corrects biases and rounds weights (refinement.py, rounding.py). Both judge at the output of each int8 product, see
-local.py.
+`equalize` gives the channels of a tensor one range (equalization.py, channels.py, region.py), `center` one middle
+(centering.py). `refine` re-ranks ranges, corrects biases and rounds weights (refinement.py, rounding.py). All judge at
+the output of each int8 product, see local.py.
 """
 
+from edgehybrid.tuner.centering import apply_offsets, center, center_rows
 from edgehybrid.tuner.equalization import apply_factors, equalize, scale_rows
 from edgehybrid.tuner.refinement import refine
 
-__all__ = ["apply_factors", "equalize", "refine", "scale_rows"]
+__all__ = ["apply_factors", "apply_offsets", "center", "center_rows", "equalize", "refine", "scale_rows"]
