@@ -216,7 +216,7 @@ def test_the_single_stages_write_what_build_writes(built: Report, checkpoint: Pa
 
 def test_what_tuning_tried_is_in_the_report(built: Report) -> None:
     kinds = {a.kind for a in built.adjustments}
-    assert kinds == {"equalization", "bias"}
+    assert kinds == {"equalization", "centering", "bias"}
     equalized = sum(a.accepted for a in built.adjustments if a.kind == "equalization")
     bundle = Path(built.bundle)
     assert equalized == len(json.loads((bundle / "calibration.json").read_bytes())["factors"]) > 0

@@ -27,8 +27,8 @@ def network(scale: float = 1.0, batch: int = 1) -> SingleNet:
     return net
 
 
-def save(path: Path, net: SingleNet) -> str:
-    path.write_bytes(net.graph(net.last_outputs()[0]).to_bytes())
+def save(path: Path, net: SingleNet, output: str = "") -> str:
+    path.write_bytes(net.graph(output or net.last_outputs()[0]).to_bytes())
     return str(path)
 
 
@@ -101,6 +101,22 @@ def test_ranges_from_a_file_give_the_graph_of_a_calibration(target: str, home: P
     plain = edgehybrid.quantize(**common, output=Path("plain.onnx"))  # type: ignore[arg-type]
     reused = edgehybrid.quantize(**common, ranges=ranges, output=Path("reused.onnx"))  # type: ignore[arg-type]
     assert Path(plain.path).read_bytes() == Path(reused.path).read_bytes()
+
+
+def test_offsets_and_exponent_travel_with_the_ranges(home: Path) -> None:
+    net = SingleNet(1, 3, 16, 16)
+    away = net.const(np.reshape([-200.0, 200.0] * 16, (1, 32, 1, 1)))
+    sides = [net.op("Relu", net.conv("input", 3, 32, 3)) for _ in range(2)]
+    x = net.conv(net.op("Add", net.op("Add", sides[0], away), sides[1]), 32, 16)
+    save(home / "stream.onnx", net, net.op("Flatten", net.op("GlobalAveragePool", net.op("Relu", x))))
+    common = {"model": "stream.onnx", "calib": "images.npz", "crop_pct": 1.0, "target": "cpu"}
+    built = edgehybrid.build(**common, refine="off", precision="int8", output=Path("stream"))  # type: ignore[arg-type]
+    assert any(a.kind == "centering" and a.accepted for a in built.adjustments)
+    kept = json.loads(Path("stream/calibration.json").read_bytes())
+    assert len(kept["offsets"]) == 1
+    assert kept["exponent"] == 2
+    again = edgehybrid.quantize(**common, ranges=Path("stream/calibration.json"), output=Path("again.onnx"))  # type: ignore[arg-type]
+    assert Path(again.path).read_bytes() == Path("stream/model.onnx").read_bytes()
 
 
 def test_a_bundle_made_with_ranges_says_where_they_came_from(home: Path) -> None:

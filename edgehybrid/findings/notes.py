@@ -10,6 +10,7 @@ from edgehybrid.records import (
     ModelSpec,
     Plan,
     Precision,
+    Ranges,
     RankCheck,
     Recipe,
     Row,
@@ -32,6 +33,8 @@ _ADJUSTMENTS = {
     "bias": "biases corrected",
     "rounding": "weights rounded anew",
 }
+LEAST_SQUARES = 2
+"""Exponent of ranges of method "mse" unless few images outweigh the others."""
 GOOD_RANKING = 0.8
 """Spearman's correlation with leave-one-out from which on an estimated ranking is relied on."""
 FORWARDS = 5
@@ -86,16 +89,23 @@ def image_notes(
     return tuple(notes)
 
 
-def tuning_notes(adjustments: tuple[Adjustment, ...]) -> tuple[str, ...]:
-    """What was tried beyond the plain way, and how often it measured better where it acts."""
-    parts = []
+def tuning_notes(adjustments: tuple[Adjustment, ...], ranges: Ranges | None) -> tuple[str, ...]:
+    """What was tried beyond the plain way, and how often it measured better where it acts; what ranges were bent to."""
+    parts, notes = [], []
     for kind, plural in _ADJUSTMENTS.items():
         tried = [a for a in adjustments if a.kind == kind]
         kept = [a for a in tried if a.accepted]
         if tried:
             gain = f" (+{sum(a.after_db - a.before_db for a in kept) / len(kept):.1f} dB there)" if kept else ""
             parts.append(f"{len(kept)} of {len(tried)} {plural}{gain}")
-    return (f"kept because they measured better at the layer: {', '.join(parts)}",) if parts else ()
+    if parts:
+        notes.append(f"kept because they measured better at the layer: {', '.join(parts)}")
+    if ranges is not None and ranges.exponent > LEAST_SQUARES:
+        notes.append(
+            "a few calibration images make the network put out far more than the others do: ranges clip them less than "
+            "least squared error would"
+        )
+    return tuple(notes)
 
 
 def weight_notes(spec: ModelSpec) -> tuple[str, ...]:

@@ -26,6 +26,9 @@ def same(first: Observations, second: Observations) -> bool:
             h.amax == second.tensors[n].amax and np.array_equal(h.counts, second.tensors[n].counts)
             for n, h in first.tensors.items()
         )
+        and first.power is not None
+        and second.power is not None
+        and np.array_equal(first.power.counts, second.power.counts)
     )
 
 

@@ -34,9 +34,12 @@ def tally(array: NDArray[np.float32]) -> Histogram:
     return counter.histogram()
 
 
-def pick(histogram: Histogram, method: Method, percentile: float = 99.99) -> float:
-    seen = Observations({"x": histogram}, 1)
-    return choose(seen, method, images=1, sha256="", percentile=percentile).tensors["x"]
+def pick(histogram: Histogram, method: Method, percentile: float = 99.99, exponent: int = 2) -> float:
+    power = tally(np.array([1, 1, 1, 100 if exponent == 3 else 1], np.float32))
+    seen = Observations({"x": histogram}, 4, power)
+    ranges = choose(seen, method, images=4, sha256="", percentile=percentile)
+    assert ranges.exponent == exponent
+    return ranges.tensors["x"]
 
 
 def quantize(array: NDArray[np.float64], amax: float) -> NDArray[np.float64]:
@@ -103,35 +106,45 @@ def test_a_value_inside_the_range_moves_by_at_most_half_a_step(array: NDArray[np
     assert (np.abs(quantize(inside, amax) - inside) <= amax / 127 / 2 * (1 + 1e-12)).all()
 
 
+@pytest.mark.parametrize("exponent", [2, 3])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_expected_error_is_the_error_of_the_data(name: str) -> None:
+def test_expected_error_is_the_error_of_the_data(name: str, exponent: int) -> None:
     array = sample(name)
     histogram = tally(array)
     for fraction in (1, 0.7, 0.3, 0.05):
         amax = fraction * histogram.amax
-        exact = np.mean((quantize(array.astype(np.float64), amax) - array) ** 2)
-        assert expected_error(histogram, amax) == pytest.approx(exact, rel=0.01)
+        exact = np.mean(np.abs(quantize(array.astype(np.float64), amax) - array) ** exponent)
+        assert expected_error(histogram, amax, exponent) == pytest.approx(exact, rel=0.02)
 
 
+@pytest.mark.parametrize("exponent", [2, 3])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_mse_is_within_a_percent_of_the_best_range_for_the_data(name: str) -> None:
+def test_mse_is_within_a_percent_of_the_best_range_for_the_data(name: str, exponent: int) -> None:
     array = sample(name).astype(np.float64)
 
     def error(amax: float) -> float:
-        return float(np.mean((quantize(array, amax) - array) ** 2))
+        return float(np.mean(np.abs(quantize(array, amax) - array) ** exponent))
 
     amax = np.abs(array).max()
     best = min(error(candidate) for candidate in amax * np.geomspace(0.02, 1, 200))
-    assert error(pick(tally(sample(name)), "mse")) <= 1.01 * best
+    assert error(pick(tally(sample(name)), "mse", exponent=exponent)) <= 1.01 * best
 
 
 @settings(LAW, max_examples=20)
-@given(FLOATS)
-def test_mse_is_the_best_of_all_bin_edges(array: NDArray[np.float32]) -> None:
+@given(FLOATS, st.sampled_from((2, 3)))
+def test_mse_is_the_best_of_all_bin_edges(array: NDArray[np.float32], exponent: int) -> None:
     histogram = tally(np.append(array, np.float32(50)))
     top = int(np.flatnonzero(histogram.counts)[-1])
-    errors = [expected_error(histogram, float(edge)) for edge in EDGES[top - 1200 : top + 1 : 3]]
-    assert expected_error(histogram, pick(histogram, "mse")) <= min(errors) * (1 + 1e-6)
+    errors = [expected_error(histogram, float(edge), exponent) for edge in EDGES[top - 1200 : top + 1 : 3]]
+    found = expected_error(histogram, pick(histogram, "mse", exponent=exponent), exponent)
+    assert found <= min(errors) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(("powers", "exponent"), [([1, 2, 1, 3, 2], 2), ([1, 2, 1, 300, 2], 3), ([7], 2), ([0, 0], 2)])
+def test_the_exponent_rises_where_few_images_outweigh_the_rest(powers: list[float], exponent: int) -> None:
+    seen = Observations({"x": tally(sample("student"))}, len(powers), tally(np.array(powers, np.float32)))
+    assert choose(seen, "mse", images=1, sha256="").exponent == exponent
+    assert choose(seen, "minmax", images=1, sha256="").exponent == 2
 
 
 def test_clipping_pays_on_a_heavy_tail_and_not_on_a_uniform_distribution() -> None:

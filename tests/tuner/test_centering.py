@@ -1,0 +1,99 @@
+"""Centring: put in where offsets drown what varies, the same function, and written down completely."""
+
+import numpy as np
+import pytest
+
+from edgehybrid.calibrator import Samples, range_of, sample
+from edgehybrid.errors import ArtifactError
+from edgehybrid.graph import Graph
+from edgehybrid.graph.products import find_products
+from edgehybrid.placement import plan
+from edgehybrid.records import Adjustment
+from edgehybrid.tuner import apply_offsets, center, center_rows
+from tests.single import SingleNet, draw, run
+from tests.tuner import nets
+
+OFFSET = 300.0
+
+
+def stream(*, offset: float = OFFSET, reader: str = "linear") -> Graph:
+    """A residual sum with an offset per channel, which a layer reads, and a norm as it is."""
+    net = SingleNet(1, 16, 16)
+    away = net.const(offset * net.random.choice([-1, 1], 16))
+    x = net.op("Add", net.op("Add", net.linear("input", 16, 16), away), net.op("Relu", "input"))
+    maps = net.reshape(net.transpose(x, 0, 2, 1), 1, 16, 4, 4)
+    if reader == "linear":
+        y = net.linear(x, 16, 16)
+    elif reader == "unbiased":
+        y = net.linear(x, 16, 16, bias=False)
+    elif reader == "strided":
+        y = net.reshape(net.conv(maps, 16, 64, 2, bias=False, strides=[2, 2]), 1, 16, 16)
+    else:
+        y = net.transpose(net.reshape(net.conv(maps, 16, 16, 3, pads=[1, 1, 1, 1]), 1, 16, 16), 0, 2, 1)
+    normed = net.op("LayerNormalization", x, net.weight(16), net.weight(16), axis=-1)
+    return net.graph(net.op("Add", y, normed))
+
+
+def taken(graph: Graph) -> Samples:
+    """Rows of eight images."""
+    products = list(find_products(graph, plan(graph, "fp32")).values())
+    images = np.concatenate([draw(graph, seed) for seed in range(8)])
+    return sample(graph, [images], products, 8, threads=1)
+
+
+def centred(graph: Graph) -> tuple[Graph, dict[str, str], tuple[Adjustment, ...]]:
+    return center(graph, plan(graph, "fp32"), taken(graph).rows, range_of)
+
+
+@pytest.mark.parametrize("reader", ["linear", "strided"])
+def test_offsets_are_taken_off_and_the_function_stays(reader: str) -> None:
+    graph = stream(reader=reader)
+    result, offsets, (record,) = centred(graph)
+    assert record.accepted
+    assert record.after_db > record.before_db + 20
+    assert list(offsets) == [record.site]
+    (sub,) = result.nodes("Sub")
+    (norm,) = result.nodes("LayerNormalization")
+    assert sub.inputs[0] is norm.inputs[0] or reader != "linear"  # the norm reads what it read
+    (weighted,) = [d for d in plan(result, "fp32").decisions if d.kind == "activation" and d.tensor != "input"]
+    assert weighted.tensor == sub.outputs[0].name
+    x = draw(graph, 99)
+    before = run(graph, x)[0]
+    np.testing.assert_allclose(run(result, x)[0], before, atol=1e-5 * OFFSET)
+
+
+def test_without_offsets_nothing_is_put_in() -> None:
+    graph = stream(offset=0.0)
+    result, offsets, (record,) = centred(graph)
+    assert not record.accepted
+    assert (result, offsets) == (graph, {})
+
+
+@pytest.mark.parametrize("graph", [stream(reader="padded"), stream(reader="unbiased"), nets.normed(), nets.attending()])
+def test_padding_a_missing_bias_and_other_makers_are_no_sites(graph: Graph) -> None:
+    assert centred(graph)[1:] == ({}, ())
+
+
+def test_offsets_are_exact_in_float16_and_make_the_same_graph_again() -> None:
+    graph = stream()
+    result, offsets, _ = centred(graph)
+    numbers = np.array(next(iter(offsets.values())).split(), np.float64)
+    assert (numbers.astype(np.float16) == numbers).all()
+    np.testing.assert_allclose(np.abs(numbers), OFFSET, atol=5)
+    assert apply_offsets(graph, offsets).digest() == result.digest()
+
+
+@pytest.mark.parametrize("reader", ["linear", "strided"])
+def test_centred_rows_are_what_the_centred_graph_gives(reader: str) -> None:
+    graph = stream(reader=reader)
+    result, offsets, _ = centred(graph)
+    expected, found = taken(result).rows, center_rows(graph, offsets, taken(graph).rows)
+    assert expected.keys() == found.keys()
+    for name, rows in expected.items():
+        np.testing.assert_allclose(found[name], rows, atol=1e-4)
+
+
+@pytest.mark.parametrize("offsets", [{"nowhere": "0 1"}, {"add_7": "0 1 2"}, {"input": "1"}])
+def test_offsets_of_another_graph_are_refused(offsets: dict[str, str]) -> None:
+    with pytest.raises(ArtifactError, match="do not fit the network"):
+        apply_offsets(stream(), offsets)
