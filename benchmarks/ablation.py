@@ -7,6 +7,7 @@
 Each row is the whole of `prepare` with other options. Logits are compared with the float32 network's in canonical
 numerics (ONNX Runtime, graph optimisation disabled); layers as the report has them. `over_forwards` is how many times
 the bare forward passes of all calibration images the stages of a row took that no row before it had done already.
+With `--kernels`, TensorRT-RTX compiles the typed graph of each row, and what it chose is counted (`kernels.py`).
 """
 
 import argparse
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from kernels import compile_apart
 
 from edgehybrid import dataset, device, evaluator, graph, stages
 from edgehybrid.calibrator.session import open_session
@@ -29,6 +31,7 @@ STEPS: Sequence[tuple[str, Equalize, Refine, Rounding]] = (
     ("--equalize off --refine off", "off", "off", "nearest"),
     ("--equalize off --refine biases", "off", "biases", "nearest"),
     ("--equalize all --refine off", "all", "off", "nearest"),
+    ("--equalize folded --refine biases", "folded", "biases", "nearest"),
     ("--equalize all --refine biases (default)", "all", "biases", "nearest"),
     ("--equalize all --refine all", "all", "all", "nearest"),
     ("default and --rounding optimized", "all", "biases", "optimized"),
@@ -46,6 +49,7 @@ def main() -> None:
     parser.add_argument("--eval", default="fashion-mnist")
     parser.add_argument("--num-calib", type=int, default=128)
     parser.add_argument("--num-eval", type=int)
+    parser.add_argument("--kernels", action="store_true", help="count what TensorRT-RTX makes of each")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--table", type=Path, nargs="*", help="print the table of these results, and nothing else")
     options = parser.parse_args()
@@ -98,6 +102,8 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
             "fidelity": dataclasses.asdict(evaluator.fidelity(reference, logits)),
             "image_sqnr_db": float(np.median(image_sqnr(reference, logits))),
         }
+        if options.kernels:
+            row["engine"] = compile_apart(quantized.typed.read_bytes())
         if truth is not None:
             row["drop"] = dataclasses.asdict(evaluator.drop(reference, logits, truth))
         rows.append(row)
@@ -135,17 +141,20 @@ def print_row(row: dict[str, object]) -> None:
     """One line of one network."""
     fidelity, drop = row["fidelity"], row.get("drop")
     assert isinstance(fidelity, dict)
+    engine = row.get("engine")
+    built = f"  {engine['kernels']} kernels" if isinstance(engine, dict) else ""
     lost = f"  drop {drop['points']:+.2f} {drop['ci95']}" if isinstance(drop, dict) else ""
     print(
         f"{row['step']:<42} logits {fidelity['sqnr_db']:.2f} dB, {row['image_sqnr_db']:.2f} an image  layers "
         f"{row['layer_sqnr_db']:.2f} dB (worst {row['worst_layer_db']:.2f})  "
-        f"agreement {fidelity['agreement']:.2f} %{lost}  {row['seconds']:.1f} s = {row['over_forwards']:.2f} forwards",
+        f"agreement {fidelity['agreement']:.2f} %{lost}  {row['seconds']:.1f} s = {row['over_forwards']:.2f} forwards"
+        f"{built}",
         flush=True,
     )
 
 
 def print_table(documents: Sequence[dict[str, object]]) -> None:
-    """Markdown: options down, networks across; dB of the logits, of the median image's, and of the mean layer."""
+    """Markdown: options down, networks across; dB of the logits, the median image's and the mean layer; kernels."""
     print("| |" + "".join(f" {d['model']}, {d['weights']} |" for d in documents))
     print("|---|" + "---|" * len(documents))
     for step, *_ in STEPS:
@@ -154,7 +163,9 @@ def print_table(documents: Sequence[dict[str, object]]) -> None:
             rows = document["rows"]
             assert isinstance(rows, list)
             row = next(r for r in rows if r["step"] == step)
-            cells.append(f"{row['fidelity']['sqnr_db']:.1f} / {row['image_sqnr_db']:.1f} / {row['layer_sqnr_db']:.1f}")
+            engine = f" / {row['engine']['kernels']}" if "engine" in row else ""
+            levels = (row["fidelity"]["sqnr_db"], row["image_sqnr_db"], row["layer_sqnr_db"])
+            cells.append(" / ".join(f"{level:.1f}" for level in levels) + engine)
         print(f"| {step} | " + " | ".join(cells) + " |")
 
 
