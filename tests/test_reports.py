@@ -122,6 +122,7 @@ def test_two_bundles_of_one_model_are_told_apart(
     bundles = [write("before", samples.labelled()), write("after", samples.labelled())]
     reporter.print_result(edgehybrid.report(bundles, output=tmp_path / "two.html"))
     shown, page = capsys.readouterr().out, (tmp_path / "two.html").read_text()
+    assert [line for line in shown.splitlines() if line != line.rstrip()] == []
     for name in ("before", "after"):
         assert sum(line.startswith(f"{name}: cmt_ti") for line in shown.splitlines()) == 1
         assert page.count(f'<th scope="row">{name}<small>cmt_ti') == 2

@@ -1,5 +1,7 @@
 """What was found, told three ways: JSON for machines, a table for the terminal, one HTML page for people."""
 
+import sys
+
 from rich.console import Console
 
 from edgehybrid.records import Report, Result
@@ -37,6 +39,13 @@ def document_of(result: Result) -> dict[str, object]:
 
 
 def print_result(result: Result) -> None:
-    """Print whatever a verb returned on stdout, as wide as the terminal; plain text in a pipe."""
+    """Print whatever a verb returned on stdout, as wide as the terminal; plain text in a pipe, no line padded there."""
     console = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)  # names are no markup
-    console.print(table(result, console.width) if isinstance(result, Report) else to_table(result))
+    shown = table(result, console.width) if isinstance(result, Report) else to_table(result)
+    if console.is_terminal:
+        console.print(shown)
+        return
+    with console.capture() as kept:
+        console.print(shown)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in kept.get().removesuffix("\n").split("\n"))
+    sys.stdout.flush()
