@@ -23,12 +23,11 @@ OPERATORS = ["Conv", "MatMul", "Gemm"]
 def main() -> None:
     """Run the order, print what it cost."""
     order = json.loads(Path(sys.argv[1]).read_text())
-    seconds = {"forward": forward, "edgehybrid": own, "onnxruntime": runtime, "modelopt": modelopt}[order["tool"]](
-        order
-    )
+    quantize = {"forward": forward, "edgehybrid": own, "onnxruntime": runtime, "modelopt": modelopt}[order["tool"]]
+    seconds, earlier = quantize(order)
     # Not getrusage: its peak includes that of the parent, which a child shares until it starts its own program.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(json.dumps({"seconds": seconds, "peak_rss_mib": int(status["VmHWM"].split()[0]) / 1024}))
+    print(json.dumps({"seconds": seconds, "peak_rss_mib": max(earlier, int(status["VmHWM"].split()[0]) / 1024)}))
 
 
 def images_of(order: dict[str, Any]) -> Iterator[NDArray[np.float32]]:
@@ -41,8 +40,11 @@ def images_of(order: dict[str, Any]) -> Iterator[NDArray[np.float32]]:
             yield np.frombuffer(file.read(size), np.float32).reshape(shape)
 
 
-def forward(order: dict[str, Any]) -> float:
-    """The images through the float32 network and nothing else: what every other time is divided by."""
+def forward(order: dict[str, Any]) -> tuple[float, float]:
+    """The images through the float32 network and nothing else: what every other time is divided by.
+
+    As of all tools, seconds, and the peak in MiB before the process's own record of it began anew.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -51,10 +53,10 @@ def forward(order: dict[str, Any]) -> float:
     start = time.perf_counter()
     for image in images_of(order):
         session.run(None, {order["input"]: image})
-    return time.perf_counter() - start
+    return time.perf_counter() - start, 0
 
 
-def own(order: dict[str, Any]) -> float:
+def own(order: dict[str, Any]) -> tuple[float, float]:
     """`edgehybrid quantize`, every step after the rewrites that the other tools are given the result of."""
     from edgehybrid import calibrator, pipeline, placement, progress, quantizer, rewrites, stages, tuner
     from edgehybrid.records import Stage
@@ -62,12 +64,13 @@ def own(order: dict[str, Any]) -> float:
     assert all((calibrator, placement, quantizer, rewrites, stages, tuner))  # the verb imports them late
 
     class Given(progress.Silence):
-        """Adds up seconds of what the others are given."""
+        """Adds up seconds of what the others are given; stages measure their peaks, and each begins anew."""
 
-        seconds = 0.0
+        seconds = peak = 0.0
 
         def end(self, stage: Stage) -> None:
             """A stage ended."""
+            self.peak = max(self.peak, stage.peak_rss_mb)
             self.seconds += stage.seconds if stage.name in ("export", "rewrite") else 0.0
 
     given = Given()
@@ -82,7 +85,7 @@ def own(order: dict[str, Any]) -> float:
             method=order["method"],
             output=Path(order["output"]),
         )
-    return time.perf_counter() - start - given.seconds
+    return time.perf_counter() - start - given.seconds, given.peak
 
 
 class Reader:
@@ -106,7 +109,7 @@ class Reader:
         self.images = images_of(self.order)
 
 
-def runtime(order: dict[str, Any]) -> float:
+def runtime(order: dict[str, Any]) -> tuple[float, float]:
     """ONNX Runtime's static quantization, set to what TensorRT accepts: symmetric, per channel, no int32 bias."""
     import onnxruntime.quantization as peer
 
@@ -132,10 +135,10 @@ def runtime(order: dict[str, Any]) -> float:
         calibrate_method=methods[order["method"]],
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
     )
-    return time.perf_counter() - start
+    return time.perf_counter() - start, 0
 
 
-def modelopt(order: dict[str, Any]) -> float:
+def modelopt(order: dict[str, Any]) -> tuple[float, float]:
     """NVIDIA's Model Optimizer with its own placement, floats kept float32 so that all graphs run alike on a CPU."""
     import modelopt.onnx.quantization as peer
     from onnxruntime.quantization.calibrate import CalibrationDataReader
@@ -155,7 +158,7 @@ def modelopt(order: dict[str, Any]) -> float:
         output_path=order["output"],
         log_level="ERROR",
     )
-    return time.perf_counter() - start
+    return time.perf_counter() - start, 0
 
 
 if __name__ == "__main__":

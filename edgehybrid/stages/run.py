@@ -66,6 +66,10 @@ class Run:
             self._last = path, graph.load(path)
         return self._last[1]
 
+    def keep(self, path: Path, graph: "Graph") -> None:
+        """Have `open` give the graph that was written to a path, which saves reading it."""
+        self._last = path, graph
+
 
 def require(module: str, extra: str, purpose: str) -> None:
     """Make sure a library of an extra is installed, before a long chain of imports says so less kindly.

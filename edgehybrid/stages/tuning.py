@@ -127,10 +127,12 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
 
     `folded` centres none, as that adds operators.
     """
+    made: Graph | None = None
 
     def produce(folder: Path) -> None:
         from edgehybrid import calibrator, tuner
 
+        nonlocal made
         model, plan = few.opened
         kept, pick = few.samples, calibrator.range_of
         made, factors, records = tuner.equalize(model, plan, kept.rows, kept.reach, kept.early_reach, pick, sites=sites)
@@ -152,6 +154,8 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
         "sites": sites,
     }
     folder = run.do("equalize", inputs, produce)
+    if made is not None:
+        run.keep(folder / "equalized.onnx", made)
     kept = json.loads((folder / "equalized.json").read_bytes())
     adjustments = tuple(decode(Adjustment, x) for x in kept["adjustments"])
     return Equalized(folder / "equalized.onnx", kept["factors"], kept["offsets"], adjustments)
