@@ -26,7 +26,9 @@ EDGES: NDArray[np.float64] = np.append(
 )
 """Bin b holds EDGES[b] <= |x| < EDGES[b + 1]; bin 0 holds zeros and what is below 2**-133."""
 
-_STAGE = 1 << 17  # activations kept as 16-bit bin numbers until they are worth one call of bincount
+STAGE = 1 << 17
+"""Activations of a tensor kept as 16-bit bin numbers until they are worth one call of bincount."""
+
 _SCHEMA = "edgehybrid.observations/1"
 _POWER = ""
 """Stands for `Observations.power` among the names in a file: no tensor has an empty name."""
@@ -137,12 +139,17 @@ class Observations:
 
 
 class Tally:
-    """Counts the activations of one tensor as they stream by."""
+    """Counts the activations of one tensor as they stream by.
 
-    def __init__(self) -> None:
+    Args:
+        scratch: (STAGE,), which tallies of one thread may share; bincount would allocate it at every call.
+    """
+
+    def __init__(self, scratch: NDArray[np.intp] | None = None) -> None:
+        self._scratch = np.empty(STAGE, np.intp) if scratch is None else scratch
         self._counts = np.zeros(BINS, np.int64)
         self._top, self._amax = 0, 0.0  # the bin of the maximum, and the maximum
-        self._stage = np.empty(_STAGE, np.uint16)
+        self._stage = np.empty(STAGE, np.uint16)
         self._staged = 0
 
     def add(self, values: NDArray[np.float32], copies: int = 1) -> None:
@@ -192,7 +199,9 @@ class Tally:
                 self._flush()
 
     def _flush(self) -> None:
-        counts = np.bincount(self._stage[: self._staged])
+        numbers = self._scratch[: self._staged]
+        np.copyto(numbers, self._stage[: self._staged])
+        counts = np.bincount(numbers)
         self._counts[: counts.size] += counts
         self._staged = 0
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.calibrator.histogram import Observations, Tally
+from edgehybrid.calibrator.histogram import STAGE, Observations, Tally
 from edgehybrid.calibrator.session import Slot, open_session, regroup
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import StageError
@@ -53,7 +53,8 @@ def observe(
     outputs = _find_outputs(graph)
     watched = {*sources.values(), *outputs}
     taps = [name for name in map(name_of, values(graph)) if name in watched]
-    tallies = {name: Tally() for name in taps if name in set(sources.values())}
+    scratch = np.empty(STAGE, np.intp)
+    tallies = {name: Tally(scratch) for name in taps if name in set(sources.values())}
     power = Tally()
     session = open_session(graph, [name for name in taps if name != graph.input.name], threads=threads)
     slots = [Slot(graph, session, taps) for _ in range(min(2, available_cores()))]

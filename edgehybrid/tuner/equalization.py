@@ -123,7 +123,7 @@ def scale_rows(
     """What sampling the equalized graph would give, up to float32 rounding, from samples of the one before.
 
     Args:
-        graph: Either of the two: the factors go to the same places in both.
+        graph: The one before.
         factors: As `Ranges.factors`.
         rows: Output of each int8 product -> rows of its input, (groups, rows, in).
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from edgehybrid.calibrator.histogram import BINS, EDGES, FINITE, Histogram, Observations, Tally
+from edgehybrid.calibrator.histogram import BINS, EDGES, FINITE, STAGE, Histogram, Observations, Tally
 from edgehybrid.errors import ArtifactError
 
 FLOATS = hnp.arrays(
@@ -64,6 +64,16 @@ def test_tensors_larger_than_the_working_memory_are_counted_whole() -> None:
     expected = np.bincount(array.reshape(-1).view(np.uint32) >> 16 & 0x7FFF, minlength=BINS)
     assert np.array_equal(tally(array).counts, expected)
     assert np.array_equal(tally(*array).counts, expected)
+
+
+def test_tallies_share_working_memory_but_no_counts() -> None:
+    arrays = np.random.default_rng(0).normal(size=(2, 3, STAGE // 2)).astype(np.float32)
+    scratch = np.empty(STAGE, np.intp)
+    tallies = [Tally(scratch), Tally(scratch)]
+    for pair in arrays.swapaxes(0, 1):
+        for counter, array in zip(tallies, pair, strict=True):
+            counter.add(array)
+    assert all(same(counter.histogram(), tally(each)) for counter, each in zip(tallies, arrays, strict=True))
 
 
 def test_bins_are_at_most_a_128th_of_their_value_wide() -> None:

@@ -1,11 +1,13 @@
 """Centring: put in where offsets drown what varies, the same function, and written down completely."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from edgehybrid.calibrator import Samples, range_of, sample
 from edgehybrid.errors import ArtifactError
-from edgehybrid.graph import Graph
+from edgehybrid.graph import Graph, load
 from edgehybrid.graph.products import find_products
 from edgehybrid.placement import plan
 from edgehybrid.records import Adjustment
@@ -43,6 +45,14 @@ def taken(graph: Graph) -> Samples:
 
 def centred(graph: Graph) -> tuple[Graph, dict[str, str], tuple[Adjustment, ...]]:
     return center(graph, plan(graph, "fp32"), taken(graph).rows, range_of)
+
+
+@pytest.mark.parametrize("reader", ["linear", "strided"])
+def test_the_centred_graph_is_what_is_read_back_from_its_file(reader: str, tmp_path: Path) -> None:
+    result, offsets, _ = centred(stream(reader=reader))
+    assert offsets
+    (tmp_path / "centred.onnx").write_bytes(result.to_bytes())
+    assert load(tmp_path / "centred.onnx").to_bytes() == result.to_bytes()
 
 
 @pytest.mark.parametrize("reader", ["linear", "strided"])

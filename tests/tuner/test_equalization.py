@@ -1,11 +1,13 @@
 """Equalization: accepted where it measures better, the same function, and written down completely."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from edgehybrid.calibrator import Samples, range_of, sample
 from edgehybrid.errors import ArtifactError
-from edgehybrid.graph import Graph
+from edgehybrid.graph import Graph, load
 from edgehybrid.graph.products import find_products
 from edgehybrid.placement import plan
 from edgehybrid.records import Adjustment, Equalize
@@ -51,6 +53,14 @@ def test_the_factors_make_the_same_graph_again() -> None:
         result, factors, records = level(graph)
         assert len(factors) == sum(r.accepted for r in records)
         assert apply_factors(graph, factors).digest() == result.digest()
+
+
+@pytest.mark.parametrize("graph", [nets.normed(), nets.rectified(), nets.gated(), nets.attending()])
+def test_the_equalized_graph_is_what_is_read_back_from_its_file(graph: Graph, tmp_path: Path) -> None:
+    result, factors, _ = level(graph)
+    assert factors
+    (tmp_path / "equalized.onnx").write_bytes(result.to_bytes())
+    assert load(tmp_path / "equalized.onnx").to_bytes() == result.to_bytes()
 
 
 @pytest.mark.parametrize("graph", [nets.normed(), nets.rectified(), nets.gated(), nets.attending()])
