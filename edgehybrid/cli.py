@@ -1,6 +1,7 @@
 """The command line: signatures and docstrings of pipeline.COMMANDS become commands, errors become exit codes."""
 
 import contextlib
+import errno
 import inspect
 import json
 import re
@@ -24,9 +25,15 @@ from edgehybrid.version import __version__
 
 ERROR_SCHEMA = "edgehybrid.error/1"
 """Of the document that --json prints in place of a result."""
-SIGINT_CODE, SIGTERM_CODE, BUG_CODE = 130, 143, 1
+SIGINT_CODE, SIGTERM_CODE = 130, 143
 SIGNAL_CODES = {"interrupted": SIGINT_CODE, "terminated": SIGTERM_CODE}
 """Of a stream, which a signal ends in good order: it is shown, and the code tells of the signal."""
+
+WITHHELD = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE),
+}
+"""Why a system withholds a file that is perhaps there."""
 
 app = typer.Typer(
     name="edgehybrid",
@@ -160,14 +167,25 @@ def _run(work: Callable[[], Result], told: "Quiet | Terminal", *, as_json: bool,
         full = ResourceError("out of memory", why=str(error) or "an allocation failed", fix="use a smaller --batch")
         _fail(full, full.exit_code, verbose, as_json=as_json)
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        text = str(error).splitlines()[0] if str(error).strip() else "no message"
-        bug = EdgeHybridError(
-            f"internal error: {type(error).__name__}: {text}",
-            why=f"a bug in edgehybrid, at {Path(where.filename).name}:{where.lineno}",
-            fix="run again with -vv and report what it prints",
+        unforeseen = _unforeseen(error)
+        _fail(unforeseen, unforeseen.exit_code, verbose, as_json=as_json)
+
+
+def _unforeseen(error: Exception) -> EdgeHybridError:
+    """A file that the system withholds, wherever it was touched; anything else is a bug."""
+    if isinstance(error, OSError) and error.errno in WITHHELD and error.filename is not None:
+        return ResourceError(
+            f"cannot use {error.filename!s}",
+            why=error.strerror or type(error).__name__,
+            fix="check the path, its permissions and the disk",
         )
-        _fail(bug, BUG_CODE, verbose, as_json=as_json)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    text = str(error).splitlines()[0] if str(error).strip() else "no message"
+    return EdgeHybridError(
+        f"internal error: {type(error).__name__}: {text}",
+        why=f"a bug in edgehybrid, at {Path(where.filename).name}:{where.lineno}",
+        fix="run again with -vv and report what it prints",
+    )
 
 
 def _show(result: Result, *, as_json: bool) -> None:

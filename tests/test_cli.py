@@ -127,6 +127,13 @@ def test_a_reader_that_leaves_early_ends_it_quietly() -> None:
     assert process.returncode == 0
 
 
+def test_a_file_that_the_system_withholds_is_no_bug() -> None:
+    result = run(failing(PermissionError(13, "Permission denied", "/data/a.onnx")))
+    assert result.exit_code == 8
+    assert result.stderr.startswith("error: cannot use /data/a.onnx\n  why: Permission denied\n")
+    assert run(failing(OSError("something else"))).exit_code == 1
+
+
 def test_a_wrong_type_or_option_is_a_usage_error() -> None:
     assert run(failing(RuntimeError()), "--size", "x").exit_code == 2
     near = run(failing(RuntimeError()), "--siez", "3")
@@ -164,6 +171,8 @@ def test_a_choice_that_is_not_there_lists_those_that_are() -> None:
         (["export", "--output", "shelf"], 2, "--output shelf is a folder"),
         (["compare", "shelf/one/manifest.json", "shelf/one"], 7, "shelf/one/manifest.json is no report"),
         (["bench", "gone.onnx"], 4, "gone.onnx"),
+        (["bench", "x" * 300], 8, "File name too long"),
+        (["build", "--model", "x" * 300 + ".onnx"], 8, "File name too long"),
     ],
 )
 def test_bad_input_is_named(

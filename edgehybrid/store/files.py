@@ -14,7 +14,17 @@ from pathlib import Path
 from edgehybrid.errors import ResourceError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO)
+_NOT_WRITABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EEXIST,
+    errno.EIO,
+)
 
 Content = bytes | Path
 """What goes into a file: bytes, or a file to copy."""
@@ -46,7 +56,10 @@ def write_atomic(path: Path, content: Content) -> None:
     with guarding(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = write_beside(path, content)
-        rename(temporary, path)
+        try:
+            rename(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_beside(path: Path, content: Content) -> Path:

@@ -35,6 +35,15 @@ def test_a_file_in_the_way_of_a_folder_is_a_resource_error(tmp_path: Path) -> No
         store.write_atomic(tmp_path / "file" / "inside", b"x")
 
 
+@pytest.mark.parametrize("name", ["folder", "x" * 300])
+def test_a_name_that_no_file_can_have_is_a_resource_error_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ResourceError, match=f"(?m)cannot write .*{name}$") as caught:
+        store.write_atomic(tmp_path / name, b"x")
+    assert caught.value.exit_code == 8
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
 def test_written_files_follow_the_umask(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:
