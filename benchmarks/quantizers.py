@@ -134,7 +134,7 @@ def main() -> None:
         truth = score(bench.reference, evaluation, spec.preprocess)
         probe = next(calibration.batches(spec.preprocess, options.layer_images))
         rows, outputs = [], {}
-        every = tools(model, options.methods, with_modelopt=bool(python))
+        every = tools(model, options.methods, options.coverage, with_modelopt=bool(python))
         for tool in every:
             row, path = measure(bench, tool, count)
             if path is not None:
@@ -175,6 +175,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eval", default="fashion-mnist")
     parser.add_argument("--num-eval", type=int)
     parser.add_argument("--methods", nargs="*", default=["mse"], help="of ours; mse is what `build` does by default")
+    parser.add_argument(
+        "--coverage", choices=("own", "ours"), nargs="*", default=["own", "ours"], help="which layers peers quantize"
+    )
     parser.add_argument("--costs", type=int, nargs="*", default=[8, 128, 1000], help="numbers of images to time")
     parser.add_argument("--rounds", type=int, default=3, help="of timing; in each, every tool takes its turn")
     parser.add_argument("--layer-images", type=int, default=32)
@@ -185,14 +188,15 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def tools(model: graph.Graph, methods: Sequence[str], *, with_modelopt: bool) -> list[Tool]:
-    """Ours first, then every peer as it comes and at our coverage."""
+def tools(model: graph.Graph, methods: Sequence[str], coverage: Sequence[str], *, with_modelopt: bool) -> list[Tool]:
+    """Ours first, then every peer as it comes ("own") and at our coverage ("ours")."""
     found = [Tool(f"edgehybrid {method}", "edgehybrid", method) for method in methods]
     ours = left_float(model)
     peers = [("onnxruntime", method) for method in ("minmax", "entropy", "percentile")]
     peers += [("modelopt", method) for method in ("max", "entropy")] if with_modelopt else []
     for tool, method in peers:
-        found += [Tool(f"{tool} {method}", tool, method), Tool(f"{tool} {method}, our coverage", tool, method, ours)]
+        found += [Tool(f"{tool} {method}", tool, method)] if "own" in coverage else []
+        found += [Tool(f"{tool} {method}, our coverage", tool, method, ours)] if "ours" in coverage else []
     return found
 
 
