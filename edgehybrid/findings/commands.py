@@ -3,10 +3,7 @@
 import shlex
 from pathlib import Path
 
-from edgehybrid.records import (
-    Recipe,
-    Target,
-)
+from edgehybrid.records import Recipe, Target
 
 _DEFAULTS = {
     "batch": 1,
@@ -70,7 +67,8 @@ def next_command(recipe: Recipe, target: Target, folder: Path) -> str:
         return shlex.join(["edgehybrid", "verify", str(folder)])
     options = ["--model", recipe.model]
     options += [] if recipe.model.endswith(".onnx") else ["--weights", recipe.weights]
-    options += ["--input-size", str(recipe.input_size), "--precision", recipe.precision]
+    options += ["--input-size", str(recipe.input_size), "--crop-pct", str(recipe.crop_pct)]
+    options += ["--precision", recipe.precision]
     for name, default in _DEFAULTS.items():
         value = getattr(recipe, name)
         options += [] if value == default else [f"--{name}", str(value)]
