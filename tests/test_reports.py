@@ -256,7 +256,7 @@ def test_the_command_line_takes_several_bundles_and_prints_a_comparison(
 def test_the_next_command_keeps_what_was_asked_for(tmp_path: Path) -> None:
     plain = findings.next_command(RECIPE, samples.labelled().target, tmp_path)
     assert plain == (
-        "edgehybrid build --model cmt_ti --weights auto --input-size 64 --crop-pct 0.875 --precision int8 --eval val "
+        "edgehybrid build --model cmt_ti --weights auto --input-size 64 --crop-pct 1.0 --precision int8 --eval val "
         "--target orin-nano-8gb"
     )
     asked = replace(RECIPE, model="m.onnx", batch=4, ranges="r.json", equalize="off", max_drop=0.5)
