@@ -1,7 +1,7 @@
 """What calibrating a network costs: time against bare forward passes of the same images, memory against their number.
 
     python benchmarks/calibration.py [--models cmt_ti conformer_ti botnet26t] [--images 128] [--rounds 8]
-                                     [--threads 1 2] [--few 8] [--many 1000]
+                                     [--threads 1 2] [--graphs exported rewritten] [--few 8] [--many 1000]
 
 Time: a round runs the images through ONNX Runtime once without taps (session already open) and once through
 `calibrator.observe` and `choose` (opening the session included), in turns. The ratio is the median over rounds of
@@ -33,6 +33,7 @@ from edgehybrid.calibrator.session import open_session
 from edgehybrid.graph import Graph
 
 MODELS = ("cmt_ti", "conformer_ti", "botnet26t")
+GRAPHS = ("exported", "rewritten")
 RESULT = Path(__file__).parent / "results" / "calibration.json"
 CHILD = "--child"
 
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=8, help="6 or more give a 95 %% interval")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=GRAPHS)
     parser.add_argument("--few", type=int, default=8, help="images of the small process")
     parser.add_argument("--many", type=int, default=1000, help="images of the large process")
     parser.add_argument("--output", type=Path, default=RESULT)
@@ -57,8 +59,8 @@ def main() -> None:
         files = {name: export_variants(name, Path(folder)) for name in options.models}
         for name in options.models:
             for threads in options.threads:
-                for variant, path in files[name].items():
-                    state, net = device.state(threads), graph.load(path)
+                for variant in options.graphs:
+                    state, net = device.state(threads), graph.load(files[name][variant])
                     row = measure_time(net, options.images, options.rounds, threads)
                     about = {"model": name, "input": graph.shape_of(net.input)[-1], "graph": variant}
                     runs.append({**about, "threads": threads, "device": dataclasses.asdict(state), **row})
@@ -84,7 +86,7 @@ def export_variants(model: str, folder: Path) -> dict[str, Path]:
     exported = exporter.trace(*zoo.load(model, "random"))
     rewritten, _ = rewrites.apply(exported)
     files = {}
-    for name, variant in (("exported", exported), ("rewritten", rewritten)):
+    for name, variant in zip(GRAPHS, (exported, rewritten), strict=True):
         files[name] = folder / f"{model}-{name}.onnx"
         files[name].write_bytes(variant.to_bytes())
     return files
