@@ -162,7 +162,10 @@ def print_table(documents: Sequence[dict[str, object]]) -> None:
         for document in documents:
             rows = document["rows"]
             assert isinstance(rows, list)
-            row = next(r for r in rows if r["step"] == step)
+            row = next((r for r in rows if r["step"] == step), None)
+            if row is None:  # of a step that is newer than the result
+                cells.append("")
+                continue
             engine = f" / {row['engine']['kernels']}" if "engine" in row else ""
             levels = (row["fidelity"]["sqnr_db"], row["image_sqnr_db"], row["layer_sqnr_db"])
             cells.append(" / ".join(f"{level:.1f}" for level in levels) + engine)
