@@ -95,9 +95,9 @@ def tuning_notes(adjustments: tuple[Adjustment, ...], ranges: Ranges | None) -> 
     for kind, plural in _ADJUSTMENTS.items():
         tried = [a for a in adjustments if a.kind == kind]
         kept = [a for a in tried if a.accepted]
-        if tried:
-            gain = f" (+{sum(a.after_db - a.before_db for a in kept) / len(kept):.1f} dB there)" if kept else ""
-            parts.append(f"{len(kept)} of {len(tried)} {plural}{gain}")
+        if kept:
+            gain = sum(a.after_db - a.before_db for a in kept) / len(kept)
+            parts.append(f"{len(kept)} of {len(tried)} {plural} (+{gain:.1f} dB there)")
     if parts:
         notes.append(f"kept because they measured better at the layer: {', '.join(parts)}")
     if ranges is not None and ranges.exponent > LEAST_SQUARES:
