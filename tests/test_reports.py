@@ -14,7 +14,18 @@ import pytest
 import edgehybrid
 from edgehybrid import cli, delivery, findings, reporter, store
 from edgehybrid.errors import ArtifactError, GateError, NotFoundError, UsageError
-from edgehybrid.records import Comparison, Conditions, Measurement, Power, Product, Recipe, Report, Summary
+from edgehybrid.records import (
+    Adjustment,
+    Comparison,
+    Conditions,
+    Measurement,
+    Power,
+    Product,
+    Ranges,
+    Recipe,
+    Report,
+    Summary,
+)
 from edgehybrid.reporter.spreadsheet import to_csv
 from tests.reporter import samples
 
@@ -264,6 +275,15 @@ def test_the_next_command_keeps_what_was_asked_for(tmp_path: Path) -> None:
     assert "--weights" not in told
     for words in ("--model m.onnx", "--batch 4", "--ranges r.json", "--equalize off", "--max-drop 0.5"):
         assert words in told
+
+
+def test_what_tuning_kept_and_what_ranges_were_bent_to_is_said() -> None:
+    tried = [Adjustment("centering", site, site == "x", 20.0, 45.0, "") for site in "xyz"]
+    plain = Ranges("mse", 8, "", {})
+    assert findings.tuning_notes((), plain) == findings.tuning_notes((), None) == ()
+    kept, bent = findings.tuning_notes(tuple(tried), replace(plain, exponent=3))
+    assert kept.endswith("1 of 3 tensors centred (+25.0 dB there)")
+    assert "clip them less" in bent
 
 
 def test_fidelity_is_said_to_be_on_the_images_that_were_seen() -> None:
