@@ -330,7 +330,8 @@ def _speed_clause(report: Report, found: Comparison) -> str:
             return f"{join} runs {control.p50 / new:.2f}x as fast as fp16 on {here} {detail}"
         return f"{join} takes {millis(new)} ms on {here} (median), with no fp32 beside it"
     times = f"{pace.value:.2f}x as fast"
-    detail = f"({millis(new)} against {millis(found.reference.latency.p50)} ms, medians)"
+    # Not the quotient of the medians of all calls, which a slow stretch of the machine shifts.
+    detail = f"(median of rounds in turns; of all calls {millis(new)} against {millis(found.reference.latency.p50)} ms)"
     if pace.value >= WORTHWHILE:
         return f"{join} runs {times} as fp32 on {here} {detail}"
     if pace.value > 1 / WORTHWHILE:

@@ -126,7 +126,7 @@ def test_the_first_sentence_answers_with_interval_and_machine() -> None:
     text = Page(reporter.page(samples.labelled())).text
     assert (
         "Is int8 worth it here? int8 costs 0.1 points of top-1 (95 %: −0.5 to +0.7, n = 1,000) and is slower than fp32 "
-        "on this CPU: 0.93× as fast (12.3 against 11.5 ms, medians)." in text
+        "on this CPU: 0.93× as fast (median of rounds in turns; of all calls 12.3 against 11.5 ms)." in text
     )
     assert samples.CPU in text
 
