@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import inspect
-import json
 import re
 import signal
 import sys
@@ -21,6 +20,7 @@ from edgehybrid.pipeline import COMMANDS
 from edgehybrid.printable import plain
 from edgehybrid.progress import Listener, Silence, listening
 from edgehybrid.records import Comparison, Diagnosis, Lint, Report, Result, Stage, Stream
+from edgehybrid.store import to_json
 from edgehybrid.version import __version__
 
 ERROR_SCHEMA = "edgehybrid.error/1"
@@ -62,7 +62,7 @@ def main() -> None:
         if "--json" in sys.argv:
             asked = "edgehybrid" if error.ctx is None else error.ctx.command_path
             why = "the command line was not understood"
-            typer.echo(_as_text(_failure(UsageError(error.format_message(), why=why, fix=f"{asked} --help"))))
+            typer.echo(_text_of(_failure(UsageError(error.format_message(), why=why, fix=f"{asked} --help"))))
         sys.exit(error.exit_code)
 
 
@@ -193,7 +193,7 @@ def _show(result: Result, *, as_json: bool) -> None:
 
     with _heard():
         if as_json:
-            typer.echo(_as_text(reporter.document_of(result)))
+            typer.echo(_text_of(reporter.document_of(result)))
         else:
             reporter.print_result(result)
 
@@ -204,10 +204,9 @@ def _failure(error: EdgeHybridError, code: int | None = None) -> dict[str, objec
     return {"schema": ERROR_SCHEMA, "edgehybrid": __version__, "exit_code": code or error.exit_code, **said}
 
 
-def _as_text(document: Mapping[str, object]) -> str:
-    """JSON that can be printed: a name of a file that is no UTF-8 becomes escapes."""
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    return text.encode(errors="backslashreplace").decode()
+def _text_of(document: Mapping[str, object]) -> str:
+    """JSON that can be printed; printing ends the line."""
+    return to_json(document).decode().rstrip("\n")
 
 
 def _interrupted(what: str, by: str, stage: str) -> EdgeHybridError:
@@ -222,7 +221,7 @@ def _fail(error: EdgeHybridError, code: int, verbose: int, *, as_json: bool = Fa
         traceback.print_exc()
     typer.echo(f"error: {error}", err=True)
     if as_json:
-        typer.echo(_as_text(_failure(error, code)))
+        typer.echo(_text_of(_failure(error, code)))
     raise typer.Exit(code)
 
 

@@ -51,10 +51,11 @@ def observe(
     """
     sources = _find_sources(graph, tensors)
     outputs = _find_outputs(graph)
-    watched = {*sources.values(), *outputs}
+    counted = set(sources.values())
+    watched = {*counted, *outputs}
     taps = [name for name in map(name_of, values(graph)) if name in watched]
     scratch = np.empty(STAGE, np.intp)
-    tallies = {name: Tally(scratch) for name in taps if name in set(sources.values())}
+    tallies = {name: Tally(scratch) for name in taps if name in counted}
     power = Tally()
     session = open_session(graph, [name for name in taps if name != graph.input.name], threads=threads)
     slots = [Slot(graph, session, taps) for _ in range(min(2, available_cores()))]

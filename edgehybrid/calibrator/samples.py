@@ -58,7 +58,7 @@ def sample(
         ImagesError: An image does not fit the graph, or there is none.
         StageError: ONNX Runtime failed.
     """
-    read = {name_of(p.node.outputs[0]): (name_of(input_of(p.node, 0)), p) for p in products}
+    read = {p.output: (name_of(input_of(p.node, 0)), p) for p in products}
     taps = sorted({name for name, _ in read.values()})
     slot = Slot(graph, open_session(graph, [name for name in taps if name != graph.input.name], threads=threads), taps)
     groups = max(1, images // shape_of(graph.input)[0])

@@ -24,6 +24,11 @@ class Product:
     channels: NDArray[np.int64]  # (groups, in): which channel of the input each column reads
     axis: int  # where the input has its channels: 1 for maps, -1 for tokens
 
+    @property
+    def output(self) -> str:
+        """Name of what the node computes, under which rows and gradients of the product are kept."""
+        return name_of(self.node.outputs[0])
+
     def rows(self, x: NDArray[np.float32], count: int, ordinal: int) -> NDArray[np.float32]:
         """What the matrix is multiplied with at some positions of the output.
 

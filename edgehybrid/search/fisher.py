@@ -102,7 +102,7 @@ def gradients_at(
         StageError: torch computes other logits than ONNX Runtime.
     """
     network, generator = Network(graph), torch.Generator().manual_seed(seed)
-    wanted = {name_of(product.node.outputs[0]) for product in products}
+    wanted = {product.output for product in products}
     kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in sorted(wanted)}
     outputs: dict[str, Tensor] = {}
 
@@ -117,7 +117,7 @@ def gradients_at(
             check(expected(images), logits)
         found = dict(zip(outputs, differentiate(logits, list(outputs.values()), generator), strict=True))
         for product in products:
-            name = name_of(product.node.outputs[0])
+            name = product.output
             gradient = found[name]
             array = np.zeros(outputs[name].shape, np.float32) if gradient is None else gradient.numpy()
             kept[name].append(product.outputs(array, positions(product), ordinal))

@@ -9,7 +9,7 @@ Source:
     Wei et al., "Outlier Suppression+", EMNLP 2023 (channel-wise shifting).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,22 +17,19 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.errors import ArtifactError
-from edgehybrid.graph import Graph, add_constant, name_of, unused, values
+from edgehybrid.graph import Graph, add_constant, name_of, shape_of, unused, values
+from edgehybrid.graph.half import FLOAT16_MAX
 from edgehybrid.graph.products import Product, bias_place, find_products, product_at, raise_bias
 from edgehybrid.graph.structure import MOVES, input_of, residual_makers
 from edgehybrid.records import Adjustment, Plan
-from edgehybrid.tuner.local import decibels, multiply, peak_scales, power, round_rows, round_weight
+from edgehybrid.tuner.local import ChooseRange, decibels, multiply, multiply_rounded, power
 
 GAIN = 0.25
 """A tensor is centred where the error at its readers falls to this part of what it was, or less: 6 dB."""
 NOISY_DB = 35.0
 """And where it was above this: a layer that loses less to int8 is worth no operator."""
-FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 _MOVES = MOVES | {"Slice", "Split"}
-
-ChooseRange = Callable[[NDArray[np.float32]], float]
-"""Sampled values -> amax."""
 
 
 def center(
@@ -53,7 +50,7 @@ def center(
         A graph that is the same function up to float32 rounding; the offsets of each tensor that got any, from which
         `apply_offsets` makes the same graph again; one record per tensor on which it was tried.
     """
-    made = {name_of(out): out for node in graph.nodes() for out in node.outputs}
+    made = _outputs(graph)
     int8 = {label: product.node for label, product in find_products(graph, plan).items()}
     quantizing: dict[str, set[str]] = {}
     for decision in plan.decisions:
@@ -65,7 +62,7 @@ def center(
         site = _find(made[tensor]) if tensor in made else None
         if site is None or {int8.get(label) for label in labels} != {product.node for product in site.readers}:
             continue  # something else quantizes it too, or leaves it float
-        if any(_key(product) not in samples for product in site.readers):
+        if any(product.output not in samples for product in site.readers):
             continue
         record, found = _try(site, samples, choose_range)
         records.append(record)
@@ -85,8 +82,16 @@ def apply_offsets(graph: Graph, offsets: Mapping[str, str]) -> Graph:
         ArtifactError: They are of another graph.
     """
     result = graph.clone()
+    made, taken = _outputs(result), {value.name for value in values(result)}
     for tensor, text in offsets.items():
-        _write(result, tensor, text)
+        site, offset = _find(made[tensor]) if tensor in made else None, _parse(text)
+        if site is None or site.channels != offset.size:
+            raise ArtifactError(
+                f"the offsets of '{tensor}' do not fit the network",
+                why=f"{offset.size} were chosen for a tensor that this network has not, or cannot centre",
+                fix="calibrate this very network",
+            )
+        _write(result, site, offset, taken)
     return result
 
 
@@ -104,8 +109,8 @@ def center_rows(
     for node in graph.nodes():
         text = offsets.get(name_of(node.inputs[0])) if node.inputs and node.inputs[0] is not None else None
         product = None if text is None else product_at(node)
-        if text is not None and product is not None and _key(product) in centred:
-            centred[_key(product)] = centred[_key(product)] - product.column(_parse(text))
+        if text is not None and product is not None and product.output in centred:
+            centred[product.output] = centred[product.output] - product.column(_parse(text))
     return centred
 
 
@@ -117,6 +122,11 @@ class _Site:
     readers: Sequence[Product]
     axis: int
     channels: int
+
+
+def _outputs(graph: Graph) -> dict[str, ir.Value]:
+    """Every computed tensor by name."""
+    return {name_of(out): out for node in graph.nodes() for out in node.outputs}
 
 
 def _find(value: ir.Value) -> _Site | None:
@@ -143,15 +153,11 @@ def _pads(node: ir.Node) -> bool:
     return any(node.attributes.get_ints("pads", ()))
 
 
-def _key(product: Product) -> str:
-    return name_of(product.node.outputs[0])
-
-
 def _try(
     site: _Site, samples: Mapping[str, NDArray[np.float32]], choose_range: ChooseRange
 ) -> tuple[Adjustment, NDArray[np.float32]]:
     """The record of the attempt, and the offsets that go with it."""
-    halves = [np.array_split(samples[_key(product)], 2, axis=1) for product in site.readers]
+    halves = [np.array_split(samples[product.output], 2, axis=1) for product in site.readers]
     early = _means(site, [first for first, _ in halves])
     none = np.zeros(site.channels, np.float32)
     before, after = (
@@ -161,7 +167,7 @@ def _try(
         )
         for offset in (none, early)
     )
-    count, everything = len(site.readers), _means(site, [samples[_key(product)] for product in site.readers])
+    count, everything = len(site.readers), _means(site, [samples[product.output] for product in site.readers])
     before_db, after_db = decibels(count, before), decibels(count, after)
     accepted = after <= GAIN * before and before_db < NOISY_DB and float(np.abs(everything).max()) < FLOAT16_MAX
     note = f"mean of each channel taken off before rounding and given to the bias of {count} int8 reader"
@@ -186,9 +192,7 @@ def _error(
 ) -> float:
     """Noise over signal at the output of a reader; the signal is what varies there, as a bias could add the rest."""
     exact = multiply(rows, product.weight)
-    centred = rows - offset
-    weight = round_weight(product.weight, peak_scales(product.weight))
-    got = multiply(round_rows(centred, choose_range(centred)), weight) + multiply(offset, product.weight)
+    got = multiply_rounded(rows - offset, product.weight, choose_range) + multiply(offset, product.weight)
     signal = power(exact - exact.mean(axis=1, keepdims=True))
     return power(got - exact) / max(signal, float(np.finfo(np.float64).tiny))
 
@@ -197,29 +201,18 @@ def _parse(text: str) -> NDArray[np.float32]:
     return np.array(text.split(), np.float32)
 
 
-def _write(graph: Graph, tensor: str, text: str) -> None:
-    """Put the subtraction between a tensor and its readers, and what it takes into their biases, in place.
-
-    Raises:
-        ArtifactError: The offsets are of another graph.
-    """
-    value = next((out for node in graph.nodes() for out in node.outputs if out.name == tensor), None)
-    site, offset = None if value is None else _find(value), _parse(text)
-    if site is None or site.channels != offset.size:
-        raise ArtifactError(
-            f"the offsets of '{tensor}' do not fit the network",
-            why=f"{offset.size} were chosen for a tensor that this network has not, or cannot centre",
-            fix="calibrate this very network",
-        )
-    taken = {value.name for value in values(graph)}
-    rank = 0 if site.value.shape is None else len(site.value.shape)
-    shape = [1] * rank
+def _write(graph: Graph, site: _Site, offset: NDArray[np.float32], taken: set[str | None]) -> None:
+    """Put the subtraction between a tensor and its readers, and what it takes into their biases, in place."""
+    tensor, maker = name_of(site.value), site.value.producer()
+    if maker is None:
+        raise ValueError(f"'{tensor}' is not computed")
+    shape = [1] * len(shape_of(site.value))
     shape[site.axis] = offset.size
     what = add_constant(graph, f"{tensor}_offset", offset.reshape(shape), taken=taken)
     node = ir.node("Sub", [site.value, what], name=unused(f"{tensor}_center", taken))
     out = node.outputs[0]
     out.name, out.shape, out.type = unused(f"{tensor}_centered", taken), site.value.shape, site.value.type
-    graph.body.insert_before(min((p.node for p in site.readers), key=list(graph.nodes()).index), node)
+    graph.body.insert_after(maker, node)
     for product in site.readers:
         raise_bias(graph, product.node, (product.weight @ product.column(offset).transpose(0, 2, 1)).reshape(-1), taken)
         product.node.replace_input_with(0, out)

@@ -10,7 +10,7 @@ Source:
     Xiao et al., "SmoothQuant", ICML 2023 (layer norm); Nagel et al., "Data-Free Quantization", ICCV 2019 (ReLU).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from edgehybrid.graph.products import Product, find_products, product_at
 from edgehybrid.graph.structure import input_of
 from edgehybrid.records import Adjustment, Equalize, Plan
 from edgehybrid.tuner.channels import find_region
-from edgehybrid.tuner.local import decibels, multiply, peak_scales, power, round_rows, round_weight
+from edgehybrid.tuner.local import ChooseRange, decibels, multiply, multiply_rounded, power
 from edgehybrid.tuner.region import Region, write_factors
 
 ALPHAS = (0.5, 0.75, 1.0)
@@ -34,9 +34,6 @@ STEPS = 8
 """Factors are powers of two with exponents in eighths: finer ones gain nothing, and these are short to write down."""
 SPREAD = 2.0**4
 """Channels whose range is below this part of the largest are treated as if they had it: a dead channel has no range."""
-
-ChooseRange = Callable[[NDArray[np.float32]], float]
-"""Sampled values -> amax."""
 
 
 def equalize(
@@ -73,8 +70,8 @@ def equalize(
     if sites == "off":
         return result, {}, ()
     makers = {name_of(node.outputs[0]): node for node in result.nodes()}
-    products = [p for p in find_products(result, plan).values() if _key(p) in samples]
-    rows = {_key(p): samples[_key(p)][:, samples[_key(p)].shape[1] // 2 :] for p in products}
+    products = [p for p in find_products(result, plan).values() if p.output in samples]
+    rows = {p.output: samples[p.output][:, samples[p.output].shape[1] // 2 :] for p in products}
     done: set[str] = set()
     records, written = [], {}
     for tensor in dict.fromkeys(d.tensor for d in plan.decisions if d.kind == "activation"):
@@ -95,7 +92,7 @@ def equalize(
         factors = _powers(exponents)
         written[tensor] = " ".join(map(str, exponents.tolist()))
         for product in site.readers:
-            rows[_key(product)] = rows[_key(product)] * _columns(region, product, factors)
+            rows[product.output] = rows[product.output] * _columns(region, product, factors)
         write_factors(result, region, factors)
         products = [p for old in products if (p := product_at(old.node)) is not None]
     return result, written, tuple(records)
@@ -131,11 +128,11 @@ def scale_rows(
         ArtifactError: The factors are of another graph.
     """
     scaled = dict(rows)
-    products = [p for node in graph.nodes() if (p := product_at(node)) is not None and _key(p) in scaled]
+    products = [p for node in graph.nodes() if (p := product_at(node)) is not None and p.output in scaled]
     for region, each in _locate(graph, factors):
         for product in products:
             if input_of(product.node, 0) in region.tensors:
-                scaled[_key(product)] = scaled[_key(product)] * _columns(region, product, each)
+                scaled[product.output] = scaled[product.output] * _columns(region, product, each)
     return scaled
 
 
@@ -174,10 +171,6 @@ def _region(seed: ir.Value) -> Region | None:
     return None
 
 
-def _key(product: Product) -> str:
-    return name_of(product.node.outputs[0])
-
-
 @dataclass(frozen=True)
 class _Site:
     """A region and the int8 products that read it."""
@@ -199,7 +192,7 @@ def _columns(region: Region, product: Product, factors: NDArray[np.float32]) -> 
 def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustment, NDArray[np.int64] | None]:
     """Exponents of factors for the site, None where the best do not pay; and the record of the attempt."""
     none = np.zeros(site.region.factors, np.int64)
-    exact = [multiply(site.rows[_key(product)], product.weight) for product in site.readers]
+    exact = [multiply(site.rows[product.output], product.weight) for product in site.readers]
     before = best = _errors(site, exact, _powers(none), choose_range)
     alpha = 0.0
     for candidate in ALPHAS:
@@ -233,7 +226,7 @@ def _exponents(site: _Site, alpha: float, known: Mapping[str, NDArray[np.float32
         numbers = line[product.channels].reshape(-1)
         if sign < 0:
             continue  # judged by its error, but it has no say
-        np.maximum.at(reach, line[line >= 0], known[_key(product)][line >= 0])
+        np.maximum.at(reach, line[line >= 0], known[product.output][line >= 0])
         np.maximum.at(weight, numbers[numbers >= 0], np.abs(product.weight).max(axis=1).reshape(-1)[numbers >= 0])
     reach, weight = (np.maximum(v, max(v.max() / SPREAD, np.finfo(np.float32).tiny)) for v in (reach, weight))
     factors = reach**-alpha * weight ** (1 - alpha)
@@ -248,8 +241,7 @@ def _errors(
     found = []
     for product, true in zip(site.readers, exact, strict=True):
         column = _columns(site.region, product, factors)
-        scaled, weight = site.rows[_key(product)] * column, product.weight / column
-        got = multiply(round_rows(scaled, choose_range(scaled)), round_weight(weight, peak_scales(weight)))
+        got = multiply_rounded(site.rows[product.output] * column, product.weight / column, choose_range)
         got -= true
         found.append(power(got) / max(power(true), np.finfo(np.float64).tiny))
     return found

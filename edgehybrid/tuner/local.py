@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 LEVELS = 127
 """Largest level of symmetric int8."""
 
+ChooseRange = Callable[[NDArray[np.float32]], float]
+"""Sampled values -> amax."""
+
 WeightScales = Callable[[NDArray[np.float32], int], NDArray[np.float32]]
 """(weight, axis of its output channels) -> one scale per channel; the quantizer's own."""
 
@@ -35,6 +38,13 @@ def peak_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
 def multiply(rows: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """Y = W x of every row: (groups, rows, out) from (groups, rows, in) and (groups, out, in)."""
     return np.asarray(rows @ weight.transpose(0, 2, 1), np.float32)
+
+
+def multiply_rounded(
+    rows: NDArray[np.float32], weight: NDArray[np.float32], choose_range: ChooseRange
+) -> NDArray[np.float32]:
+    """`multiply` with both sides rounded: rows in the range chosen for them, weights in one that clips nothing."""
+    return multiply(round_rows(rows, choose_range(rows)), round_weight(weight, peak_scales(weight)))
 
 
 def power(y: NDArray[np.float32]) -> float:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, name_of
+from edgehybrid.graph import Graph
 from edgehybrid.graph.products import Product, bias_place, find_products
 from edgehybrid.graph.structure import input_of
 from edgehybrid.graph.tuning import Tuning
@@ -63,7 +63,7 @@ def refine(
     activations = {d.tensor for d in plan.decisions if d.kind == "activation"}
     found = {}
     for label, product in find_products(graph, plan).items():
-        rows, tensor = samples.get(name_of(product.node.outputs[0])), _source(product, activations)
+        rows, tensor = samples.get(product.output), _source(product, activations)
         if rows is not None and tensor is not None:
             found[label] = product, tensor, rows
     chosen = dict(ranges.tensors)
@@ -156,7 +156,7 @@ def _weigh(layer: _Layer, y: NDArray[np.float32], importance: Mapping[str, NDArr
     """What an error or a signal at the output of a layer counts."""
     if importance is None:
         return power(y) / layer.signal
-    return power(y * importance[name_of(layer.product.node.outputs[0])])
+    return power(y * importance[layer.product.output])
 
 
 def _finish(layer: _Layer, amax: float, rounding: Rounding, tuning: Tuning, records: list[Adjustment]) -> None:
