@@ -21,6 +21,7 @@ from edgehybrid.graph import Graph, add_constant, name_of, shape_of, unused, val
 from edgehybrid.graph.half import FLOAT16_MAX
 from edgehybrid.graph.products import Product, bias_place, find_products, product_at, raise_bias
 from edgehybrid.graph.structure import MOVES, input_of, residual_makers
+from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Plan
 from edgehybrid.tuner.local import ChooseRange, decibels, multiply, multiply_rounded, power
 
@@ -170,11 +171,8 @@ def _try(
     count, everything = len(site.readers), _means(site, [samples[product.output] for product in site.readers])
     before_db, after_db = decibels(count, before), decibels(count, after)
     accepted = after <= GAIN * before and before_db < NOISY_DB and float(np.abs(everything).max()) < FLOAT16_MAX
-    note = f"mean of each channel taken off before rounding and given to the bias of {count} int8 reader"
-    record = Adjustment(
-        "centering", name_of(site.value), accepted, before_db, after_db, note if count == 1 else f"{note}s"
-    )
-    return record, everything
+    note = f"mean of each channel taken off before rounding and given to the bias of {counted(count, 'int8 reader')}"
+    return Adjustment("centering", name_of(site.value), accepted, before_db, after_db, note), everything
 
 
 def _means(site: _Site, rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

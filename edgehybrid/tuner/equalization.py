@@ -21,6 +21,7 @@ from edgehybrid.errors import ArtifactError
 from edgehybrid.graph import Graph, name_of
 from edgehybrid.graph.products import Product, find_products, product_at
 from edgehybrid.graph.structure import input_of
+from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Equalize, Plan
 from edgehybrid.tuner.channels import find_region
 from edgehybrid.tuner.local import ChooseRange, decibels, multiply, multiply_rounded, power
@@ -208,7 +209,7 @@ def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustmen
         accepted=accepted,
         before_db=decibels(readers, sum(before)),
         after_db=decibels(readers, sum(best)),
-        note=f"alpha {alpha:g}; {takers} takes the factors, {readers} int8 reader{'' if readers == 1 else 's'}"
+        note=f"alpha {alpha:g}; {takers} takes the factors, {counted(readers, 'int8 reader')}"
         if alpha
         else f"none of alpha {', '.join(f'{a:g}' for a in ALPHAS)} lowers the error",
     )
