@@ -1,4 +1,4 @@
-"""Histograms of |x| by the top 16 bits of its float32: no range to guess, exact counts, merged by addition.
+"""Histograms of |x| by the top 16 bits of its float32: no range to guess, integer counts, merged by addition.
 
 A bin is (sign dropped) the 8 exponent bits and the first 7 mantissa bits, so it spans 1/128 of an octave's lower
 edge: at most 0.8 % of its value, at any magnitude. Counts are integers, so their sums do not depend on the order
@@ -6,6 +6,7 @@ of images, on how they were batched, or on how they were spread over processes.
 """
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ EDGES: NDArray[np.float64] = np.append(
 STAGE = 1 << 17
 """Activations of a tensor kept as 16-bit bin numbers until they are worth one call of bincount."""
 
+SAMPLED = 1 << 14
+"""Activations of a tensor that are counted per image, at most."""
+
 _SCHEMA = "edgehybrid.observations/1"
 _POWER = ""
 """Stands for `Observations.power` among the names in a file: no tensor has an empty name."""
@@ -48,8 +52,8 @@ class Histogram:
     """What was seen of one tensor.
 
     Args:
-        counts: int64 (BINS,), how many activations fell in each bin.
-        amax: The largest |x|, exactly.
+        counts: int64 (BINS,), how many activations fell in each bin; estimated where a sample of them was counted.
+        amax: The largest |x| of all activations, exactly.
     """
 
     counts: NDArray[np.int64]
@@ -138,32 +142,54 @@ class Observations:
             ) from error
 
 
+def stride_of(shape: tuple[int, ...]) -> int:
+    """The smallest distance at which no more than SAMPLED values of an image's tensor of this shape are counted.
+
+    It has no factor in common with any dimension, so that every channel, row and token is counted as often as any
+    other, however they are laid out.
+    """
+    size = math.prod(shape)
+    stride = max(1, -(-size // SAMPLED))
+    while math.gcd(stride, size) > 1:
+        stride += 1
+    return stride
+
+
 class Tally:
     """Counts the activations of one tensor as they stream by.
 
     Args:
+        stride: Every so many values one is counted, and stands for as many.
         scratch: (STAGE,), which tallies of one thread may share; bincount would allocate it at every call.
     """
 
-    def __init__(self, scratch: NDArray[np.intp] | None = None) -> None:
+    def __init__(self, stride: int = 1, scratch: NDArray[np.intp] | None = None) -> None:
+        self._stride = stride
         self._scratch = np.empty(STAGE, np.intp) if scratch is None else scratch
         self._counts = np.zeros(BINS, np.int64)
-        self._top, self._amax = 0, 0.0  # the bin of the maximum, and the maximum
+        self._amax = 0.0
         self._stage = np.empty(STAGE, np.uint16)
         self._staged = 0
 
-    def add(self, values: NDArray[np.float32], copies: int = 1) -> None:
+    def add(self, values: NDArray[np.float32], copies: int = 1, phase: int = 0) -> None:
         """Count activations.
 
         Args:
             values: Contiguous, of any shape.
             copies: How many times every image is in `values`; each is counted once.
+            phase: 0 or more, by which the first value that is counted is chosen.
 
         Raises:
             FloatingPointError: An infinity or a NaN; the tally is spoilt.
             ValueError: The copies differ.
         """
-        flat = values.reshape(-1)
+        if not values.size:
+            return
+        amax = max(float(values.max()), -float(values.min()))
+        if not amax < math.inf:  # as a NaN is not
+            raise FloatingPointError
+        self._amax = max(self._amax, amax)
+        flat = values.reshape(-1)[phase % self._stride :: self._stride]
         if copies == 1:
             self._add(flat)
             return
@@ -179,23 +205,18 @@ class Tally:
     def histogram(self) -> Histogram:
         """What was counted so far."""
         self._flush()
-        return Histogram(self._counts.copy(), self._amax)
+        return Histogram(self._counts * self._stride, self._amax)
 
     def _add(self, values: NDArray[np.float32]) -> None:
-        """Stage the bin numbers of `values`, block by block so that a block stays in the processor's cache."""
+        """Stage the bin numbers of values (N,)."""
         while values.size:
-            block = values[: self._stage.size - self._staged]
+            block = values[: STAGE - self._staged]
             values = values[block.size :]
             bins = self._stage[self._staged : self._staged + block.size]
             np.right_shift(block.view(np.uint32), 16, out=bins, casting="unsafe")
             np.bitwise_and(bins, 0x7FFF, out=bins)  # the sign
-            top = int(bins.max())
-            if top >= FINITE:
-                raise FloatingPointError
-            if top >= self._top:  # else the maximum so far is larger
-                self._top, self._amax = top, max(self._amax, float(block.max()), -float(block.min()))
             self._staged += block.size
-            if self._staged == self._stage.size:
+            if self._staged == STAGE:
                 self._flush()
 
     def _flush(self) -> None:
@@ -231,8 +252,8 @@ def _decode(fields: dict[str, NDArray[np.generic]]) -> Observations:
     ends = np.cumsum(sizes)
     for name, amax, begin, end in zip(names, amaxes, ends - sizes, ends, strict=True):
         held = bins[begin:end]
-        if (np.diff(held) < 1).any() or held[-1] >= FINITE or held[-1] != amax.view(np.uint32) >> 16:
-            raise ValueError(f"the bins of '{name}' are not in order or do not reach its maximum")
+        if (np.diff(held) < 1).any() or not held[-1] <= amax.view(np.uint32) >> 16 < FINITE:
+            raise ValueError(f"the bins of '{name}' are not in order or go beyond its maximum")
         dense = np.zeros(BINS, np.int64)
         dense[held] = counts[begin:end]
         tensors[str(name)] = Histogram(dense, float(amax))

@@ -1,5 +1,6 @@
-"""Watch activations: run images through a graph once and count every value of the tapped tensors."""
+"""Watch activations: run images through a graph once and count those of the tapped tensors."""
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -7,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.calibrator.histogram import STAGE, Observations, Tally
+from edgehybrid.calibrator.histogram import STAGE, Observations, Tally, stride_of
 from edgehybrid.calibrator.session import Slot, open_session, regroup
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import StageError
@@ -32,6 +33,10 @@ def observe(
     images, given the same machine and number of threads. On a graph of batch N it is so wherever the kernels treat
     the N places of a batch alike.
 
+    On a graph of batch 1, at most SAMPLED activations of a tensor are counted per image, evenly spread over all its
+    dimensions (`stride_of`). Where to begin is read off the image itself, so that a place which stands out in every
+    image is met in its share of them. On a graph of batch N every activation is counted.
+
     While one image is counted, the next one runs, where there is a second core for it.
 
     Args:
@@ -55,7 +60,12 @@ def observe(
     watched = {*counted, *outputs}
     taps = [name for name in map(name_of, values(graph)) if name in watched]
     scratch = np.empty(STAGE, np.intp)
-    tallies = {name: Tally(scratch) for name in taps if name in counted}
+    alone = shape_of(graph.input)[0] == 1
+    tallies = {
+        name_of(value): Tally(stride_of(shape_of(value)) if alone else 1, scratch)
+        for value in values(graph)
+        if value.name in counted
+    }
     power = Tally()
     session = open_session(graph, [name for name in taps if name != graph.input.name], threads=threads)
     slots = [Slot(graph, session, taps) for _ in range(min(2, available_cores()))]
@@ -69,7 +79,7 @@ def observe(
             slot.run(group)
             if pending is not None:
                 pending.result()
-            pending = pool.submit(_count, graph, slot, tallies, copies, images)
+            pending = pool.submit(_count, graph, slot, tallies, copies, images, zlib.crc32(group.data))
             if outputs:
                 power.add(_power([slot.arrays[name] for name in outputs], len(group))[: len(group) // copies])
             images += len(group) // copies
@@ -126,7 +136,7 @@ def source_of(value: ir.Value) -> ir.Value:
     return value
 
 
-def _count(graph: Graph, slot: Slot, tallies: Mapping[str, Tally], copies: int, image: int) -> None:
+def _count(graph: Graph, slot: Slot, tallies: Mapping[str, Tally], copies: int, image: int, phase: int) -> None:
     """Count what one run left in the slot.
 
     Raises:
@@ -135,7 +145,7 @@ def _count(graph: Graph, slot: Slot, tallies: Mapping[str, Tally], copies: int, 
     name = ""
     try:
         for name, tally in tallies.items():
-            tally.add(slot.arrays[name], copies)
+            tally.add(slot.arrays[name], copies, phase)
     except FloatingPointError as error:
         raise _not_finite(graph, name, slot.arrays[name], image) from error
     except ValueError as error:

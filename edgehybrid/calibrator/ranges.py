@@ -186,14 +186,13 @@ def _least_error(histogram: Histogram, exponent: int = 2) -> float:
     Octaves in which clipping alone costs more than the maximum does are left out: usually all but three.
     """
     top = int(np.flatnonzero(histogram.counts)[-1])
+    if EDGES[top] < _DEAD:  # all that was counted; the maximum was not
+        return histogram.amax
     octaves = np.arange(top // _STEPS - _SEARCHED, top // _STEPS + 1)
     counts = histogram.counts[:FINITE].astype(np.float64)
-    # The last bin ends at the exact maximum, so its moments are its own.
-    last = slice(top, top + 1)
-    excess = [
-        counts[top] * float((_moment(EDGES[last], np.array([histogram.amax]), k) - _moments(k)[last])[0])
-        for k in range(exponent + 1)
-    ]
+    # The bin that holds the maximum ends there, so its moments are its own.
+    last, end = slice(top, top + 1), np.array([min(EDGES[top + 1], histogram.amax)])
+    excess = [counts[top] * float((_moment(EDGES[last], end, k) - _moments(k)[last])[0]) for k in range(exponent + 1)]
     sums = []
     for k in range(exponent + 1):
         terms = counts * _moments(k)

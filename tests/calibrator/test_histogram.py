@@ -1,4 +1,4 @@
-"""Histograms count exactly, merge by addition and survive the disk."""
+"""Histograms count exactly or evenly, merge by addition and survive the disk."""
 
 import io
 import zipfile
@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from edgehybrid.calibrator.histogram import BINS, EDGES, FINITE, STAGE, Histogram, Observations, Tally
+from edgehybrid.calibrator.histogram import (
+    BINS,
+    EDGES,
+    FINITE,
+    SAMPLED,
+    STAGE,
+    Histogram,
+    Observations,
+    Tally,
+    stride_of,
+)
 from edgehybrid.errors import ArtifactError
 
 FLOATS = hnp.arrays(
@@ -69,11 +79,43 @@ def test_tensors_larger_than_the_working_memory_are_counted_whole() -> None:
 def test_tallies_share_working_memory_but_no_counts() -> None:
     arrays = np.random.default_rng(0).normal(size=(2, 3, STAGE // 2)).astype(np.float32)
     scratch = np.empty(STAGE, np.intp)
-    tallies = [Tally(scratch), Tally(scratch)]
+    tallies = [Tally(scratch=scratch), Tally(scratch=scratch)]
     for pair in arrays.swapaxes(0, 1):
         for counter, array in zip(tallies, pair, strict=True):
             counter.add(array)
     assert all(same(counter.histogram(), tally(each)) for counter, each in zip(tallies, arrays, strict=True))
+
+
+@settings(deadline=None)
+@given(FLOATS, st.integers(1, 9))
+def test_samples_of_every_phase_together_are_the_whole_and_each_knows_the_maximum(
+    array: NDArray[np.float32], stride: int
+) -> None:
+    parts = []
+    for phase in range(stride):
+        counter = Tally(stride)
+        counter.add(array, phase=phase + stride * phase)
+        parts.append(counter.histogram())
+    whole = tally(array)
+    assert np.array_equal(sum(part.counts for part in parts), stride * whole.counts)
+    assert {part.amax for part in parts} == {whole.amax}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=3), st.integers(0, 99))
+def test_a_sample_takes_no_more_than_it_may_and_the_like_of_every_channel_row_and_token(
+    shape: list[int], phase: int
+) -> None:
+    stride, size = stride_of(tuple(shape)), int(np.prod(shape))
+    taken = np.zeros(size, bool)
+    taken[phase % stride :: stride] = True
+    assert size / stride <= SAMPLED
+    assert size > SAMPLED or taken.all()
+    for axis, length in enumerate(shape):
+        share = size / length / stride
+        found = np.moveaxis(taken.reshape(shape), axis, 0).reshape(length, -1).sum(axis=1)
+        if share >= 8:
+            assert 0.7 * share <= found.min() <= found.max() <= 1.4 * share
 
 
 def test_bins_are_at_most_a_128th_of_their_value_wide() -> None:
@@ -156,7 +198,7 @@ def test_a_damaged_file_is_refused_wherever_the_damage_is(tmp_path: Path) -> Non
         ("names", np.array(["a", "a"])),
         ("names", np.array([b"a", b"b"])),
         ("amax", np.array([np.nan, 2.0], np.float32)),
-        ("amax", np.array([3.0, 2.0], np.float32)),
+        ("amax", np.array([0.5, 2.0], np.float32)),
         ("sizes", np.array([2, 2])),
         ("sizes", np.array([-1, 4])),
         ("bins", np.array([0x3F80, 0x4000, 0x4000], np.uint16)),
