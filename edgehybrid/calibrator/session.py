@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edgehybrid import memory
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import ImagesError, StageError
 from edgehybrid.graph import Graph, name_of, shape_of, values
@@ -52,6 +53,7 @@ def open_session(
         session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=_PROVIDERS)
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         raise run_error(error) from error
+    memory.trim()  # of what ONNX Runtime needed to read and optimise the graph: as much as the weights once more
     session.weights = arrays  # ONNX Runtime reads them in place: they must live as long as it does
     return session
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.errors import EdgeHybridError, GraphError
 from edgehybrid.graph import shapes
-from edgehybrid.graph.weights import NOTHING, Weights
+from edgehybrid.graph.weights import NOTHING, Weights, pieces
 from edgehybrid.records import Precision
 
 MIN_OPSET = 13
@@ -56,12 +56,18 @@ class Graph:
 
     def to_bytes(self) -> bytes:
         """The ONNX protobuf."""
-        data: bytes = ir.to_proto(self.model).SerializeToString(deterministic=True)
-        return data
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Iterator[bytes]:
+        """The ONNX protobuf in pieces, to be written one after the other: a large one is not held whole."""
+        return pieces(self.model)
 
     def digest(self) -> str:
         """SHA-256 of the protobuf."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        found = hashlib.sha256()
+        for piece in self.pieces():
+            found.update(piece)
+        return found.hexdigest()
 
     def fingerprint(self) -> str:
         """SHA-256 of operators, tensor names and weights of layers: the same for every batch size of a network.

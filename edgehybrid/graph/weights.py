@@ -1,6 +1,6 @@
 """Large weights beside a protobuf instead of in it: handed on as they are, not copied at every step with the rest."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -12,6 +12,8 @@ LEAST_BYTES = 4096
 Weights = Mapping[str, ir.TensorProtocol]
 """Initializers by name."""
 NOTHING: Weights = {}
+_GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
+_INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
 
 
 def take_out(proto: onnx.ModelProto) -> Weights:
@@ -54,3 +56,45 @@ def outline(model: ir.Model) -> tuple[onnx.ModelProto, Weights]:
         return ir.to_proto(model), weights
     finally:
         put_in(model, weights)
+
+
+def pieces(model: ir.Model) -> Iterator[bytes]:
+    """The protobuf of a model, weight by weight: never whole in memory, as `SerializeToString` would have it twice.
+
+    Equal models give equal bytes.
+
+    Args:
+        model: Not modified; its weights must not change before the last piece is taken.
+    """
+    proto, weights = outline(model)
+    tensors = list(proto.graph.initializer)
+    graph = onnx.GraphProto()
+    graph.CopyFrom(proto.graph)
+    del graph.initializer[:]
+    proto.ClearField("graph")
+
+    def whole(tensor: onnx.TensorProto) -> onnx.TensorProto:
+        return ir.to_proto(weights[tensor.name]) if tensor.name in weights else tensor
+
+    body = graph.SerializeToString(deterministic=True)
+    sizes = [whole(tensor).ByteSize() for tensor in tensors]
+    heads = [_head(_INITIALIZER, size) for size in sizes]
+    size = len(body) + sum(map(len, heads)) + sum(sizes)
+    yield proto.SerializeToString(deterministic=True) + _head(_GRAPH, size) + body
+    for head, tensor in zip(heads, tensors, strict=True):
+        yield head
+        yield whole(tensor).SerializeToString(deterministic=True)
+
+
+def _head(field: int, size: int) -> bytes:
+    """What stands before `size` bytes of a message that is a field of another."""
+    return _varint(field << 3 | 2) + _varint(size)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits per byte, the lowest first; the eighth says that more follow."""
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])

@@ -61,7 +61,7 @@ def rewrite(run: Run, exported: Path) -> Path:
         from edgehybrid import graph, rewrites
 
         rewritten, log = rewrites.apply(graph.load(exported))
-        write_atomic(folder / "baseline.onnx", rewritten.to_bytes())
+        write_atomic(folder / "baseline.onnx", rewritten.pieces())
         write_atomic(folder / "log.json", to_json(list(log)))
 
     return run.do("rewrite", {"model": sha256_of(exported)}, produce) / "baseline.onnx"
@@ -177,12 +177,12 @@ def quantize(
         plan = Plan("typed", kept)
         tuned = None if tuning is None else load_tuning(tuning)
         if ranges is None:
-            write_atomic(folder / "typed.onnx", quantizer.to_fp16(model, plan).to_bytes())
+            write_atomic(folder / "typed.onnx", quantizer.to_fp16(model, plan).pieces())
         else:
             plan = Plan("typed", (*placement.plan(model, "typed", keep=keep).decisions, *kept))
-            write_atomic(folder / "typed.onnx", quantizer.quantize(model, ranges, plan, tuned).to_bytes())
+            write_atomic(folder / "typed.onnx", quantizer.quantize(model, ranges, plan, tuned).pieces())
             twin = quantizer.quantize(model, ranges, placement.plan(model, "fp32", keep=keep), tuned)
-            write_atomic(folder / "runnable.onnx", twin.to_bytes())
+            write_atomic(folder / "runnable.onnx", twin.pieces())
         write_atomic(folder / "plan.json", to_json(plan))
 
     inputs = {
@@ -216,7 +216,7 @@ def quantize_alone(run: Run, baseline: Path, ranges: Ranges, tuning: Path | None
         model = run.open(baseline)
         tuned = None if tuning is None else load_tuning(tuning)
         made = quantizer.quantize(model, ranges, placement.plan(model, "fp32"), tuned)
-        write_atomic(folder / "model.onnx", made.to_bytes())
+        write_atomic(folder / "model.onnx", made.pieces())
 
     inputs = {
         "model": sha256_of(baseline),
@@ -315,7 +315,7 @@ def suit_parser(run: Run, path: Path, target: Target) -> Path:
     def produce(folder: Path) -> None:
         from edgehybrid import graph, quantizer
 
-        write_atomic(folder / "model.onnx", quantizer.spell_norms(graph.load(path)).to_bytes())
+        write_atomic(folder / "model.onnx", quantizer.spell_norms(graph.load(path)).pieces())
 
     return run.do(f"norms {path.stem}", {"model": sha256_of(path)}, produce) / "model.onnx"
 

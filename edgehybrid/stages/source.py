@@ -81,7 +81,7 @@ def export(run: Run, source: Source, images: Images) -> Exported:
 
         opened = _opened(source, identity) if found is None else _traced(source, found, images)
         exported, spec, params = opened
-        write_atomic(folder / "model.onnx", exported.to_bytes())
+        write_atomic(folder / "model.onnx", exported.pieces())
         facts = {
             "params": params,
             "macs": graph.count_macs(exported),
@@ -123,7 +123,7 @@ def settle(run: Run, path: Path, *, batch: int, input_size: int | None, must_be_
         return path
 
     def produce(folder: Path) -> None:
-        write_atomic(folder / path.name, opened.to_bytes())
+        write_atomic(folder / path.name, opened.pieces())
 
     return run.do("fix shapes", {"batch": batch, "size": input_size, "identity": _identity(path)}, produce) / path.name
 

@@ -141,7 +141,7 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
             rows = tuner.scale_rows(model, factors, kept.rows)
             made, offsets, more = tuner.center(made, plan, rows, pick)
             records += more
-        write_atomic(folder / "equalized.onnx", made.to_bytes())
+        write_atomic(folder / "equalized.onnx", made.pieces())
         found = {"factors": factors, "offsets": offsets, "adjustments": records}
         write_atomic(folder / "equalized.json", to_json(found))
 
@@ -168,7 +168,7 @@ def apply_known(run: Run, baseline: Path, ranges: Ranges) -> Path:
         from edgehybrid import graph, tuner
 
         equalized = tuner.apply_factors(graph.load(baseline), ranges.factors)
-        write_atomic(folder / "equalized.onnx", tuner.apply_offsets(equalized, ranges.offsets).to_bytes())
+        write_atomic(folder / "equalized.onnx", tuner.apply_offsets(equalized, ranges.offsets).pieces())
 
     if not (ranges.factors or ranges.offsets):
         return baseline

@@ -5,12 +5,12 @@ import functools
 import hashlib
 import json
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from edgehybrid import memory
 from edgehybrid.records import Stage
 from edgehybrid.store.documents import to_json
 from edgehybrid.store.files import cache_root, guarding, locked, rename, sha256_of, write_atomic
@@ -55,11 +55,12 @@ def run_stage(
     with locked(key, waiting):
         if _intact(final):
             os.utime(final)
-            return final, Stage(name, round(time.perf_counter() - start, 3), peak_rss_mb(), cached=True)
+            return final, Stage(name, round(time.perf_counter() - start, 3), memory.peak_mib(), cached=True)
         partial = final.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(final, ignore_errors=True)
-        reset_peak_rss()
+        memory.trim()
+        memory.reset_peak()
         try:
             with guarding(partial.parent):
                 partial.mkdir(parents=True)
@@ -73,7 +74,7 @@ def run_stage(
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        stage = Stage(name, round(time.perf_counter() - start, 3), peak_rss_mb(), cached=False)
+        stage = Stage(name, round(time.perf_counter() - start, 3), memory.peak_mib(), cached=False)
     _prune(final.parents[1], keep=final)
     return final, stage
 
@@ -100,17 +101,3 @@ def _prune(root: Path, keep: Path) -> None:
         if folder != keep:
             shutil.rmtree(folder, ignore_errors=True)
             excess -= size
-
-
-def reset_peak_rss() -> None:
-    """Begin a new measurement of this process's peak memory (Linux; elsewhere the peak is since start)."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_rss_mb() -> float:
-    """Peak resident memory of this process in MiB since `reset_peak_rss`."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        status = Path("/proc/self/status").read_text()
-        return round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

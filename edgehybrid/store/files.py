@@ -26,8 +26,8 @@ _NOT_WRITABLE = (
     errno.EIO,
 )
 
-Content = bytes | Path
-"""What goes into a file: bytes, or a file to copy."""
+Content = bytes | Path | Iterator[bytes]
+"""What goes into a file: bytes, bytes in pieces, or a file to copy."""
 
 
 def cache_root() -> Path:
@@ -71,7 +71,7 @@ def write_beside(path: Path, content: Content) -> Path:
                 with content.open("rb") as source:
                     shutil.copyfileobj(source, file, 1 << 20)
             else:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)

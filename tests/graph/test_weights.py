@@ -6,7 +6,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgehybrid.graph.weights import LEAST_BYTES, outline, put_in, take_out
+from edgehybrid.graph.weights import LEAST_BYTES, outline, pieces, put_in, take_out
 
 COUNT = LEAST_BYTES // 2
 ARRAYS = {
@@ -51,6 +51,26 @@ def test_an_outline_leaves_the_model_as_it_was(proto: onnx.ModelProto) -> None:
     copy = ir.from_proto(small)
     put_in(copy, weights)
     assert ir.to_proto(copy).SerializeToString(deterministic=True) == before
+
+
+def test_the_pieces_together_are_the_protobuf_and_no_weight_shares_one(proto: onnx.ModelProto) -> None:
+    model = ir.from_proto(proto)
+    before = ir.to_proto(model)
+    found = list(pieces(model))
+    again = onnx.ModelProto.FromString(b"".join(found))
+    assert again == before
+    assert [t.name for t in again.graph.initializer] == list(ARRAYS)
+    assert max(map(len, found)) < 2 * max(array.nbytes for array in ARRAYS.values())
+    assert list(pieces(model)) == found
+    assert ir.to_proto(model) == before
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16383, 16384, 300_000])
+def test_pieces_hold_messages_of_any_length(size: int) -> None:
+    tensor = ir.tensor(np.arange(size, dtype=np.uint8), name="w")
+    graph = onnx.helper.make_graph([], "g" * (size % 300), [], [], [ir.to_proto(tensor)])
+    model = ir.from_proto(onnx.helper.make_model(graph))
+    assert onnx.ModelProto.FromString(b"".join(pieces(model))) == ir.to_proto(model)
 
 
 def test_weights_shorter_than_their_shape_are_refused(proto: onnx.ModelProto) -> None:

@@ -1,0 +1,31 @@
+"""This process's memory: give back what is no longer used, and how much was resident at most."""
+
+import contextlib
+import ctypes
+import gc
+import resource
+from pathlib import Path
+
+
+def trim() -> None:
+    """Give unused memory back to the system: graphs, which point at themselves, and what the C library keeps.
+
+    The C library part is glibc's; elsewhere nothing happens.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def reset_peak() -> None:
+    """Begin a new measurement of the peak (Linux; elsewhere the peak is since start)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib() -> float:
+    """Peak resident memory in MiB since `reset_peak`."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = Path("/proc/self/status").read_text()
+        return round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

@@ -1,0 +1,43 @@
+"""Memory that is no longer used goes back to the system, and peaks begin anew."""
+
+import ctypes
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgehybrid import memory
+
+glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not glibc")
+
+
+def resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+@glibc
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_what_was_freed_goes_back_also_where_it_pointed_at_itself() -> None:
+    small = 1 << 14  # bytes, below what glibc maps by itself
+    ring: list[object] = [np.ones(small, np.uint8) for _ in range(4096)]
+    ring.append(ring)
+    anchor = np.ones(small, np.uint8)  # behind them on the heap
+    before = resident()
+    del ring
+    memory.trim()
+    assert resident() < before - 40
+    assert anchor.all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_peak_is_that_since_the_last_reset() -> None:
+    block = np.ones(64 << 20, np.uint8)
+    high = memory.peak_mib()
+    del block
+    memory.reset_peak()
+    assert memory.peak_mib() < high - 40
+    block = np.ones(64 << 20, np.uint8)
+    assert memory.peak_mib() > high - 16
+    assert block.any()
