@@ -1,5 +1,6 @@
 """Bundles: a folder of results and a manifest with the hash of every file."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -99,6 +100,7 @@ def write_bundle(folder: Path, files: Mapping[str, Content], facts: Mapping[str,
             between the renames, and then `open_bundle` refuses it and a second build repairs it.
     """
     with locked(f"bundle {folder.resolve()}"), guarding(folder):
+        fresh = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -116,6 +118,9 @@ def write_bundle(folder: Path, files: Mapping[str, Content], facts: Mapping[str,
         finally:
             for path in staged.values():
                 path.unlink(missing_ok=True)
+            if fresh:
+                with contextlib.suppress(OSError):  # it holds the bundle
+                    folder.rmdir()
         for name in old - staged.keys():
             (folder / name).unlink(missing_ok=True)
     return Bundle(folder, manifest)

@@ -1,7 +1,9 @@
 """A bundle is whole or refused, and writing one harms nothing else."""
 
+import errno
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,18 @@ def test_the_manifest_names_every_file_with_its_hash(folder: Path) -> None:
         "sha256": store.sha256_of(folder / "model.onnx"),
         "bytes": 1024,
     }
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_bundle_that_cannot_be_finished_leaves_nothing_but_what_was_there(tmp_path: Path, kept: bool) -> None:
+    def cut_off() -> Iterator[bytes]:
+        yield b"half"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target = tmp_path / "builds" / "one"
+    if kept:
+        target.mkdir(parents=True)
+        (target / "mine.txt").write_text("x")
+    with pytest.raises(ResourceError, match="disk"):
+        store.write_bundle(target, {"a.bin": b"whole", "model.onnx": cut_off()}, FACTS)
+    assert [p.name for p in target.parent.rglob("*")] == (["one", "mine.txt"] if kept else [])
