@@ -14,7 +14,7 @@ test: .venv/.test
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .venv/.run: pyproject.toml
 	$(PYTHON) -m venv .venv

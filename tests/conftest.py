@@ -1,10 +1,14 @@
 """Fixtures that are too slow to make more than once, and one thread for everybody."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before torch is imported anywhere. On busy cores its thread pool waits for itself: the float64 run of CMT-S took
 # 130 s with two threads and 2 s with one (2 cores, load 6).
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest
