@@ -9,9 +9,9 @@ Peers quantize what they would by themselves, and once more only what this proje
 Every result is scored in canonical numerics: ONNX Runtime with graph optimisation disabled, Q/DQ as written.
 
 - drop: top-1 lost, paired, with its 95 % interval; agreement and SQNR of the logits.
-- layers: SQNR at the outputs of all convolutions and products that every result still computes under its name, up to
-  one factor per channel, as equalization moves such factors into the next layer; the mean over layers, and the worst
-  difference of one layer to ours.
+- layers: SQNR at the outputs of all convolutions and products, biases included, that every result still computes under
+  its name, up to one factor per channel, as equalization moves such factors into the next layer; the mean over layers,
+  and the worst difference of one layer to ours.
 - cost: seconds over those of bare forward passes of the same images, and the peak resident set, for several numbers of
   images, medians over rounds in which every tool takes its turn; imports are not counted. Where there are fewer images,
   they are repeated. Ours decodes and preprocesses its images in that time, peers read theirs ready.
@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -42,6 +43,7 @@ from edgehybrid import dataset, device, evaluator, exporter, graph, linter, plac
 from edgehybrid.calibrator.session import open_session
 from edgehybrid.dataset import Images
 from edgehybrid.dataset.preprocessing import crop, normalise
+from edgehybrid.graph.products import bias_place
 from edgehybrid.records import Preprocess
 from edgehybrid.runtime import open_runner
 
@@ -319,7 +321,7 @@ def add_layers(
     if OURS not in outputs:
         return
     planned = {d.node for d in placement.plan(model, "fp32").decisions if d.kind == "weight"}
-    names = [graph.name_of(node.outputs[0]) for node in model.nodes(*LAYERS) if node.name in planned]
+    names = [result_of(node) for node in model.nodes(*LAYERS) if node.name in planned]
     graphs = {label: round_weights(graph.load(path)) for label, path in outputs.items()}
     for opened in graphs.values():
         computed = {value.name for node in opened.nodes() for value in node.outputs}
@@ -336,12 +338,18 @@ def add_layers(
             }  # fmt: skip
 
 
+def result_of(node: ir.Node) -> str:
+    """What a layer computes, its bias included: centring moves a constant from the one to the other."""
+    place = bias_place(node)
+    return graph.name_of((node if place is None else place[0]).outputs[0])
+
+
 def layer_sqnr(
     reference: graph.Graph, quantized: graph.Graph, names: Sequence[str], images: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """Decibels per layer, the best factor per channel taken out first."""
     sessions = [open_session(opened, names, threads=1, optimise=False) for opened in (reference, quantized)]
-    axes = {graph.name_of(n.outputs[0]): 1 if n.op_type == "Conv" else -1 for n in reference.nodes(*LAYERS)}
+    axes = {result_of(n): 1 if n.op_type == "Conv" else -1 for n in reference.nodes(*LAYERS)}
     sums: list[NDArray[np.float64]] = [np.zeros((3, 1))] * len(names)
     for image in images:
         want, got = (

@@ -1,9 +1,10 @@
-"""Centre channels: take a constant off each channel of a sum of branches before it is rounded, and give it to the bias.
+"""Centre channels: take a constant off each channel of a tensor before it is rounded, and give it to the bias.
 
 Residual streams carry offsets: channels that stand at 400 and vary by 6. One scale for all channels must reach 400,
-and leaves a handful of levels for what varies. In real numbers W x + b = W (x - c) + (b + W c). What subtracts c is an
-operator that the engine has to run, so it is put in only where int8 hurts and this helps a lot; nothing that makes
-such a sum could take the offsets, as others read it too.
+and leaves a handful of levels for what varies. In real numbers W x + b = W (x - c) + (b + W c). A layer norm that only
+layers read takes c off its own bias, which costs an engine nothing, so it does wherever that measures better. What
+subtracts c from a sum of branches is an operator that the engine has to run, so it is put in only where int8 hurts and
+this helps a lot; nothing that makes such a sum could take the offsets, as others read it too.
 
 Source:
     Wei et al., "Outlier Suppression+", EMNLP 2023 (channel-wise shifting).
@@ -17,16 +18,19 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.errors import ArtifactError
-from edgehybrid.graph import Graph, add_constant, name_of, shape_of, unused, values
+from edgehybrid.graph import Graph, add_constant, constant, name_of, shape_of, sweep, unused, values
 from edgehybrid.graph.half import FLOAT16_MAX
 from edgehybrid.graph.products import Product, bias_place, find_products, product_at, raise_bias
 from edgehybrid.graph.structure import MOVES, input_of, residual_makers
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Plan
+from edgehybrid.tuner.channels import find_region
 from edgehybrid.tuner.local import ChooseRange, decibels, multiply, multiply_rounded, power
 
+FREE_GAIN = 0.8
+"""A norm is centred where the error at its int8 readers falls to this part of what it was, or less: 1 dB."""
 GAIN = 0.25
-"""A tensor is centred where the error at its readers falls to this part of what it was, or less: 6 dB."""
+"""A sum is centred where it falls to this part or less: 6 dB."""
 NOISY_DB = 35.0
 """And where it was above this: a layer that loses less to int8 is worth no operator."""
 
@@ -36,7 +40,7 @@ _MOVES = MOVES | {"Slice", "Split"}
 def center(
     graph: Graph, plan: Plan, samples: Mapping[str, NDArray[np.float32]], choose_range: ChooseRange
 ) -> tuple[Graph, dict[str, str], tuple[Adjustment, ...]]:
-    """Centre the channels of every quantized sum, for the int8 products that read it, where that measures much better.
+    """Centre the channels of norms and quantized sums, for the int8 products reading them, where that measures better.
 
     Offsets are the means of one half of the images and are judged on the other; where they hold, the tensor gets the
     means of all.
@@ -51,7 +55,6 @@ def center(
         A graph that is the same function up to float32 rounding; the offsets of each tensor that got any, from which
         `apply_offsets` makes the same graph again; one record per tensor on which it was tried.
     """
-    made = _outputs(graph)
     int8 = {label: product.node for label, product in find_products(graph, plan).items()}
     quantizing: dict[str, set[str]] = {}
     for decision in plan.decisions:
@@ -59,13 +62,18 @@ def center(
             quantizing.setdefault(decision.tensor, set()).add(decision.node)
     offsets: dict[str, str] = {}
     records = []
-    for tensor, labels in quantizing.items():
-        site = _find(made[tensor]) if tensor in made else None
-        if site is None or {int8.get(label) for label in labels} != {product.node for product in site.readers}:
-            continue  # something else quantizes it too, or leaves it float
-        if any(product.output not in samples for product in site.readers):
+    for tensor, value in _outputs(graph).items():
+        site = _find(value)
+        if site is None:
             continue
-        record, found = _try(site, samples, choose_range)
+        labels = set().union(*(quantizing.get(name_of(input_of(reader.node, 0)), set()) for reader in site.readers))
+        nodes = {int8.get(label) for label in labels}
+        judged = [reader for reader in site.readers if reader.node in nodes]
+        if not judged or len(judged) < len(nodes) or any(reader.product.output not in samples for reader in judged):
+            continue  # nothing quantizes it, or something else does too
+        if site.norm is None and len(judged) < len(site.readers):
+            continue  # a layer stays float
+        record, found = _try(site, judged, samples, choose_range)
         records.append(record)
         if record.accepted:
             offsets[tensor] = " ".join(f"{x:g}" for x in found)
@@ -93,6 +101,7 @@ def apply_offsets(graph: Graph, offsets: Mapping[str, str]) -> Graph:
                 fix="calibrate this very network",
             )
         _write(result, site, offset, taken)
+    sweep(result)  # of the biases as they were
     return result
 
 
@@ -107,22 +116,41 @@ def center_rows(
         rows: Output of each int8 product -> rows of its input, (groups, rows, in).
     """
     centred = dict(rows)
-    for node in graph.nodes():
-        text = offsets.get(name_of(node.inputs[0])) if node.inputs and node.inputs[0] is not None else None
-        product = None if text is None else product_at(node)
-        if text is not None and product is not None and product.output in centred:
-            centred[product.output] = centred[product.output] - product.column(_parse(text))
+    made = _outputs(graph)
+    for tensor, text in offsets.items():
+        site, offset = _find(made[tensor]) if tensor in made else None, _parse(text)
+        for reader in site.readers if site is not None else ():
+            output = reader.product.output
+            if output in centred:
+                centred[output] = centred[output] - reader.column(offset)
     return centred
 
 
 @dataclass(frozen=True)
+class _Reader:
+    """A product that can take in its bias what is taken off what it reads."""
+
+    product: Product
+    line: NDArray[np.int64]  # channel of what it reads -> channel of the site
+
+    @property
+    def node(self) -> ir.Node:
+        return self.product.node
+
+    def column(self, offset: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(groups, 1, in): what is taken off each column, from the offsets of the site."""
+        return self.product.column(offset[self.line])
+
+
+@dataclass(frozen=True)
 class _Site:
-    """A tensor whose channels an operator may centre for the products that read it; other readers keep it as it is."""
+    """A tensor whose channels may be centred for the products that read it."""
 
     value: ir.Value
-    readers: Sequence[Product]
+    readers: Sequence[_Reader]
     axis: int
     channels: int
+    norm: ir.Node | None  # takes the offsets off its bias; None: an operator does, and others read the tensor as it is
 
 
 def _outputs(graph: Graph) -> dict[str, ir.Value]:
@@ -132,13 +160,47 @@ def _outputs(graph: Graph) -> dict[str, ir.Value]:
 
 def _find(value: ir.Value) -> _Site | None:
     """The site at a tensor; None where there is none."""
-    if value.is_graph_output() or not _is_sum(value):
+    maker = value.producer()
+    if maker is None or value.is_graph_output():
         return None
-    found = [product_at(use.node) for use in value.uses() if use.idx == 0]
-    readers = [p for p in found if p is not None and bias_place(p.node) is not None and not _pads(p.node)]
-    if not readers or len({product.axis for product in readers}) > 1:
+    return _find_norm(value, maker) if maker.op_type == "LayerNormalization" else _find_sum(value)
+
+
+def _find_norm(value: ir.Value, norm: ir.Node) -> _Site | None:
+    """A norm whose result only products read, as it is or moved about."""
+    region = find_region(value, -1)  # follows the channels
+    bias = norm.inputs[2] if len(norm.inputs) > 2 else None
+    if region is None or (bias is not None and constant(bias) is None):
         return None
-    return _Site(value, readers, readers[0].axis, 1 + max(int(product.channels.max()) for product in readers))
+    readers = []
+    for tensor in region.tensors:
+        for node, place in tensor.uses():
+            product = _product(node, place)
+            if product is not None:
+                readers.append(_Reader(product, region.line(tensor, product.axis)[0].astype(np.int64)))
+            elif node.op_type not in MOVES:
+                return None
+    return _Site(value, readers, -1, region.factors, norm) if readers else None
+
+
+def _find_sum(value: ir.Value) -> _Site | None:
+    """A sum of branches that products read, among others."""
+    if not _is_sum(value):
+        return None
+    products = [product for use in value.uses() if (product := _product(*use)) is not None]
+    if not products or len({product.axis for product in products}) > 1:
+        return None
+    axis = products[0].axis
+    line = np.arange(shape_of(value)[axis])
+    return _Site(value, [_Reader(product, line) for product in products], axis, len(line), None)
+
+
+def _product(node: ir.Node, place: int) -> Product | None:
+    """The product that reads a tensor there, if its bias can take offsets: it has one, and puts no zeros around."""
+    product = product_at(node) if place == 0 else None
+    if product is None or bias_place(node) is None or any(node.attributes.get_ints("pads", ())):
+        return None
+    return product
 
 
 def _is_sum(value: ir.Value) -> bool:
@@ -149,38 +211,36 @@ def _is_sum(value: ir.Value) -> bool:
     return node is not None and node.op_type == "Add" and residual_makers(node) is not None
 
 
-def _pads(node: ir.Node) -> bool:
-    """Whether zeros are put around what the node reads: they would have to become offsets."""
-    return any(node.attributes.get_ints("pads", ()))
-
-
 def _try(
-    site: _Site, samples: Mapping[str, NDArray[np.float32]], choose_range: ChooseRange
+    site: _Site, readers: Sequence[_Reader], samples: Mapping[str, NDArray[np.float32]], choose_range: ChooseRange
 ) -> tuple[Adjustment, NDArray[np.float32]]:
-    """The record of the attempt, and the offsets that go with it."""
-    halves = [np.array_split(samples[product.output], 2, axis=1) for product in site.readers]
-    early = _means(site, [first for first, _ in halves])
+    """The record of the attempt, judged at the readers that are int8, and the offsets that go with it."""
+    halves = [np.array_split(samples[reader.product.output], 2, axis=1) for reader in readers]
+    early = _means(site, readers, [first for first, _ in halves])
     none = np.zeros(site.channels, np.float32)
     before, after = (
         sum(
-            _error(product, rows, product.column(offset), choose_range)
-            for product, (_, rows) in zip(site.readers, halves, strict=True)
+            _error(reader.product, rows, reader.column(offset), choose_range)
+            for reader, (_, rows) in zip(readers, halves, strict=True)
         )
         for offset in (none, early)
     )
-    count, everything = len(site.readers), _means(site, [samples[product.output] for product in site.readers])
+    count, everything = len(readers), _means(site, readers, [samples[reader.product.output] for reader in readers])
     before_db, after_db = decibels(count, before), decibels(count, after)
-    accepted = after <= GAIN * before and before_db < NOISY_DB and float(np.abs(everything).max()) < FLOAT16_MAX
-    note = f"mean of each channel taken off before rounding and given to the bias of {counted(count, 'int8 reader')}"
+    pays = after <= FREE_GAIN * before if site.norm else after <= GAIN * before and before_db < NOISY_DB
+    accepted = pays and float(np.abs(everything).max()) < FLOAT16_MAX
+    who = "the bias of the norm" if site.norm else "before rounding"
+    note = f"mean of each channel taken off {who} and given to the bias of {counted(count, 'int8 reader')}"
     return Adjustment("centering", name_of(site.value), accepted, before_db, after_db, note), everything
 
 
-def _means(site: _Site, rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Mean of every channel over the rows of all readers, as float16 holds it: both dialects take off the same."""
+def _means(site: _Site, readers: Sequence[_Reader], rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Mean of every channel over the rows of the readers, as float16 holds it: both dialects take off the same."""
     total, count = np.zeros(site.channels), np.zeros(site.channels)
-    for product, x in zip(site.readers, rows, strict=True):
-        np.add.at(total, product.channels, x.sum(axis=1, dtype=np.float64))
-        np.add.at(count, product.channels, x.shape[1])
+    for reader, x in zip(readers, rows, strict=True):
+        numbers = reader.line[reader.product.channels]
+        np.add.at(total, numbers, x.sum(axis=1, dtype=np.float64))
+        np.add.at(count, numbers, x.shape[1])
     means = np.clip(total / np.maximum(count, 1), -FLOAT16_MAX, FLOAT16_MAX)
     return means.astype(np.float16).astype(np.float32)
 
@@ -200,7 +260,18 @@ def _parse(text: str) -> NDArray[np.float32]:
 
 
 def _write(graph: Graph, site: _Site, offset: NDArray[np.float32], taken: set[str | None]) -> None:
-    """Put the subtraction between a tensor and its readers, and what it takes into their biases, in place."""
+    """Take the offsets off a tensor, for its products or at its norm, and give them to the biases, in place."""
+    if site.norm is None:
+        _subtract(graph, site, offset, taken)
+    else:
+        _lower_bias(graph, site.norm, offset, taken)
+    for reader in site.readers:
+        lost = reader.product.weight @ reader.column(offset).transpose(0, 2, 1)
+        raise_bias(graph, reader.node, lost.reshape(-1), taken)
+
+
+def _subtract(graph: Graph, site: _Site, offset: NDArray[np.float32], taken: set[str | None]) -> None:
+    """Put a subtraction between a tensor and its products."""
     tensor, maker = name_of(site.value), site.value.producer()
     if maker is None:
         raise ValueError(f"'{tensor}' is not computed")
@@ -211,6 +282,15 @@ def _write(graph: Graph, site: _Site, offset: NDArray[np.float32], taken: set[st
     out = node.outputs[0]
     out.name, out.shape, out.type = unused(f"{tensor}_centered", taken), site.value.shape, site.value.type
     graph.body.insert_after(maker, node)
-    for product in site.readers:
-        raise_bias(graph, product.node, (product.weight @ product.column(offset).transpose(0, 2, 1)).reshape(-1), taken)
-        product.node.replace_input_with(0, out)
+    for reader in site.readers:
+        reader.node.replace_input_with(0, out)
+
+
+def _lower_bias(graph: Graph, norm: ir.Node, offset: NDArray[np.float32], taken: set[str | None]) -> None:
+    """Take the offsets off what a norm adds."""
+    old = norm.inputs[2] if len(norm.inputs) > 2 else None
+    array = constant(old)
+    if len(norm.inputs) < 3:
+        norm.resize_inputs(3)
+    lowered = -offset if array is None else array.astype(np.float32) - offset
+    norm.replace_input_with(2, add_constant(graph, f"{name_of(norm.outputs[0])}.bias", lowered, taken=taken))

@@ -7,7 +7,7 @@ import pytest
 
 from edgehybrid.calibrator import Samples, range_of, sample
 from edgehybrid.errors import ArtifactError
-from edgehybrid.graph import Graph, load
+from edgehybrid.graph import Graph, constant, load
 from edgehybrid.graph.products import find_products
 from edgehybrid.placement import plan
 from edgehybrid.records import Adjustment
@@ -34,6 +34,24 @@ def stream(*, offset: float = OFFSET, reader: str = "linear") -> Graph:
         y = net.transpose(net.reshape(net.conv(maps, 16, 16, 3, pads=[1, 1, 1, 1]), 1, 16, 16), 0, 2, 1)
     normed = net.op("LayerNormalization", x, net.weight(16), net.weight(16), axis=-1)
     return net.graph(net.op("Add", y, normed))
+
+
+def normed(reader: str, *, offset: float = OFFSET) -> Graph:
+    """A norm whose bias is an offset per channel, and who reads it."""
+    net = SingleNet(1, 16, 16)
+    away = net.const(offset * net.random.choice([-1, 1], 16))
+    x = net.op("LayerNormalization", "input", net.weight(16), away, axis=-1)
+    if reader == "layer":
+        return net.graph(net.linear(x, 16, 16))
+    maps = net.reshape(net.transpose(x, 0, 2, 1), 1, 16, 4, 4)
+    if reader == "convolution":
+        return net.graph(net.conv(maps, 16, 8))
+    if reader == "float too":  # the depthwise one
+        small = net.reshape(net.conv(maps, 16, 16, 2, group=16, strides=[2, 2]), 1, 16, 4)
+        return net.graph(net.op("MatMul", net.linear(x, 16, 16), small))
+    if reader == "padded too":
+        return net.graph(net.conv(maps, 16, 8, 3, pads=[1, 1, 1, 1]))
+    return net.graph(net.op("Add", net.linear(x, 16, 16), x))
 
 
 def taken(graph: Graph) -> Samples:
@@ -79,8 +97,38 @@ def test_without_offsets_nothing_is_put_in() -> None:
     assert (result, offsets) == (graph, {})
 
 
-@pytest.mark.parametrize("graph", [stream(reader="padded"), stream(reader="unbiased"), nets.normed(), nets.attending()])
-def test_padding_a_missing_bias_and_other_makers_are_no_sites(graph: Graph) -> None:
+@pytest.mark.parametrize("reader", ["layer", "convolution", "float too"])
+def test_a_norm_takes_the_offsets_off_its_own_bias(reader: str, tmp_path: Path) -> None:
+    graph = normed(reader)
+    result, offsets, (record,) = centred(graph)
+    assert record.accepted
+    assert record.after_db > record.before_db + 20
+    assert [n.op_type for n in result.nodes()] == [n.op_type for n in graph.nodes()]  # it costs no operator
+    (norm,) = result.nodes("LayerNormalization")
+    left = constant(norm.inputs[2])
+    assert left is not None
+    assert np.abs(left).max() < OFFSET / 100
+    x = draw(graph, 99)
+    before = run(graph, x)[0]
+    np.testing.assert_allclose(run(result, x)[0], before, atol=1e-5 * np.abs(before).max())
+    assert apply_offsets(graph, offsets).digest() == result.digest()
+    (tmp_path / "centred.onnx").write_bytes(result.to_bytes())
+    assert load(tmp_path / "centred.onnx").to_bytes() == result.to_bytes()  # no bias is left over
+
+
+@pytest.mark.parametrize("reader", ["layer", "convolution", "float too"])
+def test_a_norm_without_offsets_stays(reader: str) -> None:
+    graph = normed(reader, offset=0.0)
+    result, offsets, (record,) = centred(graph)
+    assert not record.accepted
+    assert (result, offsets) == (graph, {})
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [stream(reader="padded"), stream(reader="unbiased"), nets.attending(), normed("padded too"), normed("sum too")],
+)
+def test_padding_a_missing_bias_and_other_makers_or_readers_are_no_sites(graph: Graph) -> None:
     assert centred(graph)[1:] == ({}, ())
 
 
@@ -93,9 +141,10 @@ def test_offsets_are_exact_in_float16_and_make_the_same_graph_again() -> None:
     assert apply_offsets(graph, offsets).digest() == result.digest()
 
 
-@pytest.mark.parametrize("reader", ["linear", "strided"])
-def test_centred_rows_are_what_the_centred_graph_gives(reader: str) -> None:
-    graph = stream(reader=reader)
+@pytest.mark.parametrize(
+    "graph", [stream(), stream(reader="strided"), normed("layer"), normed("convolution"), normed("float too")]
+)
+def test_centred_rows_are_what_the_centred_graph_gives(graph: Graph) -> None:
     result, offsets, _ = centred(graph)
     expected, found = taken(result).rows, center_rows(graph, offsets, taken(graph).rows)
     assert expected.keys() == found.keys()
