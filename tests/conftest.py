@@ -15,8 +15,16 @@ import pytest
 
 from edgehybrid.graph import Graph
 
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("unhurried")
+
+
+def pytest_runtest_call() -> None:
+    """Commands that ran in this process left a handler of their own."""
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
