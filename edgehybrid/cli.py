@@ -143,6 +143,9 @@ def argument_lines(verb: Callable[..., Result]) -> dict[str, str]:
 def _run(work: Callable[[], Result], told: "Quiet | Terminal", *, as_json: bool, verbose: int) -> None:
     try:
         result = work()
+        if isinstance(result, Stream) and result.ended in SIGNAL_CODES:
+            for number in (signal.SIGINT, signal.SIGTERM):  # one that comes late must not cost the summary
+                signal.signal(number, signal.SIG_IGN)
         _show(result, as_json=as_json)
         if isinstance(result, Diagnosis) and any(check.status == "fail" for check in result.checks):
             raise typer.Exit(NotReadyError.exit_code)

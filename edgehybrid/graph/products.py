@@ -145,17 +145,34 @@ def raise_bias(graph: Graph, node: ir.Node, amount: NDArray[np.float32], taken: 
     place = bias_place(node)
     if place is None:
         raise ValueError(f"'{node.name}' has no place for a bias")
-    holder, index = place
-    old = holder.inputs[index] if index < len(holder.inputs) else None
+    raise_constant(graph, *place, amount, taken)
+
+
+def raise_constant(
+    graph: Graph, node: ir.Node, index: int, amount: NDArray[np.float32], taken: set[str | None]
+) -> None:
+    """Add to what a node adds to each channel, in place; one that is missing counts as zeros.
+
+    Args:
+        graph: That holds the node.
+        node: A convolution, linear layer, sum or norm.
+        index: Of its input that is the constant; the old one stays for others, unread if there are none.
+        amount: (channels,).
+        taken: Names in use, extended by the new one.
+
+    Raises:
+        ValueError: There is no constant of this size.
+    """
+    old = node.inputs[index] if index < len(node.inputs) else None
     array = constant(old)
     before = np.zeros(amount.shape, np.float32) if array is None else array.astype(np.float32)
     if before.shape[-1:] != amount.shape:
         raise ValueError(f"the bias of '{node.name}' has another size")
-    if index >= len(holder.inputs):
-        holder.resize_inputs(index + 1)
+    if index >= len(node.inputs):
+        node.resize_inputs(index + 1)
     name = f"{name_of(node.outputs[0])}.bias" if old is None else name_of(old)
     raised = add_constant(graph, f"{name}_corrected", (before + amount).astype(np.float32), taken=taken)
-    holder.replace_input_with(index, raised)
+    node.replace_input_with(index, raised)
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class _Few:
 def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
     """Equalize and centre channels where that measures better; accuracy is still compared with the baseline.
 
-    `folded` centres none, as that adds operators.
+    `folded` centres none, not even at norms, where that adds no operator.
     """
     made: Graph | None = None
 

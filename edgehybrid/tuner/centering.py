@@ -10,7 +10,7 @@ Source:
     Wei et al., "Outlier Suppression+", EMNLP 2023 (channel-wise shifting).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgehybrid.errors import ArtifactError
 from edgehybrid.graph import Graph, add_constant, constant, name_of, shape_of, sweep, unused, values
 from edgehybrid.graph.half import FLOAT16_MAX
-from edgehybrid.graph.products import Product, bias_place, find_products, product_at, raise_bias
+from edgehybrid.graph.products import Product, bias_place, find_products, product_at, raise_bias, raise_constant
 from edgehybrid.graph.structure import MOVES, input_of, residual_makers
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Plan
@@ -91,15 +91,8 @@ def apply_offsets(graph: Graph, offsets: Mapping[str, str]) -> Graph:
         ArtifactError: They are of another graph.
     """
     result = graph.clone()
-    made, taken = _outputs(result), {value.name for value in values(result)}
-    for tensor, text in offsets.items():
-        site, offset = _find(made[tensor]) if tensor in made else None, _parse(text)
-        if site is None or site.channels != offset.size:
-            raise ArtifactError(
-                f"the offsets of '{tensor}' do not fit the network",
-                why=f"{offset.size} were chosen for a tensor that this network has not, or cannot centre",
-                fix="calibrate this very network",
-            )
+    taken = {value.name for value in values(result)}
+    for site, offset in _locate(result, offsets):
         _write(result, site, offset, taken)
     sweep(result)  # of the biases as they were
     return result
@@ -114,12 +107,13 @@ def center_rows(
         graph: The one before, or one with other factors per channel.
         offsets: As `Ranges.offsets`.
         rows: Output of each int8 product -> rows of its input, (groups, rows, in).
+
+    Raises:
+        ArtifactError: The offsets are of another graph.
     """
     centred = dict(rows)
-    made = _outputs(graph)
-    for tensor, text in offsets.items():
-        site, offset = _find(made[tensor]) if tensor in made else None, _parse(text)
-        for reader in site.readers if site is not None else ():
+    for site, offset in _locate(graph, offsets):
+        for reader in site.readers:
             output = reader.product.output
             if output in centred:
                 centred[output] = centred[output] - reader.column(offset)
@@ -156,6 +150,20 @@ class _Site:
 def _outputs(graph: Graph) -> dict[str, ir.Value]:
     """Every computed tensor by name."""
     return {name_of(out): out for node in graph.nodes() for out in node.outputs}
+
+
+def _locate(graph: Graph, offsets: Mapping[str, str]) -> Iterator[tuple[_Site, NDArray[np.float32]]]:
+    """Where each set of offsets goes, and the offsets."""
+    made = _outputs(graph)
+    for tensor, text in offsets.items():
+        site, offset = _find(made[tensor]) if tensor in made else None, np.array(text.split(), np.float32)
+        if site is None or site.channels != offset.size:
+            raise ArtifactError(
+                f"the offsets of '{tensor}' do not fit the network",
+                why=f"{offset.size} were chosen for a tensor that this network has not, or cannot centre",
+                fix="calibrate this very network",
+            )
+        yield site, offset
 
 
 def _find(value: ir.Value) -> _Site | None:
@@ -255,16 +263,12 @@ def _error(
     return power(got - exact) / max(signal, float(np.finfo(np.float64).tiny))
 
 
-def _parse(text: str) -> NDArray[np.float32]:
-    return np.array(text.split(), np.float32)
-
-
 def _write(graph: Graph, site: _Site, offset: NDArray[np.float32], taken: set[str | None]) -> None:
     """Take the offsets off a tensor, for its products or at its norm, and give them to the biases, in place."""
     if site.norm is None:
         _subtract(graph, site, offset, taken)
     else:
-        _lower_bias(graph, site.norm, offset, taken)
+        raise_constant(graph, site.norm, 2, -offset, taken)
     for reader in site.readers:
         lost = reader.product.weight @ reader.column(offset).transpose(0, 2, 1)
         raise_bias(graph, reader.node, lost.reshape(-1), taken)
@@ -284,13 +288,3 @@ def _subtract(graph: Graph, site: _Site, offset: NDArray[np.float32], taken: set
     graph.body.insert_after(maker, node)
     for reader in site.readers:
         reader.node.replace_input_with(0, out)
-
-
-def _lower_bias(graph: Graph, norm: ir.Node, offset: NDArray[np.float32], taken: set[str | None]) -> None:
-    """Take the offsets off what a norm adds."""
-    old = norm.inputs[2] if len(norm.inputs) > 2 else None
-    array = constant(old)
-    if len(norm.inputs) < 3:
-        norm.resize_inputs(3)
-    lowered = -offset if array is None else array.astype(np.float32) - offset
-    norm.replace_input_with(2, add_constant(graph, f"{name_of(norm.outputs[0])}.bias", lowered, taken=taken))
