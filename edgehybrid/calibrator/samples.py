@@ -24,9 +24,9 @@ class Samples:
 
     rows: Mapping[str, NDArray[np.float32]]
     """(groups, rows, in), each image giving as many, in the images' order."""
-    reach: Mapping[str, NDArray[np.float32]]
-    """(channels,): largest |x| of every channel."""
-    early_reach: Mapping[str, NDArray[np.float32]]
+    span: Mapping[str, NDArray[np.float32]]
+    """(2, channels): smallest and largest value of every channel."""
+    early_span: Mapping[str, NDArray[np.float32]]
     """The same in the first half of the images."""
 
 
@@ -52,7 +52,7 @@ def sample(
         threads: Of ONNX Runtime; 0 for every core this process may use.
 
     Returns:
-        Rows, and how far every channel reaches.
+        Rows, and from where to where every channel reaches.
 
     Raises:
         ImagesError: An image does not fit the graph, or there is none.
@@ -62,7 +62,7 @@ def sample(
     taps = sorted({name for name, _ in read.values()})
     slot = Slot(graph, open_session(graph, [name for name in taps if name != graph.input.name], threads=threads), taps)
     groups = max(1, images // shape_of(graph.input)[0])
-    reach: dict[str, NDArray[np.float32]] = {}
+    span: dict[str, NDArray[np.float32]] = {}
     early: dict[str, NDArray[np.float32]] = {}
     kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in read}
     for ordinal, (group, _) in enumerate(regroup(batches, shape_of(graph.input))):
@@ -71,12 +71,13 @@ def sample(
             x = slot.arrays[source]
             kept[name].append(product.rows(x, rows_per_batch(product, rows, groups), ordinal))
             others = tuple(i for i in range(x.ndim) if i != product.axis % x.ndim)
-            largest = np.maximum(x.max(axis=others), -x.min(axis=others))
-            reach[name] = np.maximum(reach.get(name, largest), largest)
+            least, most = x.min(axis=others), x.max(axis=others)
+            known = span.get(name, (least, most))
+            span[name] = np.stack([np.minimum(known[0], least), np.maximum(known[1], most)])
             if 2 * ordinal < groups:
-                early[name] = reach[name]
+                early[name] = span[name]
     # Popped, so that few are there twice.
-    return Samples({name: np.concatenate(kept.pop(name), axis=1) for name in read}, reach, early)
+    return Samples({name: np.concatenate(kept.pop(name), axis=1) for name in read}, span, early)
 
 
 def rows_per_batch(product: Product, rows: int, batches: int) -> int:

@@ -135,7 +135,7 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
         nonlocal made
         model, plan = few.opened
         kept, pick = few.samples, calibrator.range_of
-        made, factors, records = tuner.equalize(model, plan, kept.rows, kept.reach, kept.early_reach, pick, sites=sites)
+        made, factors, records = tuner.equalize(model, plan, kept.rows, kept.span, kept.early_span, pick, sites=sites)
         offsets: dict[str, str] = {}
         if sites == "all":
             rows = tuner.scale_rows(model, factors, kept.rows)

@@ -25,7 +25,7 @@ from edgehybrid.graph.structure import MOVES, input_of, residual_makers
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Plan
 from edgehybrid.tuner.channels import find_region
-from edgehybrid.tuner.local import ChooseRange, decibels, multiply, multiply_rounded, power
+from edgehybrid.tuner.local import ChooseRange, decibels, multiply, multiply_rounded, power, varying
 
 FREE_GAIN = 0.8
 """A norm is centred where the error at its int8 readers falls to this part of what it was, or less: 1 dB."""
@@ -118,6 +118,25 @@ def center_rows(
             if output in centred:
                 centred[output] = centred[output] - reader.column(offset)
     return centred
+
+
+def find_middles(norm: ir.Node, rows: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """What centring a norm would take off what its int8 readers read.
+
+    Args:
+        norm: A layer norm.
+        rows: Output of each int8 product -> rows of its input, (groups, rows, in).
+
+    Returns:
+        Output of each reader in `rows` -> the mean of every channel of its input, (channels,); empty where the norm
+        cannot be centred.
+    """
+    site = _find(norm.outputs[0])
+    readers = [] if site is None else [reader for reader in site.readers if reader.product.output in rows]
+    if site is None or not readers:
+        return {}
+    means = _means(site, readers, [rows[reader.product.output] for reader in readers])
+    return {reader.product.output: means[reader.line] for reader in readers}
 
 
 @dataclass(frozen=True)
@@ -256,11 +275,10 @@ def _means(site: _Site, readers: Sequence[_Reader], rows: Sequence[NDArray[np.fl
 def _error(
     product: Product, rows: NDArray[np.float32], offset: NDArray[np.float32], choose_range: ChooseRange
 ) -> float:
-    """Noise over signal at the output of a reader; the signal is what varies there, as a bias could add the rest."""
+    """Noise over signal at the output of a reader; the signal is what varies there."""
     exact = multiply(rows, product.weight)
     got = multiply_rounded(rows - offset, product.weight, choose_range) + multiply(offset, product.weight)
-    signal = power(exact - exact.mean(axis=1, keepdims=True))
-    return power(got - exact) / max(signal, float(np.finfo(np.float64).tiny))
+    return power(got - exact) / max(varying(exact), float(np.finfo(np.float64).tiny))
 
 
 def _write(graph: Graph, site: _Site, offset: NDArray[np.float32], taken: set[str | None]) -> None:

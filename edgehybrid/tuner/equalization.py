@@ -10,6 +10,7 @@ Source:
     Xiao et al., "SmoothQuant", ICML 2023 (layer norm); Nagel et al., "Data-Free Quantization", ICCV 2019 (ReLU).
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,9 @@ from edgehybrid.graph.products import Product, find_products, product_at
 from edgehybrid.graph.structure import input_of
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Equalize, Plan
+from edgehybrid.tuner.centering import FREE_GAIN, find_middles
 from edgehybrid.tuner.channels import find_region
-from edgehybrid.tuner.local import ChooseRange, decibels, multiply, multiply_rounded, power
+from edgehybrid.tuner.local import ChooseRange, decibels, multiply, multiply_rounded, power, varying
 from edgehybrid.tuner.region import Region, write_factors
 
 ALPHAS = (0.5, 0.75, 1.0)
@@ -41,8 +43,8 @@ def equalize(
     graph: Graph,
     plan: Plan,
     samples: Mapping[str, NDArray[np.float32]],
-    reach: Mapping[str, NDArray[np.float32]],
-    early_reach: Mapping[str, NDArray[np.float32]],
+    span: Mapping[str, NDArray[np.float32]],
+    early_span: Mapping[str, NDArray[np.float32]],
     choose_range: ChooseRange,
     *,
     sites: Equalize = "all",
@@ -58,8 +60,8 @@ def equalize(
         graph: float32. Not changed.
         plan: Its placement.
         samples: Output of each int8 product -> rows of its input, (groups, rows, in), from `calibrator.sample`.
-        reach: The same key -> largest |x| of every channel of its input.
-        early_reach: The same in the first half of the images.
+        span: The same key -> smallest and largest value of every channel of its input, (2, channels).
+        early_span: The same in the first half of the images.
         choose_range: How the range of a tensor will be chosen.
         sites: `folded` leaves alone what only a scalar could take, such as the constant of a GELU; `off` all.
 
@@ -72,7 +74,8 @@ def equalize(
         return result, {}, ()
     makers = {name_of(node.outputs[0]): node for node in result.nodes()}
     products = [p for p in find_products(result, plan).values() if p.output in samples]
-    rows = {p.output: samples[p.output][:, samples[p.output].shape[1] // 2 :] for p in products}
+    halves = {p.output: np.array_split(samples[p.output], 2, axis=1) for p in products}
+    rows = {output: late for output, (_, late) in halves.items()}
     done: set[str] = set()
     records, written = [], {}
     for tensor in dict.fromkeys(d.tensor for d in plan.decisions if d.kind == "activation"):
@@ -83,9 +86,18 @@ def equalize(
         if region is None or (region.grows and sites == "folded"):
             continue
         done.update(name_of(value) for value in region.tensors)
-        site = _Site(region, [p for p in products if input_of(p.node, 0) in region.tensors], rows, reach, early_reach)
-        if not site.readers:
+        readers = [p for p in products if input_of(p.node, 0) in region.tensors]
+        if not readers:
             continue
+        early = {p.output: halves[p.output][0] for p in readers}
+        everything = {p.output: samples[p.output] for p in readers}
+        site = _Site(
+            region,
+            readers,
+            rows,
+            _Known(span, _middles(region, everything) if sites == "all" else {}),
+            _Known(early_span, _middles(region, early) if sites == "all" else {}),
+        )
         record, exponents = _try(site, tensor, choose_range)
         records.append(record)
         if exponents is None:
@@ -172,6 +184,28 @@ def _region(seed: ir.Value) -> Region | None:
     return None
 
 
+def _middles(region: Region, rows: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """What centring will take off each channel, where it can without an operator at all readers; else nothing."""
+    if len(region.takers) != 1 or region.takers[0].op_type != "LayerNormalization":
+        return {}
+    found = find_middles(region.takers[0], rows)
+    return found if len(found) == len(rows) else {}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What some images show of the channels that each reader reads."""
+
+    span: Mapping[str, NDArray[np.float32]]  # (2, channels)
+    middles: Mapping[str, NDArray[np.float32]]  # (channels,); empty: they will not be centred
+
+    def reach(self, product: Product, *, centred: bool) -> NDArray[np.float32]:
+        """Largest |x| of every channel, or largest distance from its middle."""
+        least, most = self.span[product.output]
+        middle = self.middles[product.output] if centred else np.float32(0)
+        return np.asarray(np.maximum(most - middle, middle - least))
+
+
 @dataclass(frozen=True)
 class _Site:
     """A region and the int8 products that read it."""
@@ -179,8 +213,8 @@ class _Site:
     region: Region
     readers: Sequence[Product]
     rows: Mapping[str, NDArray[np.float32]]
-    reach: Mapping[str, NDArray[np.float32]]
-    early_reach: Mapping[str, NDArray[np.float32]]
+    known: _Known
+    early: _Known
 
 
 def _columns(region: Region, product: Product, factors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -195,11 +229,12 @@ def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustmen
     none = np.zeros(site.region.factors, np.int64)
     exact = [multiply(site.rows[product.output], product.weight) for product in site.readers]
     before = best = _errors(site, exact, _powers(none), choose_range)
-    alpha = 0.0
-    for candidate in ALPHAS:
-        found = _errors(site, exact, _powers(_exponents(site, candidate, site.early_reach)), choose_range)
+    alpha, around = 0.0, False
+    for candidate, centred in itertools.product(ALPHAS, (False, True) if site.early.middles else (False,)):
+        exponents = _exponents(site, candidate, site.early, centred=centred)
+        found = _errors(site, exact, _powers(exponents), choose_range)
         if sum(found) < sum(best):
-            best, alpha = found, candidate
+            best, alpha, around = found, candidate, centred
     accepted = sum(best) <= GAIN * sum(before) and all(b <= a for a, b in zip(before, best, strict=True))
     takers = "+".join(dict.fromkeys(node.op_type for node in site.region.takers))
     readers = len(site.readers)
@@ -209,40 +244,51 @@ def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustmen
         accepted=accepted,
         before_db=decibels(readers, sum(before)),
         after_db=decibels(readers, sum(best)),
-        note=f"alpha {alpha:g}; {takers} takes the factors, {counted(readers, 'int8 reader')}"
+        note=f"alpha {alpha:g}{' around the means' if around else ''}; {takers} takes the factors, "
+        f"{counted(readers, 'int8 reader')}"
         if alpha
         else f"none of alpha {', '.join(f'{a:g}' for a in ALPHAS)} lowers the error",
     )
-    return record, _exponents(site, alpha, site.reach) if accepted else None
+    return record, _exponents(site, alpha, site.known, centred=around) if accepted else None
 
 
-def _exponents(site: _Site, alpha: float, known: Mapping[str, NDArray[np.float32]]) -> NDArray[np.int64]:
+def _exponents(site: _Site, alpha: float, known: _Known, *, centred: bool) -> NDArray[np.int64]:
     """a^-alpha w^(1 - alpha) from all readers together, in eighths of an octave.
 
     The geometric mean is 1, or less where the largest value would else grow: float16 must hold it as before.
     """
-    reach, weight = (np.zeros(site.region.factors) for _ in range(2))
+    reach, whole, weight = (np.zeros(site.region.factors) for _ in range(3))
     for product in site.readers:
         line, sign = site.region.line(input_of(product.node, 0), product.axis)
         numbers = line[product.channels].reshape(-1)
         if sign < 0:
             continue  # judged by its error, but it has no say
-        np.maximum.at(reach, line[line >= 0], known[product.output][line >= 0])
+        np.maximum.at(reach, line[line >= 0], known.reach(product, centred=centred)[line >= 0])
+        np.maximum.at(whole, line[line >= 0], known.reach(product, centred=False)[line >= 0])
         np.maximum.at(weight, numbers[numbers >= 0], np.abs(product.weight).max(axis=1).reshape(-1)[numbers >= 0])
     reach, weight = (np.maximum(v, max(v.max() / SPREAD, np.finfo(np.float32).tiny)) for v in (reach, weight))
     factors = reach**-alpha * weight ** (1 - alpha)
-    factors /= max(np.exp(np.log(factors).mean()), (reach * factors).max() / reach.max())
+    whole = np.maximum(whole, reach)
+    factors /= max(np.exp(np.log(factors).mean()), (whole * factors).max() / whole.max())
     return np.asarray(np.floor(STEPS * np.log2(factors)), np.int64)
 
 
 def _errors(
     site: _Site, exact: Sequence[NDArray[np.float32]], factors: NDArray[np.float32], choose_range: ChooseRange
 ) -> list[float]:
-    """Noise over signal at the output of each reader, whose exact output is given."""
-    found = []
-    for product, true in zip(site.readers, exact, strict=True):
-        column = _columns(site.region, product, factors)
-        got = multiply_rounded(site.rows[product.output] * column, product.weight / column, choose_range)
-        got -= true
-        found.append(power(got) / max(power(true), np.finfo(np.float64).tiny))
-    return found
+    """Noise over signal at the output of each reader, whose exact output is given; centred where that will be done.
+
+    Where it can be, the signal is what varies, as in centering.py.
+    """
+    middles = site.early.middles
+    signals = [max(varying(y) if middles else power(y), np.finfo(np.float64).tiny) for y in exact]
+    plain, centred = [], []
+    for product, true, signal in zip(site.readers, exact, signals, strict=True):
+        rows, column = site.rows[product.output], _columns(site.region, product, factors)
+        weight = product.weight / column
+        plain.append(power(multiply_rounded(rows * column, weight, choose_range) - true) / signal)
+        if middles:
+            offset = product.column(middles[product.output])
+            got = multiply_rounded((rows - offset) * column, weight, choose_range) + multiply(offset, product.weight)
+            centred.append(power(got - true) / signal)
+    return centred if centred and sum(centred) <= FREE_GAIN * sum(plain) else plain

@@ -52,6 +52,11 @@ def power(y: NDArray[np.float32]) -> float:
     return float(np.einsum("grn,grn->", y, y, dtype=np.float64))
 
 
+def varying(y: NDArray[np.float32]) -> float:
+    """The same of what varies in each channel, (groups, rows, channels): a bias can add the rest."""
+    return power(y - y.mean(axis=1, keepdims=True))
+
+
 def decibels(signal: float, noise: float) -> float:
     """10 log10(signal / noise), cut to -200 and 200."""
     if noise <= 0 or signal <= 0:

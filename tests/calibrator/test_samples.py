@@ -1,4 +1,4 @@
-"""Samples: rows of what products read, and how far each channel reaches, in half of the images and in all."""
+"""Samples: rows of what products read, and the span of each channel, in half of the images and in all."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from edgehybrid.graph.products import product_at
 from tests.single import SingleNet, draw
 
 
-def test_reach_is_the_largest_value_of_each_channel() -> None:
+def test_the_span_of_a_channel_is_from_its_smallest_to_its_largest_value() -> None:
     net = SingleNet(1, 16, 8, 8)
     graph = net.graph(net.conv("input", 16, 32, 3, pads=[1, 1, 1, 1]))
     product = product_at(next(graph.nodes("Conv")))
@@ -17,10 +17,11 @@ def test_reach_is_the_largest_value_of_each_channel() -> None:
     images = np.concatenate([draw(graph, seed) for seed in range(6)])
     images[4, 3] *= 100  # channel 3 wakes in the second half
     kept = sample(graph, [images], [product], 6, threads=1)
-    ((name, reach),) = kept.reach.items()
-    np.testing.assert_array_equal(reach, np.abs(images).max(axis=(0, 2, 3)))
-    np.testing.assert_array_equal(kept.early_reach[name], np.abs(images[:3]).max(axis=(0, 2, 3)))
-    assert reach[3] > 10 * kept.early_reach[name][3]
+    ((name, span),) = kept.span.items()
+    np.testing.assert_array_equal(span, [images.min(axis=(0, 2, 3)), images.max(axis=(0, 2, 3))])
+    early = images[:3]
+    np.testing.assert_array_equal(kept.early_span[name], [early.min(axis=(0, 2, 3)), early.max(axis=(0, 2, 3))])
+    assert (np.abs(span[:, 3]) > 10 * np.abs(kept.early_span[name][:, 3])).all()
 
 
 @pytest.mark.parametrize(("width", "wanted"), [(32, 768), (1024, 256), (100_000, LEAST_ROWS)])

@@ -6,11 +6,12 @@ from edgehybrid.graph import Graph
 from tests.single import SingleNet
 
 
-def normed(*, spread: float = 2.0) -> Graph:
+def normed(*, spread: float = 2.0, offset: float = 0.0) -> Graph:
     """LayerNormalization, read by a linear layer and, as a map, by a strided depthwise convolution; a residual sum."""
     net = SingleNet(1, 16, 32)
     gain = net.const(np.exp2(spread * net.random.normal(size=32)))
-    x = net.op("LayerNormalization", "input", gain, net.weight(32), axis=-1)
+    bias = net.const(offset * net.random.choice([-1, 1], 32)) if offset else net.weight(32)
+    x = net.op("LayerNormalization", "input", gain, bias, axis=-1)
     q = net.linear(x, 32, 48)
     maps = net.reshape(net.transpose(x, 0, 2, 1), 1, 32, 4, 4)
     small = net.conv(maps, 32, 32, 2, group=32, strides=[2, 2])

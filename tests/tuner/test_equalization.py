@@ -11,14 +11,14 @@ from edgehybrid.graph import Graph, load
 from edgehybrid.graph.products import find_products
 from edgehybrid.placement import plan
 from edgehybrid.records import Adjustment, Equalize
-from edgehybrid.tuner import apply_factors, equalize, scale_rows
+from edgehybrid.tuner import apply_factors, center, equalize, scale_rows
 from tests.single import draw, run
 from tests.tuner import nets
 
 
 def level(graph: Graph, sites: Equalize = "all") -> tuple[Graph, dict[str, str], tuple[Adjustment, ...]]:
     kept = taken(graph)
-    return equalize(graph, plan(graph, "fp32"), kept.rows, kept.reach, kept.early_reach, range_of, sites=sites)
+    return equalize(graph, plan(graph, "fp32"), kept.rows, kept.span, kept.early_span, range_of, sites=sites)
 
 
 def taken(graph: Graph) -> Samples:
@@ -38,6 +38,27 @@ def test_uneven_channels_are_equalized_and_the_function_stays() -> None:
     x = draw(graph, 99)
     before = run(graph, x)[0]
     np.testing.assert_allclose(run(result, x)[0], before, atol=2e-5 * np.abs(before).max())
+
+
+def test_factors_around_the_means_do_not_see_offsets_that_centring_takes_off() -> None:
+    (alone, _), (far, graph) = (norm_of(offset) for offset in (0.0, 300.0))
+    assert "around the means" in far.note
+    assert far.accepted
+    assert far.after_db == pytest.approx(alone.after_db, abs=1)
+    result, factors, _ = level(graph)
+    rows = scale_rows(graph, factors, taken(graph).rows)
+    _, _, (centring,) = center(result, plan(graph, "fp32"), rows, range_of)
+    assert centring.accepted
+    assert centring.after_db == pytest.approx(far.after_db, abs=1)
+    (left_alone,) = [r for r in level(graph, "folded")[2] if r.site == far.site]
+    assert "around" not in left_alone.note  # folded centres nothing
+
+
+def norm_of(offset: float) -> tuple[Adjustment, Graph]:
+    """What became of a norm whose channels vary differently and stand that far from zero."""
+    graph = nets.normed(spread=2.0, offset=offset)
+    (norm,) = [r for r in level(graph)[2] if "LayerNormalization takes" in r.note]
+    return norm, graph
 
 
 def test_only_what_measures_better_is_changed() -> None:
