@@ -74,7 +74,7 @@ def equalize(
         return result, {}, ()
     makers = {name_of(node.outputs[0]): node for node in result.nodes()}
     products = [p for p in find_products(result, plan).values() if p.output in samples]
-    halves = {p.output: np.array_split(samples[p.output], 2, axis=1) for p in products}
+    halves = {p.output: np.split(samples[p.output], [samples[p.output].shape[1] // 2], axis=1) for p in products}
     rows = {output: late for output, (_, late) in halves.items()}
     done: set[str] = set()
     records, written = [], {}
@@ -89,15 +89,12 @@ def equalize(
         readers = [p for p in products if input_of(p.node, 0) in region.tensors]
         if not readers:
             continue
-        early = {p.output: halves[p.output][0] for p in readers}
-        everything = {p.output: samples[p.output] for p in readers}
-        site = _Site(
-            region,
-            readers,
-            rows,
-            _Known(span, _middles(region, everything) if sites == "all" else {}),
-            _Known(early_span, _middles(region, early) if sites == "all" else {}),
-        )
+        firsts = {p.output: halves[p.output][0] for p in readers}
+        known = _Known(span, _middles(region, {name: samples[name] for name in firsts}))
+        early = _Known(early_span, _middles(region, firsts))
+        if sites == "folded" or not (early.middles and known.strays()):
+            known, early = _Known(span, {}), _Known(early_span, {})
+        site = _Site(region, readers, rows, known, early)
         record, exponents = _try(site, tensor, choose_range)
         records.append(record)
         if exponents is None:
@@ -197,13 +194,21 @@ class _Known:
     """What some images show of the channels that each reader reads."""
 
     span: Mapping[str, NDArray[np.float32]]  # (2, channels)
-    middles: Mapping[str, NDArray[np.float32]]  # (channels,); empty: they will not be centred
+    middles: Mapping[str, NDArray[np.float32]]  # (channels,); empty: it is not judged as if it were centred
 
-    def reach(self, product: Product, *, centred: bool) -> NDArray[np.float32]:
+    def reach(self, output: str, *, centred: bool) -> NDArray[np.float32]:
         """Largest |x| of every channel, or largest distance from its middle."""
-        least, most = self.span[product.output]
-        middle = self.middles[product.output] if centred else np.float32(0)
+        least, most = self.span[output]
+        middle = self.middles[output] if centred else np.float32(0)
         return np.asarray(np.maximum(most - middle, middle - least))
+
+    def strays(self) -> bool:
+        """Whether channels stand so far off that centring can pay: noise goes with the square of the reach."""
+        shares = []
+        for output in self.middles:
+            near, far = (self.reach(output, centred=centred) for centred in (True, False))
+            shares.append(np.square(near[far > 0] / far[far > 0]))
+        return bool(shares) and float(np.concatenate(shares).mean()) <= FREE_GAIN
 
 
 @dataclass(frozen=True)
@@ -263,8 +268,8 @@ def _exponents(site: _Site, alpha: float, known: _Known, *, centred: bool) -> ND
         numbers = line[product.channels].reshape(-1)
         if sign < 0:
             continue  # judged by its error, but it has no say
-        np.maximum.at(reach, line[line >= 0], known.reach(product, centred=centred)[line >= 0])
-        np.maximum.at(whole, line[line >= 0], known.reach(product, centred=False)[line >= 0])
+        np.maximum.at(reach, line[line >= 0], known.reach(product.output, centred=centred)[line >= 0])
+        np.maximum.at(whole, line[line >= 0], known.reach(product.output, centred=False)[line >= 0])
         np.maximum.at(weight, numbers[numbers >= 0], np.abs(product.weight).max(axis=1).reshape(-1)[numbers >= 0])
     reach, weight = (np.maximum(v, max(v.max() / SPREAD, np.finfo(np.float32).tiny)) for v in (reach, weight))
     factors = reach**-alpha * weight ** (1 - alpha)
