@@ -6,6 +6,9 @@ weight has a scale per output channel and room to spare. Factors f_c = a_c^-alph
 real numbers the network stays the same function: what makes the tensor (the gain of a normalisation, the rows of a
 layer, the values of an attention, the constant of a product) takes the factors, what reads it is divided by them.
 
+A norm whose channels stand far from zero will be centred afterwards (centering.py). Its factors are also sought with
+a_c the largest distance from the channel's mean, and judged with the means taken off.
+
 Source:
     Xiao et al., "SmoothQuant", ICML 2023 (layer norm); Nagel et al., "Data-Free Quantization", ICCV 2019 (ReLU).
 """
