@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -238,6 +239,17 @@ def command(*words: str, **environment: str) -> "Iterator[subprocess.Popen[str]]
             process.kill()
 
 
+@contextlib.contextmanager
+def killing(process: "subprocess.Popen[str]", after: float) -> "Iterator[None]":
+    """Kill it if what is done within takes that many seconds, so that no read waits for ever."""
+    timer = threading.Timer(after, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def until(process: "subprocess.Popen[str]", text: str) -> str:
     assert process.stderr is not None
     seen = ""
@@ -271,10 +283,11 @@ def test_a_signal_ends_it_with_a_summary(
         process.send_signal(sent)
         process.send_signal(sent)  # a wrapper that passes it on to its whole group does that
         assert process.stdout is not None
-        out = process.stdout.readline()
-        process.send_signal(sent)  # or it is late
-        out += process.stdout.read()
-        process.wait(timeout=20)
+        with killing(process, after=20):
+            out = process.stdout.readline()
+            process.send_signal(sent)  # or it is late
+            out += process.stdout.read()
+            process.wait()
         assert time.monotonic() - began < 5  # 2 s on a quiet machine
     document = json.loads(out)
     assert (document["schema"], document["ended"], process.returncode) == ("edgehybrid.stream/1", ended, code)
