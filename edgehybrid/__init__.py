@@ -4,6 +4,7 @@ Every command is a function here: `edgehybrid.build(model="cmt_ti", precision="i
 """
 
 from edgehybrid import errors as errors
+from edgehybrid import lazy_imports
 from edgehybrid import records as records
 from edgehybrid.pipeline import (
     bench,
@@ -24,6 +25,8 @@ from edgehybrid.pipeline import (
     verify,
 )
 from edgehybrid.version import __version__
+
+lazy_imports.install()
 
 __all__ = [
     "__version__",

@@ -61,23 +61,43 @@ def sample(
     read = {p.output: (name_of(input_of(p.node, 0)), p) for p in products}
     taps = sorted({name for name, _ in read.values()})
     slot = Slot(graph, open_session(graph, [name for name in taps if name != graph.input.name], threads=threads), taps)
-    groups = max(1, images // shape_of(graph.input)[0])
+    batch = shape_of(graph.input)[0]
+    groups, calls = max(1, images // batch), images // batch + images % batch
     span: dict[str, NDArray[np.float32]] = {}
     early: dict[str, NDArray[np.float32]] = {}
-    kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in read}
+    kept = {p.output: _Pile(p, calls * rows_per_batch(p, rows, groups)) for p in products}
     for ordinal, (group, _) in enumerate(regroup(batches, shape_of(graph.input))):
         slot.run(group)
         for name, (source, product) in read.items():
             x = slot.arrays[source]
-            kept[name].append(product.rows(x, rows_per_batch(product, rows, groups), ordinal))
+            kept[name].add(product.rows(x, rows_per_batch(product, rows, groups), ordinal))
             others = tuple(i for i in range(x.ndim) if i != product.axis % x.ndim)
             least, most = x.min(axis=others), x.max(axis=others)
             known = span.get(name, (least, most))
             span[name] = np.stack([np.minimum(known[0], least), np.maximum(known[1], most)])
             if 2 * ordinal < groups:
                 early[name] = span[name]
-    # Popped, so that few are there twice.
-    return Samples({name: np.concatenate(kept.pop(name), axis=1) for name in read}, span, early)
+    return Samples({name: kept.pop(name).rows for name in read}, span, early)
+
+
+class _Pile:
+    """Rows as they come, written where they will stay: collected first, all would be there twice."""
+
+    def __init__(self, product: Product, most: int) -> None:
+        groups, _, width = product.weight.shape
+        self._room = np.empty((groups, most, width), np.float32)  # takes no memory before it is written
+        self._count = 0
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Put (groups, n, in) behind those there are."""
+        end = self._count + rows.shape[1]
+        self._room[:, self._count : end] = rows
+        self._count = end
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """(groups, rows, in), contiguous."""
+        return np.ascontiguousarray(self._room[:, : self._count])
 
 
 def rows_per_batch(product: Product, rows: int, batches: int) -> int:

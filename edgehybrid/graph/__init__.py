@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgehybrid import memory
 from edgehybrid.errors import EdgeHybridError, GraphError
 from edgehybrid.graph import shapes
 from edgehybrid.graph.weights import NOTHING, Weights, pieces
@@ -103,7 +104,9 @@ def load(path: Path) -> Graph:
         GraphError: Not ONNX, damaged, an opset outside 13..23, or operators outside the standard domain.
     """
     with reading(path):
-        return from_proto(read_proto(path))
+        graph = from_proto(read_proto(path))
+    memory.trim()  # of the file and its protobuf: twice as much as the weights
+    return graph
 
 
 def read_proto(path: Path) -> onnx.ModelProto:

@@ -13,7 +13,7 @@ from edgehybrid.stages.calibration import reuse_calibration
 from edgehybrid.stages.gradients import weigh_outputs
 from edgehybrid.stages.product import calibrate
 from edgehybrid.stages.run import FORWARD_BATCH, Run
-from edgehybrid.store import decode, sha256_of, to_json, write_atomic
+from edgehybrid.store import Shelf, decode, sha256_of, to_json, write_atomic
 
 if TYPE_CHECKING:
     from edgehybrid.calibrator import Samples
@@ -73,6 +73,7 @@ def prepare(
     """Everything between the rewritten graph and its int8 form: equalize, calibrate, refine."""
     few = _Few(baseline, images, preprocess, TUNING_IMAGES, TUNING_ROWS)
     level = equalize_channels(run, few, equalize)
+    few.set_aside()
     ranges = calibrate(run, level.path, images, preprocess, method)
     ranges = replace(ranges, factors=level.factors, offsets=level.offsets)
     if refine == "off" and rounding == "nearest":
@@ -120,6 +121,12 @@ class _Few:
         batches = self.picked.batches(self.preprocess, FORWARD_BATCH)
         products = list(find_products(*self.opened).values())
         return calibrator.sample(self.opened[0], batches, products, len(self.picked), rows=self.rows)
+
+    def set_aside(self) -> None:
+        """Make room for calibration: the network is read again when it is asked for, samples wait on disk."""
+        self.__dict__.pop("opened", None)
+        if "samples" in self.__dict__:
+            self.__dict__["samples"] = replace(self.samples, rows=Shelf(self.samples.rows))
 
 
 def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:

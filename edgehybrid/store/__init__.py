@@ -10,11 +10,13 @@ from edgehybrid.store.bundle import MANIFEST, Bundle, check_output, open_bundle,
 from edgehybrid.store.cache import run_stage
 from edgehybrid.store.documents import decode, to_json
 from edgehybrid.store.files import Content, cache_root, guarding, locked, sha256_of, write_atomic
+from edgehybrid.store.shelf import Shelf
 
 __all__ = [
     "MANIFEST",
     "Bundle",
     "Content",
+    "Shelf",
     "cache_root",
     "check_output",
     "decode",

@@ -24,6 +24,21 @@ def test_the_span_of_a_channel_is_from_its_smallest_to_its_largest_value() -> No
     assert (np.abs(span[:, 3]) > 10 * np.abs(kept.early_span[name][:, 3])).all()
 
 
+@pytest.mark.parametrize("groups", [1, 16])
+def test_rows_are_those_of_every_call_one_after_the_other(groups: int) -> None:
+    net = SingleNet(2, 16, 8, 8)
+    graph = net.graph(net.conv("input", 16, 32, 3, pads=[1, 1, 1, 1], group=groups))
+    product = product_at(next(graph.nodes("Conv")))
+    assert product is not None
+    images = np.concatenate([draw(graph, seed) for seed in range(3)])[:5]  # two pairs and one left over
+    (rows,) = sample(graph, [images], [product], 5, rows=60, threads=1).rows.values()
+    pairs = [images[:2], images[2:4], images[[4, 4]]]
+    count = rows_per_batch(product, 60, 2)
+    wanted = [product.rows(pair, count, ordinal) for ordinal, pair in enumerate(pairs)]
+    np.testing.assert_array_equal(rows, np.concatenate(wanted, axis=1))
+    assert rows.flags.c_contiguous
+
+
 @pytest.mark.parametrize(("width", "wanted"), [(32, 768), (1024, 256), (100_000, LEAST_ROWS)])
 def test_wide_layers_get_fewer_rows(width: int, wanted: int) -> None:
     net = SingleNet(1, 4, width)

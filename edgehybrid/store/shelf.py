@@ -1,0 +1,45 @@
+"""Arrays that wait on disk: memory is for those that are being worked on."""
+
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgehybrid.store.files import cache_root, guarding
+
+
+class Shelf(Mapping[str, NDArray[np.float32]]):
+    """The same arrays under the same names, each read anew whenever it is asked for.
+
+    The file lies in the cache's folder, has no name, and is gone with the shelf or with the process.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write them.
+
+        Raises:
+            ResourceError: The disk is full or cannot be written.
+        """
+        self._places: dict[str, int] = {}
+        folder = cache_root()
+        with guarding(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open as long as this object is there
+            weakref.finalize(self, self._file.close)
+            for name, array in arrays.items():
+                self._places[name] = self._file.tell()
+                np.save(self._file, array, allow_pickle=False)
+            self._file.flush()
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        self._file.seek(self._places[name])
+        found: NDArray[np.float32] = np.load(self._file, allow_pickle=False)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
