@@ -1,5 +1,6 @@
 """Read a convolution or linear layer as one matrix product: its weight as a matrix, its input as rows, its bias."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ class Product:
         if self.node.op_type != "Conv":
             flat = x.reshape(-1, x.shape[-1])
             return flat[_spread(len(flat), count, ordinal)][np.newaxis]
-        kernel = _window(self.node)
+        kernel = self._kernel
         windows = np.lib.stride_tricks.sliding_window_view(_pad(x, kernel), kernel.span, axis=(2, 3))
         down, across = kernel.strides
         windows = windows[:, :, ::down, ::across, :: kernel.dilations[0], :: kernel.dilations[1]]
@@ -55,6 +56,10 @@ class Product:
         image, row, column = np.unravel_index(chosen, (batch, height, side))
         patches = windows[image, :, row, column].reshape(len(chosen), groups, width)
         return np.ascontiguousarray(patches.transpose(1, 0, 2))
+
+    @functools.cached_property
+    def _kernel(self) -> "_Window":
+        return _window(self.node)
 
     def outputs(self, y: NDArray[np.float32], count: int, ordinal: int) -> NDArray[np.float32]:
         """What stands at the positions that `rows` takes, in the output of the node or a tensor of its shape.

@@ -107,7 +107,8 @@ def equalize(
         for product in site.readers:
             rows[product.output] = rows[product.output] * _columns(region, product, factors)
         write_factors(result, region, factors)
-        products = [p for old in products if (p := product_at(old.node)) is not None]
+        edited = {edit.node for edit in region.edits}
+        products = [p for old in products if (p := product_at(old.node) if old.node in edited else old) is not None]
     return result, written, tuple(records)
 
 

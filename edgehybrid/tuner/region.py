@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, add_constant, constant, name_of, values
+from edgehybrid.graph import Graph, add_constant, constant, name_of
 
 Index = NDArray[np.int32]
 """For each element of a tensor, the number of the factor that multiplies it; -1: none."""
@@ -44,7 +44,6 @@ class Region:
 
 def write_factors(graph: Graph, region: Region, factors: NDArray[np.float32]) -> None:
     """Multiply and divide the constants of a region, in place; a constant that others read too gets a copy."""
-    taken = {value.name for value in values(graph)}
     for edit in region.edits:
         old = edit.node.inputs[edit.input]
         array = constant(old)
@@ -56,7 +55,7 @@ def write_factors(graph: Graph, region: Region, factors: NDArray[np.float32]) ->
             tensor = ir.tensor(new, name=old.name)
             old.const_value, old.shape = tensor, ir.Shape(new.shape)
         else:
-            edit.node.replace_input_with(edit.input, add_constant(graph, name_of(old), new, taken=taken))
+            edit.node.replace_input_with(edit.input, add_constant(graph, name_of(old), new))
 
 
 def line_of(index: Index, axis: int) -> Index:
