@@ -7,7 +7,10 @@ real numbers the network stays the same function: what makes the tensor (the gai
 layer, the values of an attention, the constant of a product) takes the factors, what reads it is divided by them.
 
 A norm whose channels stand far from zero will be centred afterwards (centering.py). Its factors are also sought with
-a_c the largest distance from the channel's mean, and judged with the means taken off.
+a_c the largest distance from the channel's mean, and judged with the means taken off. Alpha is 1 there: every channel
+then has as little noise as one scale for all allows, so every output of the readers gets the least that activations
+can give it. A lower alpha spares the weights and lowers the sum over outputs, but the queries and keys that decide an
+attention can be small ones among large (README, Conformer of CIFAR-10).
 
 Source:
     Xiao et al., "SmoothQuant", ICML 2023 (layer norm); Nagel et al., "Data-Free Quantization", ICCV 2019 (ReLU).
@@ -34,6 +37,8 @@ from edgehybrid.tuner.region import Region, write_factors
 
 ALPHAS = (0.5, 0.75, 1.0)
 """How much of the difference between channels the weights take; 0 is where the network stands."""
+WHOLE = (1.0,)
+"""The same for norms that stray: all of it."""
 GAIN = 0.95
 """A site is changed where the error at its readers falls to this part of what it was, or less."""
 STEPS = 8
@@ -239,7 +244,8 @@ def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustmen
     exact = [multiply(site.rows[product.output], product.weight) for product in site.readers]
     before = best = _errors(site, exact, _powers(none), choose_range)
     alpha, around = 0.0, False
-    for candidate, centred in itertools.product(ALPHAS, (False, True) if site.early.middles else (False,)):
+    alphas, centrings = (WHOLE, (False, True)) if site.early.middles else (ALPHAS, (False,))
+    for candidate, centred in itertools.product(alphas, centrings):
         exponents = _exponents(site, candidate, site.early, centred=centred)
         found = _errors(site, exact, _powers(exponents), choose_range)
         if sum(found) < sum(best):
@@ -256,7 +262,7 @@ def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustmen
         note=f"alpha {alpha:g}{' around the means' if around else ''}; {takers} takes the factors, "
         f"{counted(readers, 'int8 reader')}"
         if alpha
-        else f"none of alpha {', '.join(f'{a:g}' for a in ALPHAS)} lowers the error",
+        else f"none of alpha {', '.join(f'{a:g}' for a in alphas)} lowers the error",
     )
     return record, _exponents(site, alpha, site.known, centred=around) if accepted else None
 

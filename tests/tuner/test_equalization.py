@@ -7,7 +7,7 @@ import pytest
 
 from edgehybrid.calibrator import Samples, range_of, sample
 from edgehybrid.errors import ArtifactError
-from edgehybrid.graph import Graph, load
+from edgehybrid.graph import Graph, load, name_of
 from edgehybrid.graph.products import find_products
 from edgehybrid.placement import plan
 from edgehybrid.records import Adjustment, Equalize
@@ -52,6 +52,19 @@ def test_factors_around_the_means_do_not_see_offsets_that_centring_takes_off() -
     assert centring.after_db == pytest.approx(far.after_db, abs=1)
     (left_alone,) = [r for r in level(graph, "folded")[2] if r.site == far.site]
     assert "around" not in left_alone.note  # folded centres nothing
+
+
+def test_every_channel_of_a_norm_that_strays_fills_the_range() -> None:
+    norm, graph = norm_of(300.0)
+    assert "alpha 1 around the means" in norm.note
+    kept = taken(graph)
+    reader = name_of(next(graph.nodes("MatMul")).outputs[0])
+    reach = np.abs(kept.span[reader] - kept.rows[reader][0].mean(axis=0)).max(axis=0)
+    _, factors, _ = level(graph)
+    filled = reach * np.exp2(np.array(factors[norm.site].split(), float) / 8)
+    large = reach > reach.max() / 16
+    assert large.sum() > 16
+    assert filled[large].max() / filled[large].min() == pytest.approx(1, abs=0.15)  # exponents are whole eighths
 
 
 def norm_of(offset: float) -> tuple[Adjustment, Graph]:
