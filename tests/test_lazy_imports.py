@@ -27,7 +27,6 @@ assert str(dimension) == "batch + 1", dimension
 assert "sympy.core" in sys.modules
 """
 OWN = """
-import sys
 {first}
 {second}
 import onnx_ir
