@@ -73,13 +73,15 @@ def prepare(
     """Everything between the rewritten graph and its int8 form: equalize, calibrate, refine."""
     few = _Few(baseline, images, preprocess, TUNING_IMAGES, TUNING_ROWS)
     level = equalize_channels(run, few, equalize)
-    few.set_aside()
+    if rounding == "nearest":
+        few.set_aside()
+    else:
+        few = _Few(baseline, images, preprocess, ROUNDING_IMAGES, ROUNDING_ROWS)
     ranges = calibrate(run, level.path, images, preprocess, method)
     ranges = replace(ranges, factors=level.factors, offsets=level.offsets)
     if refine == "off" and rounding == "nearest":
         return Prepared(level.path, ranges, None, level.adjustments)
-    more = few if rounding == "nearest" else _Few(baseline, images, preprocess, ROUNDING_IMAGES, ROUNDING_ROWS)
-    tuned = tune(run, level.path, ranges, more, refine, rounding)
+    tuned = tune(run, level.path, ranges, few, refine, rounding)
     return Prepared(level.path, tuned.ranges, tuned.tuning, level.adjustments + tuned.adjustments)
 
 
