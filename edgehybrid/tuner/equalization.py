@@ -10,7 +10,7 @@ A norm whose channels stand far from zero will be centred afterwards (centering.
 a_c the largest distance from the channel's mean, and judged with the means taken off. Alpha is 1 there: every channel
 then has as little noise as one scale for all allows, so every output of the readers gets the least that activations
 can give it. A lower alpha spares the weights and lowers the sum over outputs, but the queries and keys that decide an
-attention can be small ones among large (README, Conformer of CIFAR-10).
+attention can be small ones among large (benchmarks/README.md, Conformer of CIFAR-10).
 
 Source:
     Xiao et al., "SmoothQuant", ICML 2023 (layer norm); Nagel et al., "Data-Free Quantization", ICCV 2019 (ReLU).
