@@ -79,6 +79,7 @@ def own(order: dict[str, Any]) -> tuple[float, float]:
         pipeline.quantize(
             model=order["model"],
             crop_pct=1.0,
+            **order["normalisation"],
             target="cpu",
             calib=order["crops"],
             num_calib=len(order["indexes"]),

@@ -11,7 +11,9 @@ Every result is scored in canonical numerics: ONNX Runtime with graph optimisati
 - drop: top-1 lost, paired, with its 95 % interval; agreement and SQNR of the logits.
 - layers: SQNR at the outputs of all convolutions and products, biases included, that every result still computes under
   its name, up to one factor per channel, as equalization moves such factors into the next layer; the mean over layers,
-  and the worst difference of one layer to ours.
+  and the worst difference of one layer to ours. Of evaluation images: on those of calibration a range that reaches
+  their maximum clips nothing. Once of all images together, where one that puts out ten times as much counts a hundred
+  times, and once of each image, in dB, averaged over images.
 - cost: seconds over those of bare forward passes of the same images, and the peak resident set, for several numbers of
   images, medians over rounds in which every tool takes its turn; imports are not counted. Where there are fewer images,
   they are repeated. Ours decodes and preprocesses its images in that time, peers read theirs ready.
@@ -87,7 +89,7 @@ class Bench:
         with (self.folder / "images.raw").open("wb") as file:
             for one in crops:
                 file.write(normalise(one[None], preprocess).tobytes())
-        self.crops = crops
+        self.crops, self.preprocess = crops, preprocess
 
     def run(self, tool: Tool, indexes: Sequence[int], output: Path) -> dict[str, float] | str:
         """Quantize in a fresh process: its costs, or the last line of what it complained about."""
@@ -98,6 +100,9 @@ class Bench:
         }  # fmt: skip
         if tool.tool == "edgehybrid":
             order["crops"] = str(self.folder / f"crops-{len(indexes)}.npz")
+            order["normalisation"] = {
+                name: ",".join(map(str, getattr(self.preprocess, name))) for name in ("mean", "std")
+            }
             np.savez(str(order["crops"]), x=self.crops[list(indexes)])
         note = self.folder / "order.json"
         note.write_text(json.dumps(order))
@@ -134,7 +139,7 @@ def main() -> None:
         bench.store(calibration, spec.preprocess, max([0, *options.costs]))
         count = len(calibration)
         truth = score(bench.reference, evaluation, spec.preprocess)
-        probe = next(calibration.batches(spec.preprocess, options.layer_images))
+        probe = next(evaluation.batches(spec.preprocess, options.layer_images))
         rows, outputs = [], {}
         every = tools(model, options.methods, options.coverage, with_modelopt=bool(python))
         for tool in every:
@@ -182,7 +187,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--costs", type=int, nargs="*", default=[8, 128, 1000], help="numbers of images to time")
     parser.add_argument("--rounds", type=int, default=3, help="of timing; in each, every tool takes its turn")
-    parser.add_argument("--layer-images", type=int, default=32)
+    parser.add_argument("--layer-images", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--modelopt", default=str(HERE / ".modelopt"), help="its virtual environment, or none")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "quantizers.json")
@@ -330,12 +335,17 @@ def add_layers(
     for row in rows:
         label = str(row["quantizer"])
         if label in found:
-            gain = found[OURS] - found[label]
-            row["layers"] = {
-                "count": len(names), "mean_sqnr_db": float(found[label].mean()),
-                "ours_better_by_db": float(gain.mean()), "ours_worst_layer_db": float(gain.min()),
-                "ours_worst_layer": names[int(gain.argmin())],
-            }  # fmt: skip
+            ways = {way: lead(found[OURS][way], levels, names) for way, levels in found[label].items()}
+            row["layers"] = {"count": len(names), "images": len(images), **ways}
+
+
+def lead(ours: NDArray[np.float64], theirs: NDArray[np.float64], names: Sequence[str]) -> dict[str, object]:
+    """How far our layers are ahead, in dB."""
+    gain = ours - theirs
+    return {
+        "mean_sqnr_db": float(theirs.mean()), "ours_better_by_db": float(gain.mean()),
+        "ours_worst_layer_db": float(gain.min()), "ours_worst_layer": names[int(gain.argmin())],
+    }  # fmt: skip
 
 
 def result_of(node: ir.Node) -> str:
@@ -346,11 +356,11 @@ def result_of(node: ir.Node) -> str:
 
 def layer_sqnr(
     reference: graph.Graph, quantized: graph.Graph, names: Sequence[str], images: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Decibels per layer, the best factor per channel taken out first."""
+) -> dict[str, NDArray[np.float64]]:
+    """Decibels per layer, the best factor per channel taken out first: of all images together, and the mean image's."""
     sessions = [open_session(opened, names, threads=1, optimise=False) for opened in (reference, quantized)]
     axes = {result_of(n): 1 if n.op_type == "Conv" else -1 for n in reference.nodes(*LAYERS)}
-    sums: list[NDArray[np.float64]] = [np.zeros((3, 1))] * len(names)
+    sums: list[list[NDArray[np.float64]]] = [[] for _ in names]  # per image: (3, channels)
     for image in images:
         want, got = (
             s.run(list(names), {g.input.name: image[None]})
@@ -361,12 +371,23 @@ def layer_sqnr(
                 np.moveaxis(a[i].astype(np.float64), axes[name], 0).reshape(a[i].shape[axes[name]], -1)
                 for a in (want, got)
             )
-            sums[i] = sums[i] + np.stack([(r * r).sum(1), (q * q).sum(1), (r * q).sum(1)])
-    ratios = []
-    for signal, power, product in sums:
-        noise = signal.sum() - np.sum(np.divide(product**2, power, out=np.zeros_like(power), where=power > 0))
-        ratios.append(LIMIT_DB if noise <= 0 else min(LIMIT_DB, 10 * np.log10(signal.sum() / noise)))
-    return np.array(ratios)
+            sums[i].append(np.stack([(r * r).sum(1), (q * q).sum(1), (r * q).sum(1)]))
+    together, each = [], []
+    for layer in sums:
+        signal, power, product = np.moveaxis(np.stack(layer), 1, 0)  # (images, channels) each
+        whole = power.sum(0)
+        factor = np.divide(product.sum(0), whole, out=np.zeros_like(whole), where=whole > 0)
+        noise = (signal - 2 * factor * product + factor**2 * power).sum(1)
+        together.append(decibels(signal.sum(), noise.sum()))
+        each.append(np.mean([decibels(s, n) for s, n in zip(signal.sum(1), noise, strict=True)]))
+    return {"together": np.array(together), "image_by_image": np.array(each)}
+
+
+def decibels(signal: float, noise: float) -> float:
+    """Of two energies, LIMIT_DB at most."""
+    if noise <= 0:
+        return LIMIT_DB
+    return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -LIMIT_DB, LIMIT_DB))
 
 
 # --- Model Optimizer --------------------------------------------------------------------------------
@@ -415,6 +436,7 @@ def print_table(documents: Sequence[dict[str, object]]) -> None:
         counts = sorted({int(n) for row in document["rows"] for n in row.get("cost", {})})  # type: ignore[attr-defined]
         cost = [f"time x forward, {n}" for n in counts] + [f"peak MiB, {n}" for n in counts]
         heads = ["quantizer", "drop, points (95 %)", "agreement", "logit SQNR", "layer SQNR", "ours worst layer"]
+        heads += ["layer SQNR, image by image", "ours worst layer"]
         heads += ["int8 layers", "lint errors", "warnings", "scales kept in another order", *cost]
         print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
         for row in document["rows"]:  # type: ignore[attr-defined]
@@ -432,14 +454,20 @@ def cells(row: dict[str, object], counts: Sequence[int]) -> list[str]:
         f"{drop['points']:+.2f} ({drop['ci95'][0]:+.2f} to {drop['ci95'][1]:+.2f})",  # type: ignore[index]
         f"{fidelity['agreement']:.2f} %",  # type: ignore[index]
         f"{fidelity['sqnr_db']:.1f} dB",  # type: ignore[index]
-        f"{layers['mean_sqnr_db']:.1f} dB" if layers else "",  # type: ignore[index]
-        f"{layers['ours_worst_layer_db']:+.1f} dB" if layers else "",  # type: ignore[index]
+        *level_cells(layers),
         ", ".join(f"{n} {op}" for op, n in row["int8_layers"].items()),  # type: ignore[attr-defined]
         *(str(sum(row["lint"][kind].values())) for kind in ("error", "warning")),  # type: ignore[index]
         order if isinstance(order, str) else f"{order['equal']} of {order['scales']}",  # type: ignore[index]
         *(f"{s['over_forward']:.1f}" if s else "" for s in spent),
         *(f"{s['peak_rss_mib']:.0f}" if s else "" for s in spent),
     ]
+
+
+def level_cells(layers: dict[str, object]) -> list[str]:
+    """Mean over layers, and ours at the layer where it is worst; both ways of weighing images."""
+    ways = [layers.get(way) for way in ("together", "image_by_image")]
+    levels = [(w["mean_sqnr_db"], w["ours_worst_layer_db"]) if w else None for w in ways]  # type: ignore[index]
+    return [text for level in levels for text in ((f"{level[0]:.1f} dB", f"{level[1]:+.1f} dB") if level else ("", ""))]
 
 
 if __name__ == "__main__":

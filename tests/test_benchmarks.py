@@ -3,14 +3,17 @@
 import argparse
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from edgehybrid import pipeline
+from edgehybrid.graph import Graph, name_of
 from edgehybrid.records import Target
+from tests.single import SingleNet
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the benchmarks are not here")
@@ -113,3 +116,27 @@ def test_every_command_of_the_proof_has_the_options_it_is_given(scripts: None, t
         else:
             assert (FOLDER.parent / words[-1]).exists() or any(Path(word).is_file() for word in words[1:])
     assert asked == 5
+
+
+def pointwise(factors: Sequence[float], limit: float = np.inf) -> Graph:
+    """Three channels, each through a convolution of its own and then cut at `limit`."""
+    net = SingleNet(1, 3, 2, 2)
+    weight = net.const(np.array(factors, np.float32).reshape(3, 1, 1, 1))
+    cut = net.op("Clip", "input", net.const(np.float32(-limit)), net.const(np.float32(limit)))
+    return net.graph(net.op("Conv", cut, weight, group=3))
+
+
+def test_layers_are_compared_up_to_factors_per_channel_and_by_image(scripts: None) -> None:
+    """A factor per channel is no noise. Cutting a loud image weighs more in the sum over all."""
+    quantizers = load("quantizers")
+    images = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).clip(-3, 3).astype(np.float32)
+    images[0] *= 4
+    reference = pointwise([1, 1, 1])
+    (name,) = (name_of(node.outputs[0]) for node in reference.nodes("Conv"))
+    scaled = quantizers.layer_sqnr(reference, pointwise([2, 0.5, 1]), [name], images)
+    assert scaled["together"][0] == scaled["image_by_image"][0] == quantizers.LIMIT_DB
+    cut = quantizers.layer_sqnr(reference, pointwise([1, 1, 1], limit=3), [name], images)
+    assert 0 < cut["together"][0] < cut["image_by_image"][0] < 20
+    lead = quantizers.lead(scaled["together"], cut["together"], [name])
+    assert lead["ours_worst_layer"] == name
+    assert lead["ours_worst_layer_db"] == lead["ours_better_by_db"] > 180
