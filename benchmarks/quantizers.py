@@ -100,9 +100,7 @@ class Bench:
         }  # fmt: skip
         if tool.tool == "edgehybrid":
             order["crops"] = str(self.folder / f"crops-{len(indexes)}.npz")
-            order["normalisation"] = {
-                name: ",".join(map(str, getattr(self.preprocess, name))) for name in ("mean", "std")
-            }
+            order["normalisation"] = {"mean": self.preprocess.mean, "std": self.preprocess.std}
             np.savez(str(order["crops"]), x=self.crops[list(indexes)])
         note = self.folder / "order.json"
         note.write_text(json.dumps(order))

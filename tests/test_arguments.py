@@ -1,9 +1,10 @@
-"""Python callers may write paths as text, and names as paths."""
+"""Python callers may write paths as text, names as paths, and colours as numbers."""
 
 import inspect
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 
 import edgehybrid
@@ -32,6 +33,12 @@ def test_text_becomes_a_path_and_a_path_text() -> None:
         "b",
         1,
     )
+
+
+def test_numbers_become_the_text_that_the_command_line_has() -> None:
+    assert verb((0.485, 0.456, 1))[0] == "0.485,0.456,1.0"  # type: ignore[arg-type]
+    assert verb([1e-7, np.float32(0.5)])[0] == "1e-07,0.5"  # type: ignore[arg-type]
+    assert verb(["0.5", 1])[0] == ["0.5", 1]  # type: ignore[arg-type]
 
 
 def test_one_of_a_list_is_a_list_of_one() -> None:

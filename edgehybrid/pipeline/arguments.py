@@ -1,8 +1,9 @@
-"""Let Python callers write a path as text and a name as a path, as the command line does."""
+"""Let Python callers write a path as text, a name as a path, and "R,G,B" as three numbers."""
 
 import functools
 import inspect
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import ParamSpec, TypeVar, get_args, get_origin
 
@@ -11,7 +12,7 @@ R = TypeVar("R")
 
 
 def forgive(verb: Callable[P, R]) -> Callable[P, R]:
-    """The same function, but text is taken where it wants a `Path`, a `Path` where it wants text, and one of a list."""
+    """The same function, but it also takes text for a `Path`, a `Path` for text, one for a list, numbers for text."""
     signature = inspect.signature(verb)
 
     @functools.wraps(verb)
@@ -34,4 +35,6 @@ def _convert(value: object, wanted: object) -> object:
         return Path(value)
     if isinstance(value, Path) and str in kinds and Path not in kinds:
         return str(value)
+    if isinstance(value, (list, tuple)) and str in kinds and all(isinstance(item, Real) for item in value):
+        return ",".join(str(float(item)) for item in value)
     return value
