@@ -55,7 +55,7 @@ def main() -> None:
     save_sample(options.output, name, train, test, options.seed)
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
-    path = options.output / f"{options.model}_{name}_{PHASES[-1][0]}.safetensors"
+    path = options.output / f"{Path(options.model).name}_{name}_{PHASES[-1][0]}.safetensors"
     begin, seen, start_at, history = time.monotonic(), 0, 0.0, []
     weights, size = "random", 0
     for size, share in PHASES:
