@@ -70,6 +70,8 @@ def attention_net(heads: int, head_size: int, queries: int, keys: int, *, positi
         ({"outputs": 10}, "thin-conv"),
         ({"inputs": 8}, "conv-int8"),
         ({"inputs": 16, "outputs": 16}, "conv-int8"),
+        ({"inputs": 16, "kernel": "1x1", "reach": 1}, "thin-pointwise"),
+        ({"inputs": 17, "kernel": "1x1", "reach": 1}, "conv-int8"),
         ({"inputs": 46, "outputs": 165}, "conv-int8"),
         ({"positions": 1}, "conv-on-vector"),
         ({"pad": "a Pad"}, "after-pad"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -102,7 +102,9 @@ def test_samples_of_every_phase_together_are_the_whole_and_each_knows_the_maximu
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=3), st.integers(0, 99))
+@given(st.lists(st.integers(1, 300), max_size=3), st.integers(0, 99))
+@example([244, 265, 290], 0)  # the smallest stride without a common factor would meet 124 of the 265
+@example([228, 244, 255], 0)
 def test_a_sample_takes_no_more_than_it_may_and_the_like_of_every_channel_row_and_token(
     shape: list[int], phase: int
 ) -> None:
@@ -115,7 +117,7 @@ def test_a_sample_takes_no_more_than_it_may_and_the_like_of_every_channel_row_an
         share = size / length / stride
         found = np.moveaxis(taken.reshape(shape), axis, 0).reshape(length, -1).sum(axis=1)
         if share >= 8:
-            assert 0.7 * share <= found.min() <= found.max() <= 1.4 * share
+            assert share / 1.5 <= found.min() <= found.max() <= 1.5 * share
 
 
 def test_bins_are_at_most_a_128th_of_their_value_wide() -> None:
