@@ -90,7 +90,7 @@ def compile_apart(content: bytes) -> dict[str, Any]:
 
 def compile_and_count(path: Path) -> dict[str, object]:
     """Compile for Ampere and count what the compiler says it chose."""
-    import tensorrt_rtx as trt
+    import tensorrt_rtx_bindings as trt  # what the extra `rtx` brings, and tensorrt_rtx stands on
 
     lines: list[str] = []
 
