@@ -6,14 +6,14 @@ from tests.single import SingleNet, draw
 
 
 def test_concatenated_and_pooled_tensors_share_a_range() -> None:
-    net = SingleNet(1, 16, 8, 8)
-    first = net.op("Relu", net.conv("input", 16, 16))
-    second = net.op("Relu", net.conv("input", 16, 16))
+    net = SingleNet(1, 32, 8, 8)
+    first = net.op("Relu", net.conv("input", 32, 32))
+    second = net.op("Relu", net.conv("input", 32, 32))
     both = net.op("Concat", first, second, axis=1)
     pooled = net.op("MaxPool", both, kernel_shape=[2, 2], strides=[2, 2])
-    x = net.op("GlobalAveragePool", net.conv(pooled, 32, 16))
-    y = net.op("GlobalAveragePool", net.conv(both, 32, 16))
-    z = net.op("GlobalAveragePool", net.conv(first, 16, 16))
+    x = net.op("GlobalAveragePool", net.conv(pooled, 64, 16))
+    y = net.op("GlobalAveragePool", net.conv(both, 64, 16))
+    z = net.op("GlobalAveragePool", net.conv(first, 32, 16))
     graph = net.graph(net.op("Add", net.op("Add", x, y), z))
     made = plan(graph, "fp32")
     (group,) = tie(graph, made)

@@ -31,10 +31,10 @@ def rectified() -> Graph:
 
 def gated() -> Graph:
     """Conv2Former's product of an attention map and values, then a GELU without a norm."""
-    net = SingleNet(1, 16, 8, 8)
-    a = net.depthwise(net.gelu(net.conv("input", 16, 32)), 32, 5)
-    x = net.conv(net.op("Mul", a, net.conv("input", 16, 32)), 32, 16)
-    return net.graph(net.conv(net.gelu(x), 16, 16))
+    net = SingleNet(1, 24, 8, 8)
+    a = net.depthwise(net.gelu(net.conv("input", 24, 32)), 32, 5)
+    x = net.conv(net.op("Mul", a, net.conv("input", 24, 32)), 32, 24)
+    return net.graph(net.conv(net.gelu(x), 24, 16))
 
 
 def attending(*, scores_int8: bool = False) -> Graph:
@@ -53,8 +53,8 @@ def attending(*, scores_int8: bool = False) -> Graph:
 
 def joined() -> Graph:
     """Two convolutions, concatenated, read by one."""
-    net = SingleNet(1, 16, 6, 6)
-    parts = [net.op("Relu", net.conv("input", 16, 16)) for _ in range(2)]
+    net = SingleNet(1, 24, 6, 6)
+    parts = [net.op("Relu", net.conv("input", 24, 16)) for _ in range(2)]
     return net.graph(net.conv(net.op("Concat", *parts, axis=1), 32, 16))
 
 

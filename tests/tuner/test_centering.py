@@ -45,7 +45,7 @@ def normed(reader: str, *, offset: float = OFFSET) -> Graph:
         return net.graph(net.linear(x, 16, 16))
     maps = net.reshape(net.transpose(x, 0, 2, 1), 1, 16, 4, 4)
     if reader == "convolution":
-        return net.graph(net.conv(maps, 16, 8))
+        return net.graph(net.conv(maps, 16, 8, 2, strides=[2, 2]))
     if reader == "float too":  # the depthwise one
         small = net.reshape(net.conv(maps, 16, 16, 2, group=16, strides=[2, 2]), 1, 16, 4)
         return net.graph(net.op("MatMul", net.linear(x, 16, 16), small))
