@@ -188,7 +188,7 @@ def apply_known(run: Run, baseline: Path, ranges: Ranges) -> Path:
 def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, rounding: Rounding) -> Tuned:
     """Correct biases, round weights if asked, re-rank ranges if asked.
 
-    Ranges stay as they are by default: re-ranking them gains 0.0 to 0.2 dB at the logits (benchmarks/README.md).
+    Ranges stay as they are by default: re-ranking them gains -0.3 to +0.6 dB at the logits (benchmarks/README.md).
 
     Args:
         run: The chain.
