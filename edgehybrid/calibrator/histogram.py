@@ -34,8 +34,8 @@ STAGE = 1 << 17
 SAMPLED = 1 << 14
 """Activations of a tensor that are counted per image, at most."""
 
-UNLIKE, FEW, TRIES = math.log(1.4), 8, 64
-"""A place along an axis may be counted 1.4 times as often as its share or 1 / 1.4 times, if its share is FEW or more;
+UNLIKE, FEW, TRIES = math.log(1.3), 8, 64
+"""A place along an axis may be counted 1.3 times as often as its share or 1 / 1.3 times, if its share is FEW or more;
 the first stride of TRIES that keeps to this is taken, else the best of them."""
 
 _SCHEMA = "edgehybrid.observations/1"
