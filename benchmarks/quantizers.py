@@ -48,11 +48,11 @@ from edgehybrid.dataset.preprocessing import crop, normalise
 from edgehybrid.graph.products import bias_place
 from edgehybrid.records import Preprocess
 from edgehybrid.runtime import open_runner
+from edgehybrid.tuner.local import decibels
 
 HERE = Path(__file__).parent
 OURS = "edgehybrid mse"
 LAYERS = ("Conv", "MatMul", "Gemm")
-LIMIT_DB = 200.0
 
 MODELOPT = "nvidia-modelopt==0.47.0"
 MODELOPT_NEEDS = (  # its extra [onnx] without CUDA; onnxruntime as it asks for it, on a CPU
@@ -388,13 +388,6 @@ def noise_of(
     whole = weights @ power
     factor = np.divide(weights @ product, whole, out=np.zeros_like(whole), where=whole > 0)
     return np.asarray((signal - 2 * factor * product + factor**2 * power).sum(1))
-
-
-def decibels(signal: float, noise: float) -> float:
-    """Of two energies, LIMIT_DB at most."""
-    if noise <= 0:
-        return LIMIT_DB
-    return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -LIMIT_DB, LIMIT_DB))
 
 
 # --- Model Optimizer --------------------------------------------------------------------------------
