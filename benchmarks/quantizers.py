@@ -41,7 +41,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgehybrid import dataset, device, evaluator, exporter, graph, linter, placement, rewrites, zoo
+from edgehybrid import dataset, device, evaluator, exporter, graph, linter, rewrites, zoo
 from edgehybrid.calibrator.session import open_session
 from edgehybrid.dataset import Images
 from edgehybrid.dataset.preprocessing import crop, normalise
@@ -138,20 +138,18 @@ def main() -> None:
         count = len(calibration)
         truth = score(bench.reference, evaluation, spec.preprocess)
         probe = next(evaluation.batches(spec.preprocess, options.layer_images))
-        rows, outputs = [], {}
-        every = tools(model, options.methods, options.coverage, with_modelopt=bool(python))
-        for tool in every:
-            row, path = measure(bench, tool, count)
-            if path is not None:
-                logits = score(path, evaluation, spec.preprocess)
-                row["drop"] = dataclasses.asdict(evaluator.drop(truth, logits, evaluation.labels))
-                row["fidelity"] = dataclasses.asdict(evaluator.fidelity(truth, logits))
-                row["int8_layers"] = int8_layers(graph.load(path))
-                row["lint"] = lint(path)
-                outputs[tool.label] = path
-            rows.append(row)
-            print(line(row), flush=True)
-        add_layers(rows, model, outputs, probe)
+        outputs: dict[str, Path] = {}
+
+        def take(tool: Tool) -> dict[str, object]:
+            return judge(bench, tool, count, truth, evaluation, spec.preprocess, outputs)
+
+        every = [Tool(f"edgehybrid {method}", "edgehybrid", method) for method in options.methods]
+        rows = [take(tool) for tool in every]
+        exclude = left_float(model, graph.load(outputs[OURS])) if OURS in outputs else ()
+        others = peers(options.coverage if OURS in outputs else ["own"], exclude, with_modelopt=bool(python))
+        rows += [take(tool) for tool in others]
+        every += others
+        add_layers(rows, model, exclude, outputs, probe)
         costs = measure_costs(bench, every, options.costs, options.rounds)
         for row in rows:
             row["cost"] = costs.get(str(row["quantizer"]), {})
@@ -193,22 +191,49 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def tools(model: graph.Graph, methods: Sequence[str], coverage: Sequence[str], *, with_modelopt: bool) -> list[Tool]:
-    """Ours first, then every peer as it comes ("own") and at our coverage ("ours")."""
-    found = [Tool(f"edgehybrid {method}", "edgehybrid", method) for method in methods]
-    ours = left_float(model)
-    peers = [("onnxruntime", method) for method in ("minmax", "entropy", "percentile")]
-    peers += [("modelopt", method) for method in ("max", "entropy")] if with_modelopt else []
-    for tool, method in peers:
+def peers(coverage: Sequence[str], exclude: tuple[str, ...], *, with_modelopt: bool) -> list[Tool]:
+    """Every peer as it comes ("own") and at our coverage ("ours")."""
+    found = []
+    methods = [("onnxruntime", method) for method in ("minmax", "entropy", "percentile")]
+    methods += [("modelopt", method) for method in ("max", "entropy")] if with_modelopt else []
+    for tool, method in methods:
         found += [Tool(f"{tool} {method}", tool, method)] if "own" in coverage else []
-        found += [Tool(f"{tool} {method}, our coverage", tool, method, ours)] if "ours" in coverage else []
+        found += [Tool(f"{tool} {method}, our coverage", tool, method, exclude)] if "ours" in coverage else []
     return found
 
 
-def left_float(model: graph.Graph) -> tuple[str, ...]:
-    """Nodes of the kinds that peers quantize and this project's placement leaves float."""
-    int8 = {d.node for d in placement.plan(model, "fp32").decisions if d.kind == "weight"}
+def left_float(model: graph.Graph, ours: graph.Graph) -> tuple[str, ...]:
+    """Nodes of the kinds that peers quantize and this project, having seen the calibration images, left float."""
+    int8 = {n.name for n in ours.nodes(*LAYERS) if any(v and is_dequantized(v) for v in n.inputs[1:2])}
     return tuple(node.name or "" for node in model.nodes(*LAYERS) if node.name not in int8)
+
+
+def is_dequantized(value: ir.Value) -> bool:
+    """Whether a DequantizeLinear made it."""
+    maker = value.producer()
+    return maker is not None and maker.op_type == "DequantizeLinear"
+
+
+def judge(
+    bench: Bench,
+    tool: Tool,
+    count: int,
+    truth: NDArray[np.float32],
+    images: Images,
+    preprocess: Preprocess,
+    outputs: dict[str, Path],
+) -> dict[str, object]:
+    """What became of one tool, its graph put into `outputs`."""
+    row, path = measure(bench, tool, count)
+    if path is not None:
+        logits = score(path, images, preprocess)
+        row["drop"] = dataclasses.asdict(evaluator.drop(truth, logits, images.labels))
+        row["fidelity"] = dataclasses.asdict(evaluator.fidelity(truth, logits))
+        row["int8_layers"] = int8_layers(graph.load(path))
+        row["lint"] = lint(path)
+        outputs[tool.label] = path
+    print(line(row), flush=True)
+    return row
 
 
 def measure(bench: Bench, tool: Tool, count: int) -> tuple[dict[str, object], Path | None]:
@@ -302,8 +327,7 @@ def int8_layers(model: graph.Graph) -> dict[str, int]:
     """How many nodes of each weighted kind read a dequantized activation: equal coverage makes a fair comparison."""
     counts: dict[str, int] = {}
     for node in model.nodes(*LAYERS):
-        producer = None if node.inputs[0] is None else node.inputs[0].producer()
-        if producer is not None and producer.op_type == "DequantizeLinear":
+        if node.inputs[0] is not None and is_dequantized(node.inputs[0]):
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
     return counts
 
@@ -318,13 +342,16 @@ def lint(path: Path) -> dict[str, dict[str, int]]:
 
 
 def add_layers(
-    rows: list[dict[str, object]], model: graph.Graph, outputs: dict[str, Path], images: NDArray[np.float32]
+    rows: list[dict[str, object]],
+    model: graph.Graph,
+    exclude: Sequence[str],
+    outputs: dict[str, Path],
+    images: NDArray[np.float32],
 ) -> None:
     """SQNR per layer of every result, over the layers that all of them have and that are int8 in ours."""
     if OURS not in outputs:
         return
-    planned = {d.node for d in placement.plan(model, "fp32").decisions if d.kind == "weight"}
-    names = [result_of(node) for node in model.nodes(*LAYERS) if node.name in planned]
+    names = [result_of(node) for node in model.nodes(*LAYERS) if node.name not in exclude]
     graphs = {label: round_weights(graph.load(path)) for label, path in outputs.items()}
     for opened in graphs.values():
         computed = {value.name for node in opened.nodes() for value in node.outputs}

@@ -127,6 +127,8 @@ def test_attention_table_decides_by_its_first_match(change: dict[str, object], r
         ({"exchange": "Resize", "branch_int8": False}, "exchange"),
         ({"branch_int8": False}, "residual-float-branch"),
         ({"reader_int8": False}, "residual-float-sum"),
+        ({"levels": 3.0}, "uneven"),
+        ({"levels": 3.0, "reader_int8": False}, "residual-float-sum"),
     ],
 )
 def test_residual_table_decides_by_its_first_match(change: dict[str, object], rule: str) -> None:
@@ -339,6 +341,39 @@ def test_bias_and_broadcast_additions_are_no_residuals() -> None:
     narrow = net.op("ReduceMean", x, axes=[1], keepdims=1)
     graph = net.graph(net.op("Add", net.op("Add", x, net.weight(32)), narrow))
     assert decisions(graph, "Add") == []
+
+
+# --- tensors that few images fill ---------------------------------------------------------------------------
+
+
+def test_what_reads_an_uneven_tensor_stays_float_and_says_how_few_levels_it_had() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    first = net.conv("input", 32, 32)
+    graph = net.graph(net.conv(net.op("Relu", first), 32, 32))
+    loud = decisions(graph, "Conv")[3].tensor
+    left = [d for d in plan(graph, "typed", uneven={loud: 3.14}).decisions if d.op == "Conv"]
+    assert [d.kind for d in left] == ["activation", "weight", "float", "float", "float", "float"]
+    assert [d.rule for d in left[3:]] == ["uneven", "uneven", "bias"]
+    assert "reaches 3.1 of the 127 levels" in left[3].reason
+    assert plan(graph, "typed", uneven={"logits": 3.0}) == plan(graph, "typed")
+
+
+def test_an_uneven_tensor_before_a_pad_keeps_its_convolution_float() -> None:
+    net = SingleNet(1, 16, 8, 8)
+    graph = net.graph(net.conv(padded(net), 16, 32, 3))
+    found = plan(graph, "fp32", uneven={"input": 3.0}).decisions
+    assert [d.rule for d in found if d.op == "Conv"] == ["uneven", "uneven", "bias"]
+    assert not [d for d in found if d.op == "Pad"]
+
+
+def test_an_uneven_skip_stays_float_beside_an_int8_branch() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    stream = net.op("Relu", "input")
+    branch = net.conv(net.op("Relu", net.conv(net.op("Tanh", stream), 32, 32)), 32, 32)
+    graph = net.graph(net.conv(net.op("Relu", net.op("Add", branch, stream)), 32, 32))
+    assert {d.rule for d in decisions(graph, "Add")} == {"residual-int8", "residual-branch"}
+    (found,) = [d for d in plan(graph, "fp32", uneven={stream: 3.0}).decisions if d.op == "Add"]
+    assert (found.kind, found.rule, found.tensor) == ("float", "uneven", stream)
 
 
 # --- sums and products of branches, pooling, Resize ---------------------------------------------------------

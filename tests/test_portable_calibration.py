@@ -119,6 +119,30 @@ def test_offsets_and_exponent_travel_with_the_ranges(home: Path) -> None:
     assert Path(again.path).read_bytes() == Path("stream/model.onnx").read_bytes()
 
 
+def test_layers_that_few_images_fill_stay_float_with_the_ranges_too(home: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
+    mean = np.array([124, 116, 104])
+    pixels[1:] = mean + np.rint((pixels[1:] - 128.0) / 64)  # all but the first are nearly grey
+    np.savez("loud.npz", x=pixels)
+    net = SingleNet(1, 3, 16, 16)
+    loud = net.op("Relu", net.op("Conv", "input", net.weight(32, 3, 3, 3)))
+    even = net.op("Relu", net.op("InstanceNormalization", net.conv(loud, 32, 32), *(net.const(np.ones(32)),) * 2))
+    last = net.op("Relu", net.conv(even, 32, 32))
+    save(home / "loud.onnx", net, net.op("Flatten", net.op("GlobalAveragePool", last)))
+    common = {"model": "loud.onnx", "calib": "loud.npz", "crop_pct": 1.0, "target": "cpu", "precision": "int8"}
+    built = edgehybrid.build(**common, refine="off", output=Path("loud"))  # type: ignore[arg-type]
+    rules = {d.tensor: d.rule for d in built.placement if d.op == "Conv" and d.input == 0}
+    assert (rules[loud], rules[even]) == ("uneven", "conv-int8")
+    kept = json.loads(Path("loud/calibration.json").read_bytes())
+    assert kept["exponent"] == 3
+    assert list(kept["uneven"]) == [loud]
+    assert 0 < kept["uneven"][loud] < 127 / 8
+    assert any("1 layer stays float" in note for note in built.notes)
+    again = edgehybrid.build(**common, ranges=Path("loud/calibration.json"), output=Path("again"))  # type: ignore[arg-type]
+    assert Path("again/model.onnx").read_bytes() == Path("loud/model.onnx").read_bytes()
+    assert again.placement == built.placement
+
+
 def test_a_bundle_made_with_ranges_says_where_they_came_from(home: Path) -> None:
     ranges = calibrate("entropy.json", method="entropy", num_calib=6)
     built = edgehybrid.build(
@@ -202,3 +226,5 @@ def test_every_line_of_an_nvdla_cache_is_a_name_and_a_scale(tensors: dict[str, f
         name, _, packed = line.rpartition(": ")
         (found[name],) = struct.unpack(">f", bytes.fromhex(packed))
     assert found == {name: float(np.float32(amax / 127)) for name, amax in tensors.items()}
+    uneven = Ranges("mse", 1, "0" * 64, tensors, uneven={next(iter(tensors)): 2.0})
+    assert len(calibration_cache(uneven).splitlines()) == len(tensors)  # the heading and all but one

@@ -18,7 +18,9 @@ from edgehybrid.records import (
     Adjustment,
     Comparison,
     Conditions,
+    Decision,
     Measurement,
+    Plan,
     Power,
     Product,
     Ranges,
@@ -277,13 +279,23 @@ def test_the_next_command_keeps_what_was_asked_for(tmp_path: Path) -> None:
         assert words in told
 
 
-def test_what_tuning_kept_and_what_ranges_were_bent_to_is_said() -> None:
+def test_what_tuning_kept_is_said() -> None:
     tried = [Adjustment("centering", site, site == "x", 20.0, 45.0, "") for site in "xyz"]
-    plain = Ranges("mse", 8, "", {})
-    assert findings.tuning_notes((), plain) == findings.tuning_notes((), None) == ()
-    kept, bent = findings.tuning_notes(tuple(tried), replace(plain, exponent=3))
+    assert findings.tuning_notes(()) == findings.tuning_notes(tuple(tried[1:])) == ()
+    (kept,) = findings.tuning_notes(tuple(tried))
     assert kept.endswith("1 of 3 tensors centred (+25.0 dB there)")
+
+
+def test_what_loud_images_changed_is_said() -> None:
+    even, left = (
+        Decision(node, "Conv", 0, "x", "float", rule, "") for node, rule in (("a", "grouped"), ("b", "uneven"))
+    )
+    plan, ranges = Plan("typed", (even,)), Ranges("mse", 8, "", {})
+    assert findings.uneven_notes(plan, ranges) == findings.uneven_notes(plan, None) == ()
+    (bent,) = findings.uneven_notes(plan, replace(ranges, exponent=3))
     assert "clip them less" in bent
+    (one,) = findings.uneven_notes(Plan("typed", (even, left, left)), ranges)
+    assert "1 layer stays float" in one
 
 
 def test_fidelity_is_said_to_be_on_the_images_that_were_seen() -> None:

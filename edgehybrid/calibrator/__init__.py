@@ -1,13 +1,14 @@
 """Calibrate: watch a network's activations on real images in one streaming pass, choose int8 ranges, compare layers.
 
-`observe` counts activations into histograms (histogram.py, observer.py), `choose` turns histograms into ranges
-(ranges.py), `find_peaks` finds the largest value of every tensor (peaks.py), `compare` says how much noise quantization
-left at each layer (fidelity.py), `sample` keeps a few rows of what layers read (samples.py).
+`observe` counts activations into histograms (observer.py, histogram.py, observations.py), `choose` turns histograms
+into ranges (ranges.py), `find_peaks` finds the largest value of every tensor (peaks.py), `compare` says how much noise
+quantization left at each layer (fidelity.py), `sample` keeps a few rows of what layers read (samples.py).
 """
 
 from edgehybrid.calibrator.document import Calibration, merge, read_document, to_document
 from edgehybrid.calibrator.fidelity import compare
-from edgehybrid.calibrator.histogram import Histogram, Observations
+from edgehybrid.calibrator.histogram import Histogram
+from edgehybrid.calibrator.observations import Observations
 from edgehybrid.calibrator.observer import observe
 from edgehybrid.calibrator.peaks import find_peaks
 from edgehybrid.calibrator.ranges import choose, expected_error, range_of

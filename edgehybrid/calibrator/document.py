@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from edgehybrid.calibrator.histogram import Observations
+from edgehybrid.calibrator.observations import Observations
 from edgehybrid.calibrator.ranges import choose
 from edgehybrid.errors import ArtifactError, NotFoundError, UsageError
 from edgehybrid.records import Method, Preprocess, Ranges
@@ -59,7 +59,7 @@ def read_document(path: Path) -> Calibration:
         fields = json.loads(path.read_bytes())
         if not isinstance(fields, Mapping) or fields.get("schema") != SCHEMA:
             raise ValueError(f"needed a document of schema {SCHEMA}")
-        optional = {key: fields[key] for key in ("tied", "factors", "offsets", "exponent") if key in fields}
+        optional = {key: fields[key] for key in ("tied", "factors", "offsets", "exponent", "uneven") if key in fields}
         needed = {key: fields.get(key) for key in ("method", "images", "sha256", "tensors")}
         ranges = decode(Ranges, needed | optional)
         if not all(0 <= amax < float("inf") for amax in ranges.tensors.values()):

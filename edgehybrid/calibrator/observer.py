@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.calibrator.histogram import STAGE, Observations, Tally, stride_of
+from edgehybrid.calibrator.histogram import STAGE, Tally, stride_of
+from edgehybrid.calibrator.observations import Observations
 from edgehybrid.calibrator.session import Slot, open_session, regroup
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import StageError
@@ -47,7 +48,7 @@ def observe(
         progress: Told the number of images run so far.
 
     Returns:
-        One histogram per tensor, with its exact absolute maximum, and one of the power of the outputs.
+        One histogram per tensor, with its exact absolute maximum and those of single images.
 
     Raises:
         ImagesError: An image does not fit the graph, or there is none.
@@ -55,18 +56,15 @@ def observe(
         ValueError: A tensor is unknown, constant, or not float32.
     """
     sources = _find_sources(graph, tensors)
-    outputs = _find_outputs(graph)
-    counted = set(sources.values())
-    watched = {*counted, *outputs}
+    watched = set(sources.values())
     taps = [name for name in map(name_of, values(graph)) if name in watched]
     scratch = np.empty(STAGE, np.intp)
     alone = shape_of(graph.input)[0] == 1
     tallies = {
         name_of(value): Tally(stride_of(shape_of(value)) if alone else 1, scratch)
         for value in values(graph)
-        if value.name in counted
+        if value.name in watched
     }
-    power = Tally()
     session = open_session(graph, [name for name in taps if name != graph.input.name], threads=threads)
     slots = [Slot(graph, session, taps) for _ in range(min(2, available_cores()))]
     images = 0
@@ -80,8 +78,6 @@ def observe(
             if pending is not None:
                 pending.result()
             pending = pool.submit(_count, graph, slot, tallies, copies, images, zlib.crc32(group.data))
-            if outputs:
-                power.add(_power([slot.arrays[name] for name in outputs], len(group))[: len(group) // copies])
             images += len(group) // copies
             if progress is not None:
                 progress(images)
@@ -89,7 +85,7 @@ def observe(
             pending.result()
     histograms = {name: tallies.pop(name).histogram() for name in list(tallies)}  # so that few are there twice
     found = {name: histograms[source] for name, source in sources.items()}
-    return Observations(found, images, power.histogram() if outputs else None)
+    return Observations(found, images)
 
 
 def _find_sources(graph: Graph, tensors: Sequence[str]) -> dict[str, str]:
@@ -109,24 +105,6 @@ def _find_sources(graph: Graph, tensors: Sequence[str]) -> dict[str, str]:
     return sources
 
 
-def _find_outputs(graph: Graph) -> list[str]:
-    """The float32 outputs that tell the images of a batch apart."""
-    batch = shape_of(graph.input)[0]
-    return [
-        value.name
-        for value in graph.body.outputs
-        if value.name and value.dtype == ir.DataType.FLOAT and (batch == 1 or shape_of(value)[:1] == (batch,))
-    ]
-
-
-def _power(outputs: Sequence[NDArray[np.float32]], batch: int) -> NDArray[np.float32]:
-    """Mean square of all outputs together, one number per image; those that are not finite are left out."""
-    rows = [array.reshape(batch, -1) for array in outputs]
-    total = sum(np.einsum("ij,ij->i", row, row, dtype=np.float64) for row in rows)
-    found = (total / sum(row.shape[1] for row in rows)).astype(np.float32)
-    return np.asarray(found[np.isfinite(found)])
-
-
 def source_of(value: ir.Value) -> ir.Value:
     """The tensor that first held these values."""
     node = value.producer()
@@ -142,10 +120,12 @@ def _count(graph: Graph, slot: Slot, tallies: Mapping[str, Tally], copies: int, 
     Raises:
         StageError: An activation is not finite, or depends on its place in the batch.
     """
-    name = ""
+    name, batch = "", shape_of(graph.input)[0]
     try:
         for name, tally in tallies.items():
-            tally.add(slot.arrays[name], copies, phase)
+            array = slot.arrays[name]
+            apart = array.ndim > 0 and len(array) % batch == 0  # images come first wherever a batch is kept at all
+            tally.add(array, copies, phase, batch if apart else 0)
     except FloatingPointError as error:
         raise _not_finite(graph, name, slot.arrays[name], image) from error
     except ValueError as error:

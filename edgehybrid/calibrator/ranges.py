@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgehybrid.calibrator.histogram import EDGES, FINITE, Histogram, Observations, Tally
+from edgehybrid.calibrator.histogram import EDGES, FINITE, Histogram, Tally
+from edgehybrid.calibrator.observations import Observations
 from edgehybrid.records import Method, Ranges
 
 LEVELS = 127
@@ -25,9 +26,9 @@ _STEPS = 128  # bins per octave
 _SEARCHED = 12  # octaves below the maximum; one outlier in 10**9 values does not ask for a deeper clip
 _ROUNDED = 8  # octaves below a candidate's own in which values round to anything but zero: 2**8 > 2 * LEVELS
 
-UNEVEN = 2.0
-"""Mean over median of what images put out from which on a few of them outweigh the rest: 0.98 to 1.08 on networks where
-none does, 6.5 on one where 4 of 256 images put out 100 to 700 times as much as the others."""
+UNEVEN = 8.0
+"""Maximum over that of the median image from which on a few images fill a tensor that the others hardly use: they leave
+it 16 of the 127 levels or fewer."""
 
 ENTROPY_FLOOR = 1 / 16
 """Smallest range that entropy may choose, as part of the maximum."""
@@ -46,9 +47,9 @@ def choose(
     """Choose the range of every tensor.
 
     - mse: least expected squared error of rounding and clipping (`expected_error`), searched exhaustively over
-      all bin edges within 12 octaves of the maximum, and the maximum itself. Where a few images put out far more
-      than the rest (`UNEVEN`), least third power of the error: what clipping does to those, all later layers
-      amplify, and squares hide it among the many.
+      all bin edges within 12 octaves of the maximum, and the maximum itself. Where a few images reach far beyond the
+      rest in some tensor (`UNEVEN`), least third power of the error in all: what clipping does to those images, later
+      layers amplify, and squares hide it among the many.
     - minmax: the exact absolute maximum.
     - percentile: what `percentile` percent of |x| lie below.
     - entropy: least Kullback-Leibler divergence of the distribution of non-zero |x| from its quantized version.
@@ -65,14 +66,17 @@ def choose(
         known: Ranges that are not to be chosen.
 
     Returns:
-        Ranges, tensors in alphabetical order.
+        Ranges, tensors in alphabetical order; those that leave the median image few levels are marked.
 
     Raises:
         ValueError: The percentile makes no sense.
     """
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
-    exponent = 3 if method == "mse" and _is_uneven(observations.power) else 2
+    histograms = observations.tensors
+    typical = {name: histogram.median_peak for name, histogram in histograms.items()}
+    loud = any(histograms[name].amax > UNEVEN * peak > 0 for name, peak in typical.items())
+    exponent = 3 if loud and method == "mse" else 2
     methods: dict[Method, Callable[[Histogram], float]] = {
         "mse": lambda histogram: _least_error(histogram, exponent),
         "minmax": lambda histogram: histogram.amax,
@@ -81,14 +85,23 @@ def choose(
     }
     search = methods[method]
     chosen = {}
-    for name in sorted(observations.tensors):
-        histogram = observations.tensors[name]
+    for name, histogram in sorted(histograms.items()):
         chosen[name] = DEAD_AMAX if histogram.amax < _DEAD else search(histogram)
     for group in tied:
-        together = functools.reduce(Histogram.merge, (observations.tensors[name] for name in sorted(group)))
+        together = functools.reduce(Histogram.merge, (histograms[name] for name in sorted(group)))
         chosen.update(dict.fromkeys(group, DEAD_AMAX if together.amax < _DEAD else search(together)))
+        typical.update(dict.fromkeys(group, max(typical[name] for name in group)))
     chosen.update(known or {})
-    return Ranges(method, images, sha256, chosen, tied=tuple(tuple(group) for group in tied), exponent=exponent)
+    levels = {name: LEVELS * typical[name] / amax for name, amax in chosen.items() if name not in (known or {})}
+    return Ranges(
+        method,
+        images,
+        sha256,
+        chosen,
+        tied=tuple(tuple(group) for group in tied),
+        exponent=exponent,
+        uneven={name: round(reached, 1) for name, reached in levels.items() if 0 < reached < LEVELS / UNEVEN},
+    )
 
 
 def range_of(values: NDArray[np.float32]) -> float:
@@ -122,16 +135,6 @@ def expected_error(histogram: Histogram, amax: float, exponent: int = 2) -> floa
     point = (scale * np.abs(low / scale - np.minimum(np.rint(low / scale), LEVELS))) ** exponent
     counts = histogram.counts[bins]
     return float(np.sum(counts * np.where(high > low, spread, point)) / counts.sum())
-
-
-def _is_uneven(power: Histogram | None) -> bool:
-    """Whether a few images put out far more than the others do."""
-    if power is None:
-        return False
-    bins, low, high = _occupied(power)
-    middle, below = (low + high) / 2, np.cumsum(power.counts[bins])
-    median = float(middle[np.searchsorted(below, below[-1] / 2)])
-    return float(np.sum(power.counts[bins] * middle)) > UNEVEN * median * float(below[-1])
 
 
 def _occupied(histogram: Histogram) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:

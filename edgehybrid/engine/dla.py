@@ -11,6 +11,8 @@ HEADING = "TRT-8501-EntropyCalibration2"
 def calibration_cache(ranges: Ranges) -> bytes:
     """One line per tensor: its name and its scale (amax / 127) as a big-endian float32 in hexadecimal.
 
+    Uneven tensors have none: without a scale TensorRT leaves the layers that read one in float.
+
     Args:
         ranges: Activation ranges of the float graph that NVDLA will be given.
 
@@ -18,5 +20,6 @@ def calibration_cache(ranges: Ranges) -> bytes:
         Format of the files that TensorRT 8's IInt8EntropyCalibrator2 writes; NVIDIA's qdq_translator
         (Deep-Learning-Accelerator-SW) writes them the same way.
     """
-    lines = [f"{name}: {struct.pack('>f', amax / 127).hex()}" for name, amax in sorted(ranges.tensors.items())]
+    kept = sorted((name, amax) for name, amax in ranges.tensors.items() if name not in ranges.uneven)
+    lines = [f"{name}: {struct.pack('>f', amax / 127).hex()}" for name, amax in kept]
     return "\n".join([HEADING, *lines, ""]).encode()

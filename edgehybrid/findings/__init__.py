@@ -11,6 +11,7 @@ from edgehybrid.findings.notes import (
     search_notes,
     speed_notes,
     tuning_notes,
+    uneven_notes,
     weight_notes,
 )
 from edgehybrid.findings.rows import (
@@ -47,6 +48,7 @@ __all__ = [
     "too_few",
     "tried_rows",
     "tuning_notes",
+    "uneven_notes",
     "weight_notes",
     "with_latency",
 ]

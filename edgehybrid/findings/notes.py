@@ -89,22 +89,27 @@ def image_notes(
     return tuple(notes)
 
 
-def tuning_notes(adjustments: tuple[Adjustment, ...], ranges: Ranges | None) -> tuple[str, ...]:
-    """What was tried beyond the plain way, and how often it measured better where it acts; what ranges were bent to."""
-    parts, notes = [], []
+def tuning_notes(adjustments: tuple[Adjustment, ...]) -> tuple[str, ...]:
+    """What was tried beyond the plain way, and how often it measured better where it acts."""
+    parts = []
     for kind, plural in _ADJUSTMENTS.items():
         tried = [a for a in adjustments if a.kind == kind]
         kept = [a for a in tried if a.accepted]
         if kept:
             gain = sum(a.after_db - a.before_db for a in kept) / len(kept)
             parts.append(f"{len(kept)} of {len(tried)} {plural} (+{gain:.1f} dB there)")
-    if parts:
-        notes.append(f"kept because they measured better at the layer: {', '.join(parts)}")
+    return (f"kept because they measured better at the layer: {', '.join(parts)}",) if parts else ()
+
+
+def uneven_notes(plan: Plan, ranges: Ranges | None) -> tuple[str, ...]:
+    """What was done about calibration images that reach far beyond the others."""
+    notes, who = [], "a few calibration images reach far beyond the others"
     if ranges is not None and ranges.exponent > LEAST_SQUARES:
-        notes.append(
-            "a few calibration images make the network put out far more than the others do: ranges clip them less than "
-            "least squared error would"
-        )
+        notes.append(f"{who}: ranges clip them less than least squared error would")
+    left = len({d.node for d in plan.decisions if d.rule == "uneven"})
+    if left:
+        stay = "1 layer stays" if left == 1 else f"{left} layers stay"
+        notes.append(f"{who}: {stay} float, where they would leave the others few of the 127 levels")
     return tuple(notes)
 
 

@@ -220,7 +220,8 @@ def build(
         notes=(
             *findings.weight_notes(spec),
             *findings.image_notes(recipe, lowered.calibration, evaluation, shared),
-            *findings.tuning_notes(lowered.prepared.adjustments, ranges_used),
+            *findings.tuning_notes(lowered.prepared.adjustments),
+            *findings.uneven_notes(lowered.quantized.plan, ranges_used),
             *findings.sample_notes(rows),
             *findings.range_notes(lowered.quantized.plan, goal),
             *findings.search_notes(lowered.search, evaluation),

@@ -32,6 +32,7 @@ from edgehybrid.placement.rules import (
     PASSAGE_RULES,
     PRODUCT_RULES,
     RESIDUAL_RULES,
+    UNEVEN_RULES,
     Convolution,
     Core,
     Hadamard,
@@ -39,6 +40,7 @@ from edgehybrid.placement.rules import (
     Product,
     Residual,
     Rule,
+    Uneven,
     choose,
 )
 from edgehybrid.placement.ties import known_ranges, tie
@@ -53,6 +55,7 @@ _ACTIVATED = {"Relu", "Clip", "LeakyRelu", "HardSwish"}
 
 
 NOTHING: Mapping[str, str] = {}
+EVEN: Mapping[str, float] = {}
 
 
 def plan(
@@ -61,6 +64,7 @@ def plan(
     *,
     attention: Literal["float", "int8"] = "float",
     keep: Mapping[str, str] = NOTHING,
+    uneven: Mapping[str, float] = EVEN,
 ) -> Plan:
     """Decide for every operator that int8 could reach or pass through.
 
@@ -74,6 +78,7 @@ def plan(
         dialect: Which graph will be emitted.
         attention: `int8` quantizes attention cores that TensorRT's fused kernel can take.
         keep: Operators to leave float that the rules would have in int8 -> why; what hangs on them follows.
+        uneven: Tensors to leave float, as `Ranges.uneven`; their readers follow.
 
     Returns:
         Decisions in the order of the nodes, one per (node, input). Of an int8 operator the activation has kind
@@ -97,11 +102,12 @@ def plan(
         elif node.op_type in FLOAT_OPS and node.domain == "":
             rule, reason = FLOAT_OPS[node.op_type]
             found[node] = [_decision(node, names, 0, "float", rule, reason)]
+    _leave_uneven(uneven, found)
     _keep_float(keep, names, found)
     _move_before_pads(graph, names, found)
     depths = _measure_depths(graph)
     for node in graph.nodes("Add"):
-        residual = _decide_residual(node, names, found, depths)
+        residual = _decide_residual(node, names, found, depths, uneven)
         if residual:
             found[node] = residual
     for node in graph.nodes(*_PASSAGES):
@@ -150,10 +156,28 @@ def _keep_float(keep: Mapping[str, str], names: dict[ir.Node, str], found: dict[
     for node, decisions in found.items():
         reason = keep.get(names[node])
         if reason is not None:
-            found[node] = [
-                d if d.kind == "float" else replace(d, kind="float", rule="mixed-precision", reason=reason, axis=None)
-                for d in decisions
-            ]
+            found[node] = _take_back(decisions, "mixed-precision", reason)
+
+
+def _leave_uneven(uneven: Mapping[str, float], found: dict[ir.Node, list[Decision]]) -> None:
+    """Take back the decisions for int8 at the readers of such tensors, through a Pad as well."""
+    for node, decisions in found.items():
+        for decision in decisions:
+            source = input_of(node, decision.input)
+            pad = source.producer()
+            before = input_of(pad, 0).name if pad is not None and pad.op_type == "Pad" else None
+            tensor = next((name for name in (source.name, before) if name in uneven), None)
+            if decision.kind == "activation" and tensor is not None:
+                rule, reason = choose(UNEVEN_RULES, Uneven(node.op_type, uneven[tensor]))
+                found[node] = _take_back(decisions, rule.name, reason)
+                break
+
+
+def _take_back(decisions: list[Decision], rule: str, reason: str) -> list[Decision]:
+    """The decisions of an operator, none of them for int8."""
+    return [
+        d if d.kind == "float" else replace(d, kind="float", rule=rule, reason=reason, axis=None) for d in decisions
+    ]
 
 
 # --- convolutions -------------------------------------------------------------------------------------
@@ -238,7 +262,11 @@ def _decide_core(
 
 
 def _decide_residual(
-    node: ir.Node, names: dict[ir.Node, str], found: dict[ir.Node, list[Decision]], depths: dict[ir.Node, int]
+    node: ir.Node,
+    names: dict[ir.Node, str],
+    found: dict[ir.Node, list[Decision]],
+    depths: dict[ir.Node, int],
+    uneven: Mapping[str, float],
 ) -> list[Decision]:
     """Decisions for an Add of two computed tensors of one shape; none for any other Add."""
     makers = residual_makers(node)
@@ -253,6 +281,7 @@ def _decide_residual(
         exchange=_find_exchange(makers[branch].op_type, makers[1 - branch].op_type),
         reader=reader,
         reader_int8=some,
+        levels=uneven.get(name_of(input_of(node, 1 - branch))),
     )
     rule, reason = choose(RESIDUAL_RULES, site)
     if not rule.int8:

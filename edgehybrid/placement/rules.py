@@ -77,6 +77,15 @@ class Residual:
     exchange: str  # operator through which another branch's features arrive; empty: an ordinary skip
     reader: str  # first reader of the sum
     reader_int8: bool  # some reader of the sum quantizes it
+    levels: float | None = None  # of the skip, as `Uneven.levels`, where it is such a tensor
+
+
+@dataclass(frozen=True)
+class Uneven:
+    """What the rules see of an operator that reads a tensor which a few images fill and the others hardly use."""
+
+    op: str
+    levels: float  # of 127, that the median image reaches
 
 
 @dataclass(frozen=True)
@@ -194,8 +203,19 @@ RESIDUAL_RULES: tuple[Rule[Residual], ...] = (
          "skip stays float: the branch ends in {branch}, which has no int8 kernel to fuse this addition into"),
     Rule("residual-float-sum", False, lambda s: not s.reader_int8,
          "skip stays float: the sum is read by {reader} in float, so int8 here would cost accuracy and save no kernel"),
+    Rule("uneven", False, lambda s: s.levels is not None,
+         "skip stays float: a few calibration images fill its range, and the median one reaches {levels:.1f} of the "
+         "127 levels"),
     Rule("residual-int8", True, lambda s: True,
          "skip is int8 and the branch is not: the {branch} adds it and quantizes the sum for {reader} in one kernel"),
+)  # fmt: skip
+
+# Accuracy: on trained BoTNets one or two of 30 layers are such, and in float they lift the median image's logits by
+# 4 to 5 dB (benchmarks/README.md, Ranges).
+UNEVEN_RULES: tuple[Rule[Uneven], ...] = (
+    Rule("uneven", False, lambda s: True,
+         "{op} stays float: a few calibration images fill the range of what it reads, and the median one reaches "
+         "{levels:.1f} of the 127 levels"),
 )  # fmt: skip
 
 # TensorRT moves Q backward over operators that only choose or move values, as long as one scale stands on both sides.

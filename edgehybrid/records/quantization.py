@@ -24,6 +24,8 @@ class Ranges:
     """Of a centred graph, to which the ranges then belong: tensor -> what was taken off each channel."""
     exponent: int = 2
     """Of method "mse": ranges have the least mean of |error|**exponent; 3 where few images outweigh the others."""
+    uneven: Mapping[str, float] = field(default_factory=dict)
+    """Tensor that few images fill and the others hardly use -> how many of the 127 levels the median image reaches."""
 
 
 @dataclass(frozen=True)

@@ -179,9 +179,10 @@ def quantize(
         if ranges is None:
             write_atomic(folder / "typed.onnx", quantizer.to_fp16(model, plan).pieces())
         else:
-            plan = Plan("typed", (*placement.plan(model, "typed", keep=keep).decisions, *kept))
+            planned = {d: placement.plan(model, d, keep=keep, uneven=ranges.uneven) for d in ("typed", "fp32")}
+            plan = Plan("typed", (*planned["typed"].decisions, *kept))
             write_atomic(folder / "typed.onnx", quantizer.quantize(model, ranges, plan, tuned).pieces())
-            twin = quantizer.quantize(model, ranges, placement.plan(model, "fp32", keep=keep), tuned)
+            twin = quantizer.quantize(model, ranges, planned["fp32"], tuned)
             write_atomic(folder / "runnable.onnx", twin.pieces())
         write_atomic(folder / "plan.json", to_json(plan))
 
@@ -215,7 +216,7 @@ def quantize_alone(run: Run, baseline: Path, ranges: Ranges, tuning: Path | None
 
         model = run.open(baseline)
         tuned = None if tuning is None else load_tuning(tuning)
-        made = quantizer.quantize(model, ranges, placement.plan(model, "fp32"), tuned)
+        made = quantizer.quantize(model, ranges, placement.plan(model, "fp32", uneven=ranges.uneven), tuned)
         write_atomic(folder / "model.onnx", made.pieces())
 
     inputs = {

@@ -206,7 +206,7 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
         from edgehybrid.graph.tuning import save_tuning
 
         model, before = run.open(prepared), few.opened[0]
-        plan = placement.plan(model, "fp32")
+        plan = placement.plan(model, "fp32", uneven=ranges.uneven)
         products = list(find_products(model, plan).values())
         refined, found, records = tuner.refine(
             model,

@@ -18,10 +18,10 @@ from edgehybrid.calibrator.histogram import (
     SAMPLED,
     STAGE,
     Histogram,
-    Observations,
     Tally,
     stride_of,
 )
+from edgehybrid.calibrator.observations import Observations
 from edgehybrid.errors import ArtifactError
 
 FLOATS = hnp.arrays(
@@ -37,7 +37,8 @@ def tally(*arrays: NDArray[np.float32]) -> Histogram:
 
 
 def same(first: Histogram, second: Histogram) -> bool:
-    return np.array_equal(first.counts, second.counts) and first.amax == second.amax
+    alike = first.amax == second.amax and first.peaks == second.peaks
+    return alike and np.array_equal(first.counts, second.counts)
 
 
 def observed(*arrays: NDArray[np.float32]) -> Observations:
@@ -66,7 +67,7 @@ def test_merging_is_commutative_associative_and_equal_to_one_pass(
     one, two, three = tally(a), tally(b), tally(c)
     assert same(one.merge(two), two.merge(one))
     assert same(one.merge(two).merge(three), one.merge(two.merge(three)))
-    assert same(one.merge(two).merge(three), tally(np.concatenate((c, a, b))))
+    assert same(one.merge(two).merge(three), tally(c, a, b))
 
 
 def test_tensors_larger_than_the_working_memory_are_counted_whole() -> None:
@@ -83,7 +84,7 @@ def test_tallies_share_working_memory_but_no_counts() -> None:
     for pair in arrays.swapaxes(0, 1):
         for counter, array in zip(tallies, pair, strict=True):
             counter.add(array)
-    assert all(same(counter.histogram(), tally(each)) for counter, each in zip(tallies, arrays, strict=True))
+    assert all(same(counter.histogram(), tally(*each)) for counter, each in zip(tallies, arrays, strict=True))
 
 
 @settings(deadline=None)
@@ -120,6 +121,25 @@ def test_a_sample_takes_no_more_than_it_may_and_the_like_of_every_channel_row_an
             assert 0.7 * share <= found.min() <= found.max() <= 1.4 * share
 
 
+@settings(deadline=None)
+@given(st.lists(st.floats(2.0**-60, 2.0**60, width=32), min_size=1, max_size=40))
+def test_the_median_peak_is_that_of_the_images_which_are_not_zero_everywhere(peaks: list[float]) -> None:
+    images = np.zeros((len(peaks) + 3, 2, 5), np.float32)
+    images[: len(peaks), 1, 3] = np.negative(peaks)
+    counter = Tally()
+    counter.add(images, images=len(images))
+    found = counter.histogram()
+    assert sum(found.peaks.values()) == len(images)
+    assert np.sort(peaks)[(len(peaks) - 1) // 2] == pytest.approx(found.median_peak, rel=1 / 128)
+    assert found.amax == max(peaks)
+
+
+def test_images_that_cannot_be_told_apart_have_no_peaks() -> None:
+    counter = Tally()
+    counter.add(np.ones(6, np.float32), images=0)
+    assert (dict(counter.histogram().peaks), counter.histogram().median_peak) == ({}, 0)
+
+
 def test_bins_are_at_most_a_128th_of_their_value_wide() -> None:
     normal = EDGES[1 << 7 : FINITE]
     assert (np.diff(normal) / normal[:-1] <= 1 / 128).all()
@@ -137,7 +157,7 @@ def test_copies_count_once() -> None:
     array = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     counter = Tally()
     counter.add(array)
-    counter.add(np.stack([array + 1] * 4), copies=4)
+    counter.add(np.stack([array + 1] * 4), copies=4, images=4)
     assert same(counter.histogram(), tally(array, array + 1))
 
 
@@ -150,7 +170,7 @@ def test_observations_merge_tensor_by_tensor() -> None:
     a, b = np.arange(5, dtype=np.float32), np.arange(3, 9, dtype=np.float32)
     merged = observed(a, b).merge(observed(b, b))
     assert merged.images == 6
-    assert same(merged.tensors["tensor 0"], tally(np.concatenate((a, b))))
+    assert same(merged.tensors["tensor 0"], tally(a, b))
 
 
 def test_observations_of_different_tensors_do_not_merge() -> None:
@@ -209,17 +229,25 @@ def test_a_damaged_file_is_refused_wherever_the_damage_is(tmp_path: Path) -> Non
         ("counts", np.array([1, 1])),
         ("counts", np.array([1.0, 1.0, 1.0])),
         ("counts", np.array([{}, {}, {}], object)),
+        ("sizes", np.array([0, 3])),
+        ("peak_sizes", np.array([2])),
+        ("peak_bins", np.array([0x3F81, 0x4000], np.uint16)),
+        ("peak_counts", np.array([1, 0])),
+        ("peak_counts", np.array([1, 2])),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused(tmp_path: Path, field: str, value: NDArray[np.generic]) -> None:
     fields: dict[str, NDArray[np.generic]] = {
-        "schema": np.array("edgehybrid.observations/1"),
+        "schema": np.array("edgehybrid.observations/2"),
         "images": np.array(1),
         "names": np.array(["a", "b"]),
         "amax": np.array([1.0, 2.0], np.float32),
         "sizes": np.array([1, 2]),
         "bins": np.array([0x3F80, 0x3F80, 0x4000], np.uint16),
         "counts": np.array([5, 6, 7]),
+        "peak_sizes": np.array([1, 1]),
+        "peak_bins": np.array([0x3F80, 0x4000], np.uint16),
+        "peak_counts": np.array([1, 1]),
     }
     np.savez(tmp_path / "good.npz", **fields)
     assert Observations.load(tmp_path / "good.npz").tensors["b"].amax == 2

@@ -12,7 +12,7 @@ from onnx import helper
 
 from edgehybrid import graph as graphs
 from edgehybrid.calibrator import Observations, observe
-from edgehybrid.calibrator.histogram import stride_of
+from edgehybrid.calibrator.histogram import EDGES, stride_of
 from edgehybrid.errors import ImagesError, StageError
 from edgehybrid.graph import Graph
 from tests.calibrator.graphs import make_graph, make_images, make_net
@@ -25,12 +25,11 @@ def same(first: Observations, second: Observations) -> bool:
         first.images == second.images
         and first.tensors.keys() == second.tensors.keys()
         and all(
-            h.amax == second.tensors[n].amax and np.array_equal(h.counts, second.tensors[n].counts)
+            h.amax == second.tensors[n].amax
+            and h.peaks == second.tensors[n].peaks
+            and np.array_equal(h.counts, second.tensors[n].counts)
             for n, h in first.tensors.items()
         )
-        and first.power is not None
-        and second.power is not None
-        and np.array_equal(first.power.counts, second.power.counts)
     )
 
 
@@ -99,6 +98,15 @@ def test_a_graph_of_batch_2_sees_what_one_of_batch_1_sees_with_an_odd_image_left
     images = np.round(make_images(5))  # with integers and powers of two every sum is exact
     single, double = (make_exact_net(batch) for batch in (1, 2))
     assert same(observe(single, [images], ("input", "y", "z")), observe(double, [images], ("input", "y", "z")))
+
+
+def test_every_image_has_its_own_peak() -> None:
+    images = np.ones((5, 3, 8, 8), np.float32) * np.array([1, 16, 1, 0, 2], np.float32).reshape(-1, 1, 1, 1)
+    for batch in (1, 2):
+        seen = observe(make_net(batch), [images], ("input",)).tensors["input"]
+        assert sorted(EDGES[number] for number in seen.peaks) == [0, 1, 2, 16]
+        assert sum(seen.peaks.values()) == 5
+        assert 1 <= seen.median_peak <= 1.01  # of the four that are not dark
 
 
 def make_exact_net(batch: int) -> Graph:

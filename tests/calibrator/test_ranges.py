@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from edgehybrid.calibrator import choose, expected_error
-from edgehybrid.calibrator.histogram import EDGES, Histogram, Observations, Tally
+from edgehybrid.calibrator.histogram import EDGES, Histogram, Tally
+from edgehybrid.calibrator.observations import Observations
 from edgehybrid.calibrator.ranges import DEAD_AMAX, ENTROPY_FLOOR
 from edgehybrid.records import Method
 
@@ -34,9 +35,16 @@ def tally(array: NDArray[np.float32]) -> Histogram:
     return counter.histogram()
 
 
+def images_of(*peaks: float) -> Histogram:
+    """A tensor of two values per image, one a tenth of the other."""
+    counter = Tally()
+    counter.add(np.outer(peaks, (0.1, -1)).astype(np.float32), images=len(peaks))
+    return counter.histogram()
+
+
 def pick(histogram: Histogram, method: Method, percentile: float = 99.99, exponent: int = 2) -> float:
-    power = tally(np.array([1, 1, 1, 100 if exponent == 3 else 1], np.float32))
-    seen = Observations({"x": histogram}, 4, power)
+    other = images_of(1, 1, 1, 100 if exponent == 3 else 1)
+    seen = Observations({"x": histogram, "other": other}, 4)
     ranges = choose(seen, method, images=4, sha256="", percentile=percentile)
     assert ranges.exponent == exponent
     return ranges.tensors["x"]
@@ -140,11 +148,27 @@ def test_mse_is_the_best_of_all_bin_edges(array: NDArray[np.float32], exponent: 
     assert found <= min(errors) * (1 + 1e-6)
 
 
-@pytest.mark.parametrize(("powers", "exponent"), [([1, 2, 1, 3, 2], 2), ([1, 2, 1, 300, 2], 3), ([7], 2), ([0, 0], 2)])
-def test_the_exponent_rises_where_few_images_outweigh_the_rest(powers: list[float], exponent: int) -> None:
-    seen = Observations({"x": tally(sample("student"))}, len(powers), tally(np.array(powers, np.float32)))
+@pytest.mark.parametrize(
+    ("peaks", "exponent"),
+    [([1, 2, 1, 3, 2], 2), ([1, 1, 1, 7.5], 2), ([1, 2, 1, 300, 2], 3), ([7], 2), ([0, 0], 2), ([0, 0, 0, 5], 2)],
+)
+def test_the_exponent_rises_where_few_images_reach_far_beyond_the_rest(peaks: list[float], exponent: int) -> None:
+    seen = Observations({"x": tally(sample("student")), "y": images_of(*peaks)}, len(peaks))
     assert choose(seen, "mse", images=1, sha256="").exponent == exponent
     assert choose(seen, "minmax", images=1, sha256="").exponent == 2
+
+
+def test_a_tensor_that_few_images_fill_is_marked_with_what_it_leaves_the_median_one() -> None:
+    loud = [1.0, 2.0, 1.0, 100.0, 1.0]
+    seen = Observations({"loud": images_of(*loud), "even": images_of(1, 2, 3), "dark": images_of(0, 0)}, 5)
+    assert choose(seen, "minmax", images=5, sha256="").uneven == {"loud": pytest.approx(127 / 100, abs=0.1)}
+    assert choose(seen, "minmax", images=5, sha256="", known={"loud": 100.0}).uneven == {}
+    assert choose(seen, "percentile", images=5, sha256="", percentile=60).uneven == {}  # which clips the loud image
+
+
+def test_tensors_of_one_range_are_judged_by_the_loudest_of_them() -> None:
+    seen = Observations({"quiet": images_of(1, 1, 1), "loud": images_of(50, 50, 50)}, 3)
+    assert choose(seen, "minmax", images=3, sha256="", tied=[("loud", "quiet")]).uneven == {}
 
 
 def test_clipping_pays_on_a_heavy_tail_and_not_on_a_uniform_distribution() -> None:
