@@ -1,5 +1,6 @@
 """Placement: which tensors carry Q/DQ, and the reason that is given."""
 
+import numpy as np
 import pytest
 
 from edgehybrid import rewrites
@@ -374,6 +375,30 @@ def test_an_uneven_skip_stays_float_beside_an_int8_branch() -> None:
     assert {d.rule for d in decisions(graph, "Add")} == {"residual-int8", "residual-branch"}
     (found,) = [d for d in plan(graph, "fp32", uneven={stream: 3.0}).decisions if d.op == "Add"]
     assert (found.kind, found.rule, found.tensor) == ("float", "uneven", stream)
+
+
+def test_a_shortcut_does_not_become_the_branch_when_the_branch_is_kept_float() -> None:
+    net = SingleNet(1, 32, 8, 8)
+    stream = net.op("Relu", "input")
+    branch = net.conv(net.op("Relu", net.conv(stream, 32, 64)), 64, 64)
+    graph = net.graph(net.conv(net.op("Relu", net.op("Add", net.conv(stream, 32, 64), branch)), 64, 64))
+    names = {d.tensor: d.node for d in decisions(graph, "Conv") if d.input == 0}
+    whole = {d.tensor for d in plan(graph, "fp32").decisions if d.kind == "activation"}
+    for kept in ({"keep": {name: "kept"}} for name in names.values()):
+        assert {d.tensor for d in plan(graph, "fp32", **kept).decisions if d.kind == "activation"} <= whole
+    for uneven in ({"uneven": {tensor: 3.0}} for tensor in names):
+        assert {d.tensor for d in plan(graph, "fp32", **uneven).decisions if d.kind == "activation"} <= whole
+
+
+def test_keeping_any_operator_float_quantizes_nothing_that_was_not_calibrated(cmt_ti_graph: Graph) -> None:
+    graph, _ = rewrites.apply(cmt_ti_graph)
+    whole = [d for d in plan(graph, "fp32").decisions if d.kind == "activation"]
+    tensors, nodes = {d.tensor for d in whole}, sorted({d.node for d in whole})
+    random = np.random.default_rng(0)
+    for share in np.linspace(0.05, 0.95, 10):
+        keep = {node: "kept" for node in nodes if random.random() < share}
+        left = {d.tensor for d in plan(graph, "fp32", keep=keep).decisions if d.kind == "activation"}
+        assert left <= tensors
 
 
 # --- sums and products of branches, pooling, Resize ---------------------------------------------------------

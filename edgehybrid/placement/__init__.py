@@ -6,7 +6,7 @@ float. The tables are in `placement.rules`; here every operator is measured and 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -102,12 +102,13 @@ def plan(
         elif node.op_type in FLOAT_OPS and node.domain == "":
             rule, reason = FLOAT_OPS[node.op_type]
             found[node] = [_decision(node, names, 0, "float", rule, reason)]
+    by_rule = {node for node in found if _is_int8(node, found)}
     _leave_uneven(uneven, found)
     _keep_float(keep, names, found)
     _move_before_pads(graph, names, found)
     depths = _measure_depths(graph)
     for node in graph.nodes("Add"):
-        residual = _decide_residual(node, names, found, depths, uneven)
+        residual = _decide_residual(node, names, found, by_rule, depths, uneven)
         if residual:
             found[node] = residual
     for node in graph.nodes(*_PASSAGES):
@@ -265,15 +266,20 @@ def _decide_residual(
     node: ir.Node,
     names: dict[ir.Node, str],
     found: dict[ir.Node, list[Decision]],
+    by_rule: Collection[ir.Node],
     depths: dict[ir.Node, int],
     uneven: Mapping[str, float],
 ) -> list[Decision]:
-    """Decisions for an Add of two computed tensors of one shape; none for any other Add."""
+    """Decisions for an Add of two computed tensors of one shape; none for any other Add.
+
+    Which of the two is the branch goes `by_rule`, by what would be int8 if nothing were kept from it: else another
+    tensor than was calibrated became the skip.
+    """
     makers = residual_makers(node)
     if makers is None:
         return []
     # The branch is what an int8 kernel makes; of two, the longer one: a shortcut convolution is the skip.
-    branch = max((0, 1), key=lambda i: (_is_int8(makers[i], found), depths[makers[i]]))
+    branch = max((0, 1), key=lambda i: (makers[i] in by_rule, depths[makers[i]]))
     reader, some, _ = _find_reader(node, found)
     site = Residual(
         branch=makers[branch].op_type,
