@@ -103,14 +103,14 @@ def tuning_notes(adjustments: tuple[Adjustment, ...]) -> tuple[str, ...]:
 
 def uneven_notes(plan: Plan, ranges: Ranges | None) -> tuple[str, ...]:
     """What was done about calibration images that reach far beyond the others."""
-    notes, who = [], "a few calibration images reach far beyond the others"
+    parts = []
     if ranges is not None and ranges.exponent > LEAST_SQUARES:
-        notes.append(f"{who}: ranges clip them less than least squared error would")
+        parts.append("ranges clip them less than least squared error would")
     left = len({d.node for d in plan.decisions if d.rule == "uneven"})
     if left:
         stay = "1 layer stays" if left == 1 else f"{left} layers stay"
-        notes.append(f"{who}: {stay} float, where they would leave the others few of the 127 levels")
-    return tuple(notes)
+        parts.append(f"{stay} float, where they would leave the others few of the 127 levels")
+    return (f"a few calibration images reach far beyond the others: {'; '.join(parts)}",) if parts else ()
 
 
 def weight_notes(spec: ModelSpec) -> tuple[str, ...]:

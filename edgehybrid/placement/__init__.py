@@ -7,7 +7,6 @@ float. The tables are in `placement.rules`; here every operator is measured and 
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Literal, TypeVar
 
 import onnx_ir as ir
@@ -24,6 +23,7 @@ from edgehybrid.graph.structure import (
     weight_index,
 )
 from edgehybrid.placement.float16 import keep_float32
+from edgehybrid.placement.kept import keep_float, leave_uneven
 from edgehybrid.placement.rules import (
     CONVOLUTION_RULES,
     CORE_RULES,
@@ -32,7 +32,6 @@ from edgehybrid.placement.rules import (
     PASSAGE_RULES,
     PRODUCT_RULES,
     RESIDUAL_RULES,
-    UNEVEN_RULES,
     Convolution,
     Core,
     Hadamard,
@@ -40,7 +39,6 @@ from edgehybrid.placement.rules import (
     Product,
     Residual,
     Rule,
-    Uneven,
     choose,
 )
 from edgehybrid.placement.ties import known_ranges, tie
@@ -103,8 +101,8 @@ def plan(
             rule, reason = FLOAT_OPS[node.op_type]
             found[node] = [_decision(node, names, 0, "float", rule, reason)]
     by_rule = {node for node in found if _is_int8(node, found)}
-    _leave_uneven(uneven, found)
-    _keep_float(keep, names, found)
+    leave_uneven(uneven, found)
+    keep_float(keep, names, found)
     _move_before_pads(graph, names, found)
     depths = _measure_depths(graph)
     for node in graph.nodes("Add"):
@@ -150,35 +148,6 @@ def _decide_all(
         else:
             decisions.append(_decision(node, names, index, "activation", rule.name, reason))
     return decisions
-
-
-def _keep_float(keep: Mapping[str, str], names: dict[ir.Node, str], found: dict[ir.Node, list[Decision]]) -> None:
-    """Take back the decisions for int8 at the operators named."""
-    for node, decisions in found.items():
-        reason = keep.get(names[node])
-        if reason is not None:
-            found[node] = _take_back(decisions, "mixed-precision", reason)
-
-
-def _leave_uneven(uneven: Mapping[str, float], found: dict[ir.Node, list[Decision]]) -> None:
-    """Take back the decisions for int8 at the readers of such tensors, through a Pad as well."""
-    for node, decisions in found.items():
-        for decision in decisions:
-            source = input_of(node, decision.input)
-            pad = source.producer()
-            before = input_of(pad, 0).name if pad is not None and pad.op_type == "Pad" else None
-            tensor = next((name for name in (source.name, before) if name in uneven), None)
-            if decision.kind == "activation" and tensor is not None:
-                rule, reason = choose(UNEVEN_RULES, Uneven(node.op_type, uneven[tensor]))
-                found[node] = _take_back(decisions, rule.name, reason)
-                break
-
-
-def _take_back(decisions: list[Decision], rule: str, reason: str) -> list[Decision]:
-    """The decisions of an operator, none of them for int8."""
-    return [
-        d if d.kind == "float" else replace(d, kind="float", rule=rule, reason=reason, axis=None) for d in decisions
-    ]
 
 
 # --- convolutions -------------------------------------------------------------------------------------
