@@ -23,7 +23,7 @@ class Ranges:
     offsets: Mapping[str, str] = field(default_factory=dict)
     """Of a centred graph, to which the ranges then belong: tensor -> what was taken off each channel."""
     exponent: int = 2
-    """Of method "mse": ranges have the least mean of |error|**exponent; 3 where few images outweigh the others."""
+    """Of method "mse": ranges have the least mean of |error|**exponent; 3 where few images outreach the others."""
     uneven: Mapping[str, float] = field(default_factory=dict)
     """Tensor that few images fill and the others hardly use -> how many of the 127 levels the median image reaches."""
 

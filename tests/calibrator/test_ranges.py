@@ -150,12 +150,18 @@ def test_mse_is_the_best_of_all_bin_edges(array: NDArray[np.float32], exponent: 
 
 @pytest.mark.parametrize(
     ("peaks", "exponent"),
-    [([1, 2, 1, 3, 2], 2), ([1, 1, 1, 7.5], 2), ([1, 2, 1, 300, 2], 3), ([7], 2), ([0, 0], 2), ([0, 0, 0, 5], 2)],
+    [([1, 2, 1, 3, 2], 2), ([1, 1, 1, 2.1], 2), ([1, 2, 1, 5, 2], 3), ([7], 2), ([0, 0], 2), ([0, 0, 0, 5], 2)],
 )
 def test_the_exponent_rises_where_few_images_reach_far_beyond_the_rest(peaks: list[float], exponent: int) -> None:
     seen = Observations({"x": tally(sample("student")), "y": images_of(*peaks)}, len(peaks))
     assert choose(seen, "mse", images=1, sha256="").exponent == exponent
     assert choose(seen, "minmax", images=1, sha256="").exponent == 2
+
+
+@pytest.mark.parametrize(("even", "exponent"), [(3, 3), (4, 2)])
+def test_the_exponent_rises_where_they_do_so_in_a_quarter_of_the_tensors(even: int, exponent: int) -> None:
+    tensors = {"loud": images_of(1, 1, 300)} | {f"even {i}": images_of(1, 1, 2) for i in range(even)}
+    assert choose(Observations(tensors, 3), "mse", images=3, sha256="").exponent == exponent
 
 
 def test_a_tensor_that_few_images_fill_is_marked_with_what_it_leaves_the_median_one() -> None:
