@@ -143,7 +143,8 @@ def _divide(
     ends = np.cumsum(sizes)
     for name, amax, begin, end in zip(names, amaxes, ends - sizes, ends, strict=True):
         held = bins[begin:end]
-        if (np.diff(held) < 1).any() or not held[-1:].sum() <= amax.view(np.uint32) >> 16 < FINITE:
+        last = held[-1] if held.size else 0
+        if (np.diff(held) < 1).any() or not last <= amax.view(np.uint32) >> 16 < FINITE:
             raise ValueError(f"the {prefix}bins of '{name}' are not in order or go beyond its maximum")
         yield held, counts[begin:end]
 

@@ -79,7 +79,7 @@ def choose(
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
     histograms = observations.tensors
-    typical = {name: histogram.median_peak for name, histogram in histograms.items()}
+    typical = {name: each.median_peak if each.amax >= _DEAD else 0.0 for name, each in histograms.items()}
     loud = sum(histograms[name].amax > LOUD * peak > 0 for name, peak in typical.items())
     exponent = 3 if method == "mse" and loud >= max(1, LOUD_SHARE * len(histograms)) else 2
     methods: dict[Method, Callable[[Histogram], float]] = {

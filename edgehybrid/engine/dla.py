@@ -11,7 +11,8 @@ HEADING = "TRT-8501-EntropyCalibration2"
 def calibration_cache(ranges: Ranges) -> bytes:
     """One line per tensor: its name and its scale (amax / 127) as a big-endian float32 in hexadecimal.
 
-    Uneven tensors have none: without a scale TensorRT leaves the layers that read one in float.
+    Uneven tensors have none: what reads a tensor without a scale falls back to float, as TensorRT's builder says in a
+    warning then (TensorRT #2462). No NVDLA was there to try it.
 
     Args:
         ranges: Activation ranges of the float graph that NVDLA will be given.

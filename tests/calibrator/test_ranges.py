@@ -166,7 +166,8 @@ def test_the_exponent_rises_where_they_do_so_in_a_quarter_of_the_tensors(even: i
 
 def test_a_tensor_that_few_images_fill_is_marked_with_what_it_leaves_the_median_one() -> None:
     loud = [1.0, 2.0, 1.0, 100.0, 1.0]
-    seen = Observations({"loud": images_of(*loud), "even": images_of(1, 2, 3), "dark": images_of(0, 0)}, 5)
+    tensors = {"loud": images_of(*loud), "even": images_of(1, 2, 3), "dark": images_of(0, 0), "dead": images_of(1e-35)}
+    seen = Observations(tensors, 5)
     assert choose(seen, "minmax", images=5, sha256="").uneven == {"loud": pytest.approx(127 / 100, abs=0.1)}
     assert choose(seen, "minmax", images=5, sha256="", known={"loud": 100.0}).uneven == {}
     assert choose(seen, "percentile", images=5, sha256="", percentile=60).uneven == {}  # which clips the loud image
