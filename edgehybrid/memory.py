@@ -6,6 +6,9 @@ import gc
 import resource
 from pathlib import Path
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_RETAINED = 256 << 20
+
 
 def trim() -> None:
     """Give unused memory back to the system: graphs, which point at themselves, and what the C library keeps.
@@ -15,6 +18,19 @@ def trim() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def retain() -> None:
+    """Have the C library keep freed blocks of up to 256 MiB for the next request instead of giving them back at once.
+
+    A network needs the same buffers in every run: fetched anew from the system, page by page, those of a BoTNet of 256
+    px whose activations are watched take a third of the run. From now on, in this process; `trim` still gives back what
+    is unused. The C library part is glibc's; elsewhere nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        if libc.mallopt(_M_MMAP_THRESHOLD, _RETAINED):
+            libc.mallopt(_M_TRIM_THRESHOLD, _RETAINED)
 
 
 def reset_peak() -> None:

@@ -2,6 +2,8 @@
 
 import ctypes
 import mmap
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +32,29 @@ def test_what_was_freed_goes_back_also_where_it_pointed_at_itself() -> None:
     memory.trim()
     assert resident() < before - 40
     assert anchor.all()
+
+
+def faults_of_large_blocks(before: str) -> int:
+    """Pages that a fresh process fetches while it uses and frees 32 blocks of 8 MiB, one after another."""
+    code = f"""
+import resource
+import numpy as np
+from edgehybrid import memory
+{before}
+np.ones(8 << 20, np.uint8)
+start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(32):
+    np.ones(8 << 20, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
+"""
+    env = {**os.environ, "MALLOC_TOP_PAD_": "0"}  # glibc's own thresholds then do not move with what is freed
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env).stdout)
+
+
+@glibc
+def test_retained_blocks_are_not_fetched_anew() -> None:
+    assert faults_of_large_blocks("memory.retain()") < 100
+    assert faults_of_large_blocks("") > 2048  # at least one page in thirty-two
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")

@@ -26,6 +26,9 @@ EDGES: NDArray[np.float64] = np.append(
 STAGE = 1 << 17
 """Activations of a tensor kept as 16-bit bin numbers until they are worth one call of bincount."""
 
+RECENT = 1 << 8
+"""Peaks of images kept as they are until they are worth one call that finds their bins."""
+
 SAMPLED = 1 << 14
 """Activations of a tensor that are counted per image, at most."""
 
@@ -108,6 +111,7 @@ class Tally:
         self._counts = np.zeros(BINS, np.int64)
         self._amax = 0.0
         self._peaks: Counter[int] = Counter()
+        self._recent: list[float] = []
         self._stage = np.empty(STAGE, np.uint16)
         self._staged = 0
 
@@ -126,13 +130,17 @@ class Tally:
         """
         if not values.size:
             return
-        rows = values.reshape(max(1, images), -1)
-        peaks = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-        amax = float(peaks.max())
+        amax = max(float(values.max()), -float(values.min()))
         if not amax < math.inf:  # as a NaN is not
             raise FloatingPointError
         self._amax = max(self._amax, amax)
-        self._peaks.update((peaks[: images // copies].view(np.uint32) >> 16 & 0x7FFF).tolist())
+        if images == copies:
+            self._recent.append(amax)
+        elif images:
+            rows = values.reshape(images, -1)
+            self._recent += np.maximum(rows.max(axis=1), -rows.min(axis=1))[: images // copies].tolist()
+        if len(self._recent) >= RECENT:
+            self._sort_peaks()
         flat = values.reshape(-1)[phase % self._stride :: self._stride]
         if copies == 1:
             self._add(flat)
@@ -149,6 +157,7 @@ class Tally:
     def histogram(self) -> Histogram:
         """What was counted so far."""
         self._flush()
+        self._sort_peaks()
         return Histogram(self._counts * self._stride, self._amax, dict(self._peaks))
 
     def _add(self, values: NDArray[np.float32]) -> None:
@@ -162,6 +171,10 @@ class Tally:
             self._staged += block.size
             if self._staged == STAGE:
                 self._flush()
+
+    def _sort_peaks(self) -> None:
+        self._peaks.update((np.array(self._recent, np.float32).view(np.uint32) >> 16 & 0x7FFF).tolist())
+        self._recent.clear()
 
     def _flush(self) -> None:
         numbers = self._scratch[: self._staged]

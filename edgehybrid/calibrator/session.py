@@ -47,6 +47,7 @@ def open_session(
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     # Threads that spin between operators would take the core on which activations are counted meanwhile.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    memory.retain()
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     options.add_external_initializers(list(arrays), values)
     try:
