@@ -204,13 +204,13 @@ def peers(coverage: Sequence[str], exclude: tuple[str, ...], *, with_modelopt: b
 
 def left_float(model: graph.Graph, ours: graph.Graph) -> tuple[str, ...]:
     """Nodes of the kinds that peers quantize and this project, having seen the calibration images, left float."""
-    int8 = {n.name for n in ours.nodes(*LAYERS) if any(v and is_dequantized(v) for v in n.inputs[1:2])}
+    int8 = {n.name for n in ours.nodes(*LAYERS) if is_dequantized(n.inputs[1])}
     return tuple(node.name or "" for node in model.nodes(*LAYERS) if node.name not in int8)
 
 
-def is_dequantized(value: ir.Value) -> bool:
+def is_dequantized(value: ir.Value | None) -> bool:
     """Whether a DequantizeLinear made it."""
-    maker = value.producer()
+    maker = None if value is None else value.producer()
     return maker is not None and maker.op_type == "DequantizeLinear"
 
 
@@ -327,7 +327,7 @@ def int8_layers(model: graph.Graph) -> dict[str, int]:
     """How many nodes of each weighted kind read a dequantized activation: equal coverage makes a fair comparison."""
     counts: dict[str, int] = {}
     for node in model.nodes(*LAYERS):
-        if node.inputs[0] is not None and is_dequantized(node.inputs[0]):
+        if is_dequantized(node.inputs[0]):
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
     return counts
 

@@ -136,7 +136,7 @@ def test_layers_are_compared_up_to_factors_per_channel_and_by_image(scripts: Non
     scaled = quantizers.layer_sqnr(reference, pointwise([2, 0.5, 1]), [name], images)
     assert scaled["together"][0] == scaled["image_by_image"][0] == 200.0
     cut = quantizers.layer_sqnr(reference, pointwise([1, 1, 1], limit=3), [name], images)
-    assert 0 < cut["together"][0] < cut["image_by_image"][0] - 3
+    assert 3 < cut["together"][0] + 3 < cut["image_by_image"][0] < 22
     lead = quantizers.lead(scaled["together"], cut["together"], [name])
     assert lead["ours_worst_layer"] == name
     assert lead["ours_worst_layer_db"] == lead["ours_better_by_db"] > 180

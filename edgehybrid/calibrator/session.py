@@ -54,9 +54,8 @@ def open_session(
         session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=_PROVIDERS)
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         raise run_error(error) from error
-    memory.trim(
-        cycles=False
-    )  # of what ONNX Runtime needed to read and optimise the graph: as much as the weights once more
+    # Of what ONNX Runtime needed to read and optimise the graph: as much as the weights once more.
+    memory.trim(cycles=False)
     session.weights = arrays  # ONNX Runtime reads them in place: they must live as long as it does
     return session
 

@@ -1,6 +1,6 @@
 """What placement and the linter both see in a graph: attention cores, residual additions, who makes and reads what."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -136,6 +136,14 @@ def input_of(node: ir.Node, index: int) -> ir.Value:
             fix="check the file with `check-model FILE` or export it again",
         )
     return value
+
+
+def find_read(node: ir.Node, index: int, names: Container[str]) -> str | None:
+    """Which of the tensors named an operator reads at an input, itself or through a Pad; None for neither."""
+    value = input_of(node, index)
+    pad = value.producer()
+    before = input_of(pad, 0) if pad is not None and pad.op_type == "Pad" else value
+    return next((each.name for each in (value, before) if each.name is not None and each.name in names), None)
 
 
 def readers(value: ir.Value, through: set[str]) -> Iterator[ir.Node]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from edgehybrid.graph.structure import input_of
+from edgehybrid.graph.structure import find_read
 from edgehybrid.placement.rules import UNEVEN_RULES, Uneven, choose
 from edgehybrid.records import Decision
 
@@ -21,15 +21,11 @@ def keep_float(keep: Mapping[str, str], names: dict[ir.Node, str], found: dict[i
 def leave_uneven(uneven: Mapping[str, float], found: dict[ir.Node, list[Decision]]) -> None:
     """Take back the decisions for int8 at the readers of such tensors, through a Pad as well."""
     for node, decisions in found.items():
-        for decision in decisions:
-            source = input_of(node, decision.input)
-            pad = source.producer()
-            before = input_of(pad, 0).name if pad is not None and pad.op_type == "Pad" else None
-            tensor = next((name for name in (source.name, before) if name in uneven), None)
-            if decision.kind == "activation" and tensor is not None:
-                rule, reason = choose(UNEVEN_RULES, Uneven(node.op_type, uneven[tensor]))
-                found[node] = _take_back(decisions, rule.name, reason)
-                break
+        read = [find_read(node, d.input, uneven) for d in decisions if d.kind == "activation"]
+        tensor = next((name for name in read if name is not None), None)
+        if tensor is not None:
+            rule, reason = choose(UNEVEN_RULES, Uneven(node.op_type, uneven[tensor]))
+            found[node] = _take_back(decisions, rule.name, reason)
 
 
 def _take_back(decisions: list[Decision], rule: str, reason: str) -> list[Decision]:

@@ -179,10 +179,10 @@ def quantize(
         if ranges is None:
             write_atomic(folder / "typed.onnx", quantizer.to_fp16(model, plan).pieces())
         else:
-            planned = {d: placement.plan(model, d, keep=keep, uneven=ranges.uneven) for d in ("typed", "fp32")}
-            plan = Plan("typed", (*planned["typed"].decisions, *kept))
+            twin_plan = placement.plan(model, "fp32", keep=keep, uneven=ranges.uneven)
+            plan = Plan("typed", (*twin_plan.decisions, *kept))  # the dialect decides nothing
             write_atomic(folder / "typed.onnx", quantizer.quantize(model, ranges, plan, tuned).pieces())
-            twin = quantizer.quantize(model, ranges, planned["fp32"], tuned)
+            twin = quantizer.quantize(model, ranges, twin_plan, tuned)
             write_atomic(folder / "runnable.onnx", twin.pieces())
         write_atomic(folder / "plan.json", to_json(plan))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph
 from edgehybrid.graph.products import Product, bias_place, find_products
-from edgehybrid.graph.structure import input_of
+from edgehybrid.graph.structure import find_read
 from edgehybrid.graph.tuning import Tuning
 from edgehybrid.records import Adjustment, Plan, Ranges, Rounding
 from edgehybrid.tuner.local import (
@@ -63,7 +63,7 @@ def refine(
     activations = {d.tensor for d in plan.decisions if d.kind == "activation"}
     found = {}
     for label, product in find_products(graph, plan).items():
-        rows, tensor = samples.get(product.output), _source(product, activations)
+        rows, tensor = samples.get(product.output), find_read(product.node, 0, activations)
         if rows is not None and tensor is not None:
             found[label] = product, tensor, rows
     chosen = dict(ranges.tensors)
@@ -106,15 +106,6 @@ class _Layer:
         got = multiply(round_rows(self.rows, amax), self.rounded if weight is None else weight)
         got -= self.exact
         return got
-
-
-def _source(product: Product, activations: set[str]) -> str | None:
-    """The quantized tensor that a product reads, before a Pad where the pair stands there."""
-    value = input_of(product.node, 0)
-    pad = value.producer()
-    if value.name not in activations and pad is not None and pad.op_type == "Pad":
-        value = input_of(pad, 0)
-    return value.name if value.name in activations else None
 
 
 def _rank(

@@ -150,7 +150,15 @@ def test_mse_is_the_best_of_all_bin_edges(array: NDArray[np.float32], exponent: 
 
 @pytest.mark.parametrize(
     ("peaks", "exponent"),
-    [([1, 2, 1, 3, 2], 2), ([1, 1, 1, 2.1], 2), ([1, 2, 1, 5, 2], 3), ([7], 2), ([0, 0], 2), ([0, 0, 0, 5], 2)],
+    [
+        ([1, 2, 1, 3, 2], 2),
+        ([1, 1, 1, 2.1], 2),
+        ([1, 2, 1, 5, 2], 3),
+        ([1, 2, 1, 300, 2], 3),
+        ([7], 2),
+        ([0, 0], 2),
+        ([0, 0, 0, 5], 2),
+    ],
 )
 def test_the_exponent_rises_where_few_images_reach_far_beyond_the_rest(peaks: list[float], exponent: int) -> None:
     seen = Observations({"x": tally(sample("student")), "y": images_of(*peaks)}, len(peaks))
