@@ -7,18 +7,21 @@ Of ranges alone only the largest values could be merged.
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from edgehybrid.calibrator.observations import Observations
-from edgehybrid.calibrator.ranges import choose
+from edgehybrid.calibrator.ranges import EXPONENTS, LEVELS, choose
 from edgehybrid.errors import ArtifactError, NotFoundError, UsageError
 from edgehybrid.records import Method, Preprocess, Ranges
 from edgehybrid.store import decode, to_json
 
 SCHEMA = "edgehybrid.calibration/1"
+
+_STEEPEST = 8 * 64  # eighths of an octave; a float32 holds such a factor, its inverse and products with weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +65,9 @@ def read_document(path: Path) -> Calibration:
         optional = {key: fields[key] for key in ("tied", "factors", "offsets", "exponent", "uneven") if key in fields}
         needed = {key: fields.get(key) for key in ("method", "images", "sha256", "tensors")}
         ranges = decode(Ranges, needed | optional)
-        if not all(0 <= amax < float("inf") for amax in ranges.tensors.values()):
-            raise ValueError("a range is negative or not finite")
+        _check(ranges)
+        digests = decode(tuple[str, ...], fields.get("digests", ()))
+        digest_of(digests)  # so that what is no hash is found here
         packed, preprocess = fields.get("histograms"), fields.get("preprocess")
         seen = None if packed is None else Observations.from_bytes(base64.b64decode(packed, validate=True))
         if seen is not None and (set(seen.tensors) != set(ranges.tensors) or seen.images != ranges.images):
@@ -72,7 +76,7 @@ def read_document(path: Path) -> Calibration:
             ranges,
             decode(str, fields.get("graph", "")),
             None if preprocess is None else decode(Preprocess, preprocess),
-            decode(tuple[str, ...], fields.get("digests", ())),
+            digests,
             seen,
         )
     except Exception as error:  # json, base64, zipfile and numpy raise a dozen unrelated types
@@ -81,6 +85,22 @@ def read_document(path: Path) -> Calibration:
             why=" ".join(str(error).split()) or type(error).__name__,
             fix="edgehybrid calibrate writes one",
         ) from error
+
+
+def _check(ranges: Ranges) -> None:
+    """Raise ValueError where a number is none that `choose` writes."""
+    if not all(0 <= amax < math.inf for amax in ranges.tensors.values()):
+        raise ValueError("a range is negative or not finite")
+    if ranges.images < 1 or ranges.exponent not in EXPONENTS:
+        raise ValueError(f"{ranges.images} images or the exponent {ranges.exponent} cannot be")
+    if not ranges.uneven.keys() <= ranges.tensors.keys() or not all(0 <= n <= LEVELS for n in ranges.uneven.values()):
+        raise ValueError(f"'uneven' names a tensor without a range, or levels beyond 0 to {LEVELS}")
+    if not ranges.tensors.keys() >= set(chain.from_iterable(ranges.tied)):
+        raise ValueError("'tied' names a tensor without a range")
+    if not all(abs(int(each)) <= _STEEPEST for text in ranges.factors.values() for each in text.split()):
+        raise ValueError(f"a factor lies beyond 2**{_STEEPEST // 8}")
+    if not all(math.isfinite(float(each)) for text in ranges.offsets.values() for each in text.split()):
+        raise ValueError("an offset is not finite")
 
 
 def digest_of(digests: Sequence[str]) -> str:

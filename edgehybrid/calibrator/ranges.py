@@ -30,6 +30,9 @@ UNEVEN = 8.0
 """Range over what the median image reaches from which on a few images fill a tensor that the others hardly use: these
 are left 16 of the 127 levels or fewer."""
 
+EXPONENTS = (2, 3)
+"""Of |error|, whose mean the ranges of method "mse" make least: on most networks, and where a few images are loud."""
+
 LOUD, LOUD_SHARE = 2.2, 0.25
 """Maximum over that of the median image from which on a tensor is loud on a few images, and the share of such tensors
 from which on a network is. A quarter of the tensors exceed 2.3 to 5.0 on three trained BoTNets, where what is clipped
@@ -81,7 +84,8 @@ def choose(
     histograms = observations.tensors
     typical = {name: each.median_peak if each.amax >= _DEAD else 0.0 for name, each in histograms.items()}
     loud = sum(histograms[name].amax > LOUD * peak > 0 for name, peak in typical.items())
-    exponent = 3 if method == "mse" and loud >= max(1, LOUD_SHARE * len(histograms)) else 2
+    is_loud = method == "mse" and loud >= max(1, LOUD_SHARE * len(histograms))
+    exponent = EXPONENTS[1 if is_loud else 0]
     methods: dict[Method, Callable[[Histogram], float]] = {
         "mse": lambda histogram: _least_error(histogram, exponent),
         "minmax": lambda histogram: histogram.amax,
