@@ -161,7 +161,18 @@ def merge(parts: Mapping[str, Calibration], method: Method | None) -> Calibratio
     if chosen != "minmax" or any(part.ranges.method != "minmax" for part in given):
         raise _unmergeable(lacking, f"it holds ranges without histograms: only minmax merges so, not {chosen}")
     peaks = {name: max(part.ranges.tensors[name] for part in given) for name in sorted(first.ranges.tensors)}
-    return replace(first, ranges=Ranges("minmax", images, sha256, peaks), digests=digests, observations=None)
+    ranges = Ranges("minmax", images, sha256, peaks, uneven=_merge_uneven([part.ranges for part in given], peaks))
+    return replace(first, ranges=ranges, digests=digests, observations=None)
+
+
+def _merge_uneven(parts: Sequence[Ranges], amax: Mapping[str, float]) -> dict[str, float]:
+    """What is uneven in any part, with the fewest levels that a part's median image reaches of the merged range."""
+    found: dict[str, float] = {}
+    for part in parts:
+        for name, levels in part.uneven.items():
+            reached = round(levels * part.tensors[name] / amax[name], 1) if amax[name] else 0.0
+            found[name] = min(reached, found.get(name, reached))
+    return dict(sorted(found.items()))
 
 
 def _common_method(parts: Mapping[str, Calibration]) -> Method:

@@ -92,6 +92,19 @@ def test_largest_values_merge_without_histograms_and_nothing_else_does() -> None
         merge({"a": bare(calibrate([0, 1], "percentile")), "b": bare(calibrate([2, 3], "minmax"))}, "minmax")
 
 
+def test_what_is_uneven_in_a_part_without_histograms_stays_so_of_the_merged_range() -> None:
+    loud, even, both = (bare(calibrate(each, "minmax")) for each in ([0, 1], [2, 3], [4, 5]))
+    name = TENSORS[1]
+
+    def changed(part: Calibration, amax: float, uneven: dict[str, float]) -> Calibration:
+        tensors = {**part.ranges.tensors, name: amax}
+        return replace(part, ranges=replace(part.ranges, tensors=tensors, uneven=uneven))
+
+    parts = {"a": changed(loud, 20, {name: 6}), "b": changed(even, 4, {}), "c": changed(both, 10, {name: 8})}
+    assert merge(parts, None).ranges.uneven == {name: 4.0}
+    assert merge({"b": parts["b"], "e": bare(calibrate([6], "minmax"))}, None).ranges.uneven == {}
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [({"graph": "another"}, "networks"), ({"preprocess": Preprocess(4, 1.0)}, "preprocessing")],
