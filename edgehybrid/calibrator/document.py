@@ -88,7 +88,7 @@ def read_document(path: Path) -> Calibration:
 
 
 def _check(ranges: Ranges) -> None:
-    """Raise ValueError where a number is none that `choose` writes."""
+    """Raise ValueError where a number or a name is none that calibration writes."""
     if not all(0 <= amax < math.inf for amax in ranges.tensors.values()):
         raise ValueError("a range is negative or not finite")
     if ranges.images < 1 or ranges.exponent not in EXPONENTS:

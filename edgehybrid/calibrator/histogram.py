@@ -36,6 +36,8 @@ SAMPLED = 1 << 14
 _TOP = 1 if sys.byteorder == "little" else 0
 """Which of a float32's two 16-bit halves holds its sign, its exponent and the first 7 bits of its mantissa."""
 
+_UNSIGNED = BINS - 1  # all bits of a bin number but the sign
+
 UNLIKE, FEW, TRIES = math.log(1.3), 8, 64
 """A place along an axis may be counted 1.3 times as often as its share or 1 / 1.3 times, if its share is FEW or more;
 the first stride of TRIES that keeps to this is taken, else the best of them."""
@@ -101,6 +103,11 @@ def _unlikeness(shape: tuple[int, ...], stride: int) -> float:
     return worst
 
 
+def _signed_bins(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Bin number of each value of a contiguous array, the value's sign in the highest bit: (N,), nothing is copied."""
+    return values.reshape(-1).view(np.uint16)[_TOP::2]
+
+
 class Tally:
     """Counts the activations of one tensor as they stream by.
 
@@ -134,19 +141,20 @@ class Tally:
         """
         if not values.size:
             return
-        amax = max(float(values.max()), -float(values.min()))
+        if images > copies:
+            rows = values.reshape(images, -1)
+            peaks = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+            amax, recent = float(peaks.max()), peaks[: images // copies].tolist()
+        else:
+            amax = max(float(values.max()), -float(values.min()))
+            recent = [amax] if images else []
         if not amax < math.inf:  # as a NaN is not
             raise FloatingPointError
         self._amax = max(self._amax, amax)
-        if images == copies:
-            self._recent.append(amax)
-        elif images:
-            rows = values.reshape(images, -1)
-            self._recent += np.maximum(rows.max(axis=1), -rows.min(axis=1))[: images // copies].tolist()
+        self._recent += recent
         if len(self._recent) >= RECENT:
             self._sort_peaks()
-        halves = values.reshape(-1).view(np.uint16)[_TOP::2]
-        numbers = halves[phase % self._stride :: self._stride]
+        numbers = _signed_bins(values)[phase % self._stride :: self._stride]
         if copies == 1:
             self._add(numbers)
             return
@@ -172,13 +180,13 @@ class Tally:
             numbers = numbers[block.size :]
             bins = self._stage[self._staged : self._staged + block.size]
             np.copyto(bins, block)
-            np.bitwise_and(bins, 0x7FFF, out=bins)
+            np.bitwise_and(bins, _UNSIGNED, out=bins)
             self._staged += block.size
             if self._staged == STAGE:
                 self._flush()
 
     def _sort_peaks(self) -> None:
-        self._peaks.update((np.array(self._recent, np.float32).view(np.uint32) >> 16 & 0x7FFF).tolist())
+        self._peaks.update((_signed_bins(np.array(self._recent, np.float32)) & _UNSIGNED).tolist())
         self._recent.clear()
 
     def _flush(self) -> None:

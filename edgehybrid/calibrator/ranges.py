@@ -84,8 +84,8 @@ def choose(
     histograms = observations.tensors
     typical = {name: each.median_peak if each.amax >= _DEAD else 0.0 for name, each in histograms.items()}
     loud = sum(histograms[name].amax > LOUD * peak > 0 for name, peak in typical.items())
-    is_loud = method == "mse" and loud >= max(1, LOUD_SHARE * len(histograms))
-    exponent = EXPONENTS[1 if is_loud else 0]
+    usual, careful = EXPONENTS
+    exponent = careful if method == "mse" and loud >= max(1, LOUD_SHARE * len(histograms)) else usual
     methods: dict[Method, Callable[[Histogram], float]] = {
         "mse": lambda histogram: _least_error(histogram, exponent),
         "minmax": lambda histogram: histogram.amax,
