@@ -41,10 +41,13 @@ WHOLE = (1.0,)
 """The same for norms that stray: all of it."""
 GAIN = 0.95
 """A site is changed where the error at its readers falls to this part of what it was, or less."""
+RISE = 1.02
+"""At no reader may it be more than this many times what it was."""
 STEPS = 8
 """Factors are powers of two with exponents in eighths: finer ones gain nothing, and these are short to write down."""
-SPREAD = 2.0**4
-"""Channels whose range is below this part of the largest are treated as if they had it: a dead channel has no range."""
+SPREADS = (16.0, 4.0)
+"""Channels with less than one part in so many of the largest range are treated as if they had it: a dead channel has no
+range. The second where no factors hold with the first: weak channels of some images can be strong ones of others."""
 
 
 def equalize(
@@ -60,9 +63,9 @@ def equalize(
     """Equalize every quantized tensor whose makers and readers allow it, where that measures better.
 
     A site is judged at the outputs of the int8 products that read it: the error there, on sampled rows, must fall by
-    5 % at least and at no reader rise. What is judged, on the second half of the images, are factors from the first
-    half: a channel that is silent on few images gets a large factor, and shows on others what that was worth. Where
-    they hold, the site gets the factors of all images, which are nearer to those of images to come.
+    5 % at least and at no reader rise by more than 2 %. What is judged, on the second half of the images, are factors
+    from the first half: a channel that is silent on few images gets a large factor, and shows on others what that was
+    worth. Where they hold, the site gets the factors of all images, which are nearer to those of images to come.
 
     Args:
         graph: float32. Not changed.
@@ -221,6 +224,20 @@ class _Known:
 
 
 @dataclass(frozen=True)
+class _Recipe:
+    """How to make factors of what is known of a site."""
+
+    alpha: float
+    centred: bool
+    """Of distances from the means, not from zero."""
+    spread: float
+
+    def __str__(self) -> str:
+        most = "" if self.spread == SPREADS[0] else f", channels below 1/{self.spread:g} of the largest alike"
+        return f"alpha {self.alpha:g}{most}{' around the means' if self.centred else ''}"
+
+
+@dataclass(frozen=True)
 class _Site:
     """A region and the int8 products that read it."""
 
@@ -240,17 +257,19 @@ def _columns(region: Region, product: Product, factors: NDArray[np.float32]) -> 
 
 def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustment, NDArray[np.int64] | None]:
     """Exponents of factors for the site, None where the best do not pay; and the record of the attempt."""
-    none = np.zeros(site.region.factors, np.int64)
     exact = [multiply(site.rows[product.output], product.weight) for product in site.readers]
-    before = best = _errors(site, exact, _powers(none), choose_range)
-    alpha, around = 0.0, False
+    before = best = _errors(site, exact, np.ones(site.region.factors, np.float32), choose_range)
     alphas, centrings = (WHOLE, (False, True)) if site.early.middles else (ALPHAS, (False,))
-    for candidate, centred in itertools.product(alphas, centrings):
-        exponents = _exponents(site, candidate, site.early, centred=centred)
-        found = _errors(site, exact, _powers(exponents), choose_range)
-        if sum(found) < sum(best):
-            best, alpha, around = found, candidate, centred
-    accepted = sum(best) <= GAIN * sum(before) and all(b <= a for a, b in zip(before, best, strict=True))
+    recipe, accepted = None, False
+    for spread in SPREADS:
+        for alpha, centred in itertools.product(alphas, centrings):
+            candidate = _Recipe(alpha, centred, spread)
+            found = _errors(site, exact, _powers(_exponents(site, candidate, site.early)), choose_range)
+            holds = sum(found) <= GAIN * sum(before) and all(b <= RISE * a for a, b in zip(before, found, strict=True))
+            if (holds, -sum(found)) > (accepted, -sum(best)):
+                best, recipe, accepted = found, candidate, holds
+        if accepted:
+            break
     takers = "+".join(dict.fromkeys(node.op_type for node in site.region.takers))
     readers = len(site.readers)
     record = Adjustment(
@@ -259,15 +278,14 @@ def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustmen
         accepted=accepted,
         before_db=decibels(readers, sum(before)),
         after_db=decibels(readers, sum(best)),
-        note=f"alpha {alpha:g}{' around the means' if around else ''}; {takers} takes the factors, "
-        f"{counted(readers, 'int8 reader')}"
-        if alpha
+        note=f"{recipe}; {takers} takes the factors, {counted(readers, 'int8 reader')}"
+        if recipe
         else f"none of alpha {', '.join(f'{a:g}' for a in alphas)} lowers the error",
     )
-    return record, _exponents(site, alpha, site.known, centred=around) if accepted else None
+    return record, _exponents(site, recipe, site.known) if recipe and accepted else None
 
 
-def _exponents(site: _Site, alpha: float, known: _Known, *, centred: bool) -> NDArray[np.int64]:
+def _exponents(site: _Site, recipe: _Recipe, known: _Known) -> NDArray[np.int64]:
     """a^-alpha w^(1 - alpha) from all readers together, in eighths of an octave.
 
     The geometric mean is 1, or less where the largest value would else grow: float16 must hold it as before.
@@ -278,11 +296,13 @@ def _exponents(site: _Site, alpha: float, known: _Known, *, centred: bool) -> ND
         numbers = line[product.channels].reshape(-1)
         if sign < 0:
             continue  # judged by its error, but it has no say
-        np.maximum.at(reach, line[line >= 0], known.reach(product.output, centred=centred)[line >= 0])
+        np.maximum.at(reach, line[line >= 0], known.reach(product.output, centred=recipe.centred)[line >= 0])
         np.maximum.at(whole, line[line >= 0], known.reach(product.output, centred=False)[line >= 0])
         np.maximum.at(weight, numbers[numbers >= 0], np.abs(product.weight).max(axis=1).reshape(-1)[numbers >= 0])
-    reach, weight = (np.maximum(v, max(v.max() / SPREAD, np.finfo(np.float32).tiny)) for v in (reach, weight))
-    factors = reach**-alpha * weight ** (1 - alpha)
+    tiny = np.finfo(np.float32).tiny
+    reach = np.maximum(reach, max(reach.max() / recipe.spread, tiny))
+    weight = np.maximum(weight, max(weight.max() / SPREADS[0], tiny))
+    factors = reach**-recipe.alpha * weight ** (1 - recipe.alpha)
     whole = np.maximum(whole, reach)
     factors /= max(np.exp(np.log(factors).mean()), (whole * factors).max() / whole.max())
     return np.asarray(np.floor(STEPS * np.log2(factors)), np.int64)

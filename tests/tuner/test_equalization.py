@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgehybrid.calibrator import Samples, range_of, sample
 from edgehybrid.errors import ArtifactError
@@ -12,7 +13,7 @@ from edgehybrid.graph.products import find_products
 from edgehybrid.placement import plan
 from edgehybrid.records import Adjustment, Equalize
 from edgehybrid.tuner import apply_factors, center, equalize, scale_rows
-from tests.single import draw, run
+from tests.single import SingleNet, draw, run
 from tests.tuner import nets
 
 
@@ -80,6 +81,57 @@ def test_only_what_measures_better_is_changed() -> None:
         for record in records:
             assert record.accepted == (record.site in factors)
             assert not record.accepted or record.after_db > record.before_db + 0.2
+
+
+def test_channels_that_some_images_hardly_use_are_raised_less() -> None:
+    record, factors = judge([uneven_rows(late=0.5)])
+    assert record.accepted
+    assert "channels below 1/4 of the largest alike" in record.note
+    exponents = np.array(factors[record.site].split(), int)
+    assert exponents.max() - exponents.min() <= 16  # a factor of 4, in eighths of an octave
+
+
+def test_channels_that_all_images_hardly_use_are_raised() -> None:
+    record, _ = judge([uneven_rows(late=1 / 16)])
+    assert record.accepted
+    assert "alike" not in record.note
+
+
+@pytest.mark.parametrize(("late", "accepted"), [(0.5, True), (0.9, False)])
+def test_no_reader_pays_for_another(late: float, accepted: bool) -> None:
+    """The first gains from factors in any case, the second loses where its weak channels turn loud."""
+    record, _ = judge([uneven_rows(late=1 / 16), uneven_rows(late=late)], blind=0)
+    assert record.accepted == accepted
+    assert record.after_db > record.before_db + 1
+
+
+def uneven_rows(late: float) -> NDArray[np.float32]:
+    """(1, 512, 32): channels of a quarter of the range but every eighth; three a sixteenth, later `late`."""
+    rows = np.random.default_rng(5).uniform(0, 1, (1, 512, 32)).astype(np.float32)
+    rows[..., np.arange(32) % 8 != 0] /= 4
+    rows[:, :256, 1:4] /= 4
+    rows[:, 256:, 1:4] *= 4 * late
+    return rows
+
+
+def judge(rows: list[NDArray[np.float32]], blind: int | None = None) -> tuple[Adjustment, dict[str, str]]:
+    """A rectified map with a convolution for each of these samples; the blind one reads weak channels only."""
+    net = SingleNet(1, 24, 8, 8)
+    x = net.op("Relu", net.conv("input", 24, 32))
+    outputs = []
+    for index in range(len(rows)):
+        weight = net.random.normal(size=(16, 32, 1, 1))
+        weight[:, ::8] *= index != blind
+        outputs.append(net.op("Conv", x, net.const(weight)))
+    graph = net.graph(net.op("Concat", *outputs, axis=1))
+    readers = [p.output for p in find_products(graph, plan(graph, "fp32")).values() if p.weight.shape[2] == 32]
+    samples = dict(zip(readers, rows, strict=True))
+    span, early = (
+        {name: np.stack([each[0, :n].min(axis=0), each[0, :n].max(axis=0)]) for name, each in samples.items()}
+        for n in (512, 256)
+    )
+    _, factors, (record,) = equalize(graph, plan(graph, "fp32"), samples, span, early, range_of)
+    return record, factors
 
 
 def test_the_factors_make_the_same_graph_again() -> None:
