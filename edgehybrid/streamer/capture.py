@@ -161,8 +161,6 @@ class Capture:
                     raise event
                 if event.phase == "frozen" and self.health.phase == "live":
                     self._stalled(f"the very same picture for {STALL_S:g} s")
-                if self.health.phase == "connecting":
-                    self._tally.count("connects")
                 self._say(event)
         finally:
             link.abandoned.set()
@@ -231,7 +229,10 @@ class Capture:
                 self._tally.count("stale")  # and not heard: only a new connection gets rid of a backlog
                 return None
             now = time.monotonic()
-            link.first = link.first or now
+            if link.first is None:
+                link.first = now
+                if self.health.phase == "connecting":  # here, as an answer to this picture can end the run
+                    self._tally.count("connects")
             if is_blank(shot.pixels):
                 link.heard = now
                 self._tally.count("blank")

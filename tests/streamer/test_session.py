@@ -1,6 +1,7 @@
 """A run: what is inferred, what is not, in which order, and how it ends."""
 
 import itertools
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -215,6 +216,19 @@ def test_a_refusal_that_will_last_is_an_error_at_once(network: Network) -> None:
     with pytest.raises(InputError, match="cannot be opened") as caught:
         run(connect, network, Limits())
     assert (caught.value.why, caught.value.fix) == ("401 unauthorized", "check the password")
+
+
+def test_a_connection_counts_though_its_picture_is_answered_before_it_is_announced(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(queue.Queue[object]):
+        def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
+            time.sleep(0.5)
+            super().put(item, block, timeout)
+
+    monkeypatch.setattr(capture, "_Link", lambda link=capture._Link: link(events=Slow()))
+    session, _ = run(lambda: ListReader([picture()], then="hang"), network, Limits(duration=20), answers=1)
+    assert session.counts()["connects"] == 1
 
 
 def test_a_refusal_after_frames_is_tried_again(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
