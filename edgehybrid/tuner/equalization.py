@@ -261,10 +261,15 @@ def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustmen
     before = best = _errors(site, exact, np.ones(site.region.factors, np.float32), choose_range)
     alphas, centrings = (WHOLE, (False, True)) if site.early.middles else (ALPHAS, (False,))
     recipe, accepted = None, False
+    judged: set[bytes] = set()  # where no channel is weak, both spreads make the same factors
     for spread in SPREADS:
         for alpha, centred in itertools.product(alphas, centrings):
             candidate = _Recipe(alpha, centred, spread)
-            found = _errors(site, exact, _powers(_exponents(site, candidate, site.early)), choose_range)
+            exponents = _exponents(site, candidate, site.early)
+            if exponents.tobytes() in judged:
+                continue
+            judged.add(exponents.tobytes())
+            found = _errors(site, exact, _powers(exponents), choose_range)
             holds = sum(found) <= GAIN * sum(before) and all(b <= RISE * a for a, b in zip(before, found, strict=True))
             if (holds, -sum(found)) > (accepted, -sum(best)):
                 best, recipe, accepted = found, candidate, holds
