@@ -1,5 +1,6 @@
 """Equalization: accepted where it measures better, the same function, and written down completely."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_only_what_measures_better_is_changed() -> None:
 
 
 def test_channels_that_some_images_hardly_use_are_raised_less() -> None:
-    record, factors = judge([uneven_rows(late=0.5)])
+    record, factors = judge({"all": uneven_rows(late=0.5)})
     assert record.accepted
     assert "channels below 1/4 of the largest alike" in record.note
     exponents = np.array(factors[record.site].split(), int)
@@ -92,7 +93,7 @@ def test_channels_that_some_images_hardly_use_are_raised_less() -> None:
 
 
 def test_channels_that_all_images_hardly_use_are_raised() -> None:
-    record, _ = judge([uneven_rows(late=1 / 16)])
+    record, _ = judge({"all": uneven_rows(late=1 / 16)})
     assert record.accepted
     assert "alike" not in record.note
 
@@ -100,9 +101,17 @@ def test_channels_that_all_images_hardly_use_are_raised() -> None:
 @pytest.mark.parametrize(("late", "accepted"), [(0.5, True), (0.9, False)])
 def test_no_reader_pays_for_another(late: float, accepted: bool) -> None:
     """The first gains from factors in any case, the second loses where its weak channels turn loud."""
-    record, _ = judge([uneven_rows(late=1 / 16), uneven_rows(late=late)], blind=0)
+    record, _ = judge({"weak": uneven_rows(late=1 / 16), "all": uneven_rows(late=late)})
     assert record.accepted == accepted
     assert record.after_db > record.before_db + 1
+
+
+@pytest.mark.parametrize(("late", "accepted"), [(0.3, True), (0.9, False)])
+def test_a_reader_with_noise_to_spare_may_lose(late: float, accepted: bool) -> None:
+    """The second reads no channel that is raised, and has fewer levels where they turn loud."""
+    record, _ = judge({"weak": uneven_rows(late=1 / 16), "strong": uneven_rows(late=late)})
+    assert record.accepted == accepted
+    assert ("alike" in record.note) != accepted
 
 
 def uneven_rows(late: float) -> NDArray[np.float32]:
@@ -114,23 +123,24 @@ def uneven_rows(late: float) -> NDArray[np.float32]:
     return rows
 
 
-def judge(rows: list[NDArray[np.float32]], blind: int | None = None) -> tuple[Adjustment, dict[str, str]]:
-    """A rectified map with a convolution for each of these samples; the blind one reads weak channels only."""
+def judge(samples: Mapping[str, NDArray[np.float32]]) -> tuple[Adjustment, dict[str, str]]:
+    """A rectified map with a convolution for each sample, named after the channels it reads: all, weak, strong."""
     net = SingleNet(1, 24, 8, 8)
     x = net.op("Relu", net.conv("input", 24, 32))
-    outputs = []
-    for index in range(len(rows)):
-        weight = net.random.normal(size=(16, 32, 1, 1))
-        weight[:, ::8] *= index != blind
-        outputs.append(net.op("Conv", x, net.const(weight)))
+    strong = np.arange(32) % 8 == 0
+    read = {"all": strong | ~strong, "weak": ~strong, "strong": strong}
+    outputs = [
+        net.op("Conv", x, net.const(net.random.normal(size=(16, 32, 1, 1)) * read[name][:, None, None]))
+        for name in samples
+    ]
     graph = net.graph(net.op("Concat", *outputs, axis=1))
     readers = [p.output for p in find_products(graph, plan(graph, "fp32")).values() if p.weight.shape[2] == 32]
-    samples = dict(zip(readers, rows, strict=True))
+    rows = dict(zip(readers, samples.values(), strict=True))
     span, early = (
-        {name: np.stack([each[0, :n].min(axis=0), each[0, :n].max(axis=0)]) for name, each in samples.items()}
+        {name: np.stack([each[0, :n].min(axis=0), each[0, :n].max(axis=0)]) for name, each in rows.items()}
         for n in (512, 256)
     )
-    _, factors, (record,) = equalize(graph, plan(graph, "fp32"), samples, span, early, range_of)
+    _, factors, (record,) = equalize(graph, plan(graph, "fp32"), rows, span, early, range_of)
     return record, factors
 
 
