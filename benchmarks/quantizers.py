@@ -8,7 +8,8 @@ Every tool gets the rewritten float32 graph and the same preprocessed images, in
 Peers quantize what they would by themselves, and once more only what this project quantizes too ("our coverage").
 Every result is scored in canonical numerics: ONNX Runtime with graph optimisation disabled, Q/DQ as written.
 
-- drop: top-1 lost, paired, with its 95 % interval; agreement and SQNR of the logits.
+- drop: top-1 lost, paired, with its 95 % interval, for peers also by how much ours is behind on the same images;
+  agreement and SQNR of the logits.
 - layers: SQNR at the outputs of all convolutions and products, biases included, that every result still computes under
   its name, up to one factor per channel, as equalization moves such factors into the next layer; the mean over layers,
   and the worst difference of one layer to ours. Of evaluation images: on those of calibration a range that reaches
@@ -35,6 +36,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -71,6 +73,14 @@ class Tool:
     tool: str
     method: str
     exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a tool wrote, and its logits of the evaluation images."""
+
+    path: Path
+    logits: NDArray[np.float32]
 
 
 class Bench:
@@ -138,14 +148,14 @@ def main() -> None:
         count = len(calibration)
         truth = score(bench.reference, evaluation, spec.preprocess)
         probe = next(evaluation.batches(spec.preprocess, options.layer_images))
-        outputs: dict[str, Path] = {}
+        outputs: dict[str, Scored] = {}
 
         def take(tool: Tool) -> dict[str, object]:
             return judge(bench, tool, count, truth, evaluation, spec.preprocess, outputs)
 
         every = [Tool(f"edgehybrid {method}", "edgehybrid", method) for method in options.methods]
         rows = [take(tool) for tool in every]
-        exclude = left_float(model, graph.load(outputs[OURS])) if OURS in outputs else ()
+        exclude = left_float(model, graph.load(outputs[OURS].path)) if OURS in outputs else ()
         others = peers(options.coverage if OURS in outputs else ["own"], exclude, with_modelopt=bool(python))
         rows += [take(tool) for tool in others]
         every += others
@@ -221,17 +231,19 @@ def judge(
     truth: NDArray[np.float32],
     images: Images,
     preprocess: Preprocess,
-    outputs: dict[str, Path],
+    outputs: dict[str, Scored],
 ) -> dict[str, object]:
-    """What became of one tool, its graph put into `outputs`."""
+    """What became of one tool; what can be scored is put into `outputs`."""
     row, path = measure(bench, tool, count)
     if path is not None:
         logits = score(path, images, preprocess)
         row["drop"] = dataclasses.asdict(evaluator.drop(truth, logits, images.labels))
+        if OURS in outputs:
+            row["ours_behind"] = dataclasses.asdict(evaluator.drop(logits, outputs[OURS].logits, images.labels))
         row["fidelity"] = dataclasses.asdict(evaluator.fidelity(truth, logits))
         row["int8_layers"] = int8_layers(graph.load(path))
         row["lint"] = lint(path)
-        outputs[tool.label] = path
+        outputs[tool.label] = Scored(path, logits)
     print(line(row), flush=True)
     return row
 
@@ -345,14 +357,14 @@ def add_layers(
     rows: list[dict[str, object]],
     model: graph.Graph,
     exclude: Sequence[str],
-    outputs: dict[str, Path],
+    outputs: dict[str, Scored],
     images: NDArray[np.float32],
 ) -> None:
     """SQNR per layer of every result, over the layers that all of them have and that are int8 in ours."""
     if OURS not in outputs:
         return
     names = [result_of(node) for node in model.nodes(*LAYERS) if node.name not in exclude]
-    graphs = {label: round_weights(graph.load(path)) for label, path in outputs.items()}
+    graphs = {label: round_weights(graph.load(result.path)) for label, result in outputs.items()}
     for opened in graphs.values():
         computed = {value.name for node in opened.nodes() for value in node.outputs}
         names = [name for name in names if name in computed]
@@ -462,8 +474,8 @@ def print_table(documents: Sequence[dict[str, object]]) -> None:
         )
         counts = sorted({int(n) for row in document["rows"] for n in row.get("cost", {})})  # type: ignore[attr-defined]
         cost = [f"time x forward, {n}" for n in counts] + [f"peak MiB, {n}" for n in counts]
-        heads = ["quantizer", "drop, points (95 %)", "agreement", "logit SQNR", "layer SQNR", "ours worst layer"]
-        heads += ["layer SQNR, image by image", "ours worst layer"]
+        heads = ["quantizer", "drop, points (95 %)", "ours behind, points (95 %)", "agreement", "logit SQNR"]
+        heads += ["layer SQNR", "ours worst layer", "layer SQNR, image by image", "ours worst layer"]
         heads += ["int8 layers", "lint errors", "warnings", "scales kept in another order", *cost]
         print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
         for row in document["rows"]:  # type: ignore[attr-defined]
@@ -474,11 +486,11 @@ def cells(row: dict[str, object], counts: Sequence[int]) -> list[str]:
     """One row of the table."""
     if "failed" in row:
         return [str(row["quantizer"]), f"failed: {row['failed']}"]
-    drop, fidelity, layers, order, cost = (row.get(k) or {} for k in ("drop", "fidelity", "layers", "order", "cost"))
+    fidelity, layers, order, cost = (row.get(k) or {} for k in ("fidelity", "layers", "order", "cost"))
     spent = [cost.get(str(n)) for n in counts]  # type: ignore[attr-defined]
     return [
         str(row["quantizer"]),
-        f"{drop['points']:+.2f} ({drop['ci95'][0]:+.2f} to {drop['ci95'][1]:+.2f})",  # type: ignore[index]
+        *(points(row.get(key)) for key in ("drop", "ours_behind")),  # type: ignore[arg-type]
         f"{fidelity['agreement']:.2f} %",  # type: ignore[index]
         f"{fidelity['sqnr_db']:.1f} dB",  # type: ignore[index]
         *level_cells(layers),
@@ -488,6 +500,11 @@ def cells(row: dict[str, object], counts: Sequence[int]) -> list[str]:
         *(f"{s['over_forward']:.1f}" if s else "" for s in spent),
         *(f"{s['peak_rss_mib']:.0f}" if s else "" for s in spent),
     ]
+
+
+def points(drop: dict[str, Any] | None) -> str:
+    """Top-1 lost, with its interval."""
+    return f"{drop['points']:+.2f} ({drop['ci95'][0]:+.2f} to {drop['ci95'][1]:+.2f})" if drop else ""
 
 
 def level_cells(layers: dict[str, object]) -> list[str]:
