@@ -427,7 +427,7 @@ def divide(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.
 
 
 def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each column: half of the weight lies below."""
+    """Of each column: half of the weight lies below. `numpy.quantile` takes weights only from NumPy 2.0 on."""
     order = values.argsort(axis=0)
     below = np.take_along_axis(weights, order, axis=0).cumsum(axis=0)
     middle = (below >= below[-1] / 2).argmax(axis=0)
