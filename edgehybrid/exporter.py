@@ -159,6 +159,7 @@ def _simplify(path: Path, spec: ModelSpec) -> Graph:
             why="its own comparison of before and after failed",
             fix="pip install -U onnxsim",
         )
+    del proto.metadata_props[:]  # onnxsim's log of what it did, kilobytes of names that the graph no longer has
     return from_proto(proto)
 
 

@@ -53,6 +53,7 @@ def test_the_graph_is_what_every_stage_expects(cmt_ti_graph: Graph) -> None:
     assert [(name_of(v), shape_of(v)) for v in cmt_ti_graph.body.outputs] == [("logits", (1, 10))]
     for value in values(cmt_ti_graph):
         shape_of(value)  # raises where it is not static
+    assert not cmt_ti_graph.model.metadata_props
 
 
 def test_shape_arithmetic_is_folded(cmt_ti_graph: Graph) -> None:
