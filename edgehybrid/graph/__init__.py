@@ -299,14 +299,22 @@ def shape_of(value: ir.Value) -> tuple[int, ...]:
     Raises:
         GraphError: Unknown or dynamic.
     """
-    dims = () if value.shape is None else tuple(value.shape)
-    if value.shape is None or not all(isinstance(d, int) for d in dims):
+    dims = known_shape(value)
+    if dims is None:
         raise GraphError(
             f"the shape of '{value.name}' is not static",
             why=f"found {value.shape}; engines here are built for one fixed size",
-            fix="export with a fixed batch and input size",
+            fix="export with a fixed batch and input size; run `onnxsim FILE FILE` if both are fixed already",
         )
-    return tuple(int(d) for d in dims if isinstance(d, int))
+    return dims
+
+
+def known_shape(value: ir.Value) -> tuple[int, ...] | None:
+    """The static shape of a value; None where shape inference found none."""
+    if value.shape is None:
+        return None
+    dims = tuple(d for d in value.shape if isinstance(d, int))
+    return dims if len(dims) == len(value.shape) else None
 
 
 def constant(value: ir.Value | None) -> NDArray[np.generic] | None:

@@ -21,6 +21,7 @@ from edgehybrid.graph import (
     shape_of,
     shapes,
 )
+from edgehybrid.graph.folding import compute_shapes
 from edgehybrid.graph.soundness import check_operators, check_structure
 
 REWRITABLE = (onnx.TensorProto.FLOAT,)
@@ -66,7 +67,7 @@ def adopt(
         if fixed:
             notify(f"input '{image.name}' fixed to {_dims(image)}")
             _substitute(proto, fixed)
-        graph = from_proto(proto)
+        graph = compute_shapes(from_proto(proto))
     if (found := precision(graph)) != "fp32":
         raise GraphError(
             f"{path} is already {found}",

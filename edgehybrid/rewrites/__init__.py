@@ -12,12 +12,12 @@ import numpy as np
 
 from edgehybrid.errors import unknown_name
 from edgehybrid.graph import Graph, infer_shapes, sweep, tidy, values
+from edgehybrid.graph.folding import fold_constants
 from edgehybrid.rewrites.attention_bias import drop_key_bias, move_value_bias
 from edgehybrid.rewrites.attention_norm import fold_into_value
 from edgehybrid.rewrites.attention_scale import fold_scale
 from edgehybrid.rewrites.batch_norm import fold_into_next, fold_into_previous
 from edgehybrid.rewrites.bias import fold_added_vector
-from edgehybrid.rewrites.constants import fold_constants
 from edgehybrid.rewrites.head_size import pad_head_size
 from edgehybrid.rewrites.heads import merge_heads
 from edgehybrid.rewrites.hidden_width import pad_hidden_width

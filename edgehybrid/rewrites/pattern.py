@@ -5,6 +5,7 @@ import math
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, constant
+from edgehybrid.graph import known_shape as known_shape
 
 
 def is_op(node: ir.Node | None, *ops: str) -> bool:
@@ -18,14 +19,6 @@ def only_user(value: ir.Value) -> ir.Node | None:
     if len(uses) != 1 or value.is_graph_output() or uses[0].node.graph is not value.graph:
         return None
     return uses[0].node
-
-
-def known_shape(value: ir.Value) -> tuple[int, ...] | None:
-    """The static shape; None where shape inference found none, and then no rewrite applies."""
-    if value.shape is None:
-        return None
-    dims = tuple(d for d in value.shape if isinstance(d, int))
-    return dims if len(dims) == len(value.shape) else None
 
 
 def scalar(value: ir.Value | None) -> float | None:

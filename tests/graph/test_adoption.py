@@ -180,6 +180,54 @@ def test_torch_with_an_open_batch_is_as_good_as_without(save: Save, tmp_path: Pa
     assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
 
 
+class Halves(torch.nn.Module):
+    """As networks of YOLO's kind split channels: each half's size is computed from the shape of what is split."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 8, 3)
+        self.inner = torch.nn.ModuleList([torch.nn.Conv2d(4, 4, 1), torch.nn.Conv2d(4, 4, 3)])
+        self.head = torch.nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, 8, 8) -> (N, 5)."""
+        x = self.stem(x)
+        for conv in self.inner:
+            first, second = x.chunk(2, 1)
+            inner = conv(second)
+            x = torch.cat([torch.nn.functional.interpolate(first, size=inner.shape[2:]), inner], 1)
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("dynamic", [None, {"x": {0: "n"}, "y": {0: "n"}}])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_shapes_computed_from_shapes_are_folded(tmp_path: Path, dynamic: dict[str, dict[int, str]], batch: int) -> None:
+    """ONNX's inference does not see through the division in `chunk`, also where nothing is open."""
+    module, path = Halves().eval(), tmp_path / "halves.onnx"
+    images = torch.from_numpy(
+        np.repeat(IMAGE, batch, 0) * np.arange(1, batch + 1, dtype=np.float32)[:, None, None, None]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            *(module, (images,), path),
+            dynamo=False,
+            opset_version=17,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes=dynamic,
+        )
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
+    convolved = {node.output[0] for node in inferred.graph.node if node.op_type == "Conv"}
+    dims = [d for v in inferred.graph.value_info if v.name in convolved for d in v.type.tensor_type.shape.dim[2:]]
+    assert not all(d.dim_value for d in dims)  # the premise
+    graph = adopt(path, batch=batch)
+    check_static(graph)
+    with torch.no_grad():
+        np.testing.assert_allclose(run(graph.to_bytes(), images.numpy())[0], module(images), rtol=1e-5, atol=1e-6)
+
+
 def test_weights_among_the_inputs_are_no_inputs(save: Save) -> None:
     """As files of IR version 3 have them, in any order."""
     model = make(ir_version=3)

@@ -1,4 +1,4 @@
-"""Compute now what does not depend on the image."""
+"""Compute now what does not depend on the image: scales, turned weights, the arithmetic of shapes."""
 
 import numpy as np
 import onnx_ir as ir
@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from edgehybrid.graph import Graph, add_constant, constant, name_of
-from edgehybrid.rewrites.pattern import is_op, known_shape, operand, replace
+from edgehybrid.graph import Graph, add_constant, constant, infer_shapes, known_shape, name_of, sweep, values
+from edgehybrid.graph.structure import input_of
 
 FOLDED = (
     *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sqrt", "Exp", "Reciprocal", "Neg", "Abs", "Floor", "Ceil"),
@@ -34,16 +34,32 @@ def fold_constants(graph: Graph) -> int:
         array = None if output.is_graph_output() else evaluate(graph, node)
         if array is not None:
             name, output.name = name_of(output), f"{output.name}_computed"
-            replace(output, add_constant(graph, name, array))
+            ir.convenience.replace_all_uses_with(output, add_constant(graph, name, array))
             graph.body.remove(node, safe=True)
             sites += 1
     return sites
 
 
+def compute_shapes(graph: Graph) -> Graph:
+    """A graph whose shapes are known as far as constants tell, also where they are computed from shapes.
+
+    torch exports `x.chunk(2, 1)` as Shape, Gather, Div and Slice. ONNX's inference does not carry a value through Div,
+    so what is computed from the halves has no shape until the arithmetic is folded. Each round reaches the next such
+    place.
+
+    Args:
+        graph: Edited in place where a shape is unknown, else returned as it is.
+    """
+    while any(known_shape(value) is None for value in values(graph)) and fold_constants(graph):
+        sweep(graph)
+        graph = infer_shapes(graph)
+    return graph
+
+
 def evaluate(graph: Graph, node: ir.Node) -> NDArray[np.generic] | None:
     """The value of a node's output; None where it depends on the image or would be large."""
-    if is_op(node, "Shape"):
-        shape = known_shape(operand(node, 0))
+    if node.op_type == "Shape":
+        shape = known_shape(input_of(node, 0))
         start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape or ()))
         return None if shape is None else np.array(shape[start:end], np.int64)
     arrays = {name_of(v): constant(v) for v in node.inputs if v is not None}
