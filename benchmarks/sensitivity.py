@@ -7,7 +7,7 @@ Every way ranks the same groups on the same images; leave-one-out runs each grou
 takes the mean divergence of the softmax. Halves are what is usually meant by random designs: half of the groups in
 int8, at random, and a ridge regression of the loss; here with as many runs as the single-group runs take. Costs are
 forward passes per image by arithmetic, and processor time over that of ONNX Runtime's forward pass. Writes
-`benchmarks/results/sensitivity-<weights>.json`.
+`benchmarks/results/sensitivity/<weights>.json`.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def main() -> None:
         "device": dataclasses.asdict(device.state(1)),
         "rows": rows,
     }
-    output = options.output or RESULTS / f"sensitivity-{Path(options.weights).stem}.json"
+    output = options.output or RESULTS / "sensitivity" / f"{Path(options.weights).stem}.json"
     output.write_text(json.dumps(document, indent=1, default=dict) + "\n")
 
 
