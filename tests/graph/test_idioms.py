@@ -1,0 +1,132 @@
+"""What users write in torch and its two exporters make of it: taken, rewritten exactly, and clean in int8."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from edgehybrid import linter, rewrites
+from edgehybrid.graph import shape_of, values
+from edgehybrid.graph.adoption import adopt
+from edgehybrid.placement import plan
+from edgehybrid.quantizer import quantize
+from edgehybrid.records import Dialect
+from tests.golden import fill
+from tests.single import draw, observe, run
+
+SIDE, CHANNELS = 16, 16  # of the map that an idiom gets; it has half the image's side
+
+
+def tokens(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H * W, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def attend(x: Tensor) -> Tensor:
+    """Self-attention of one head, without weights."""
+    found = F.scaled_dot_product_attention(*(tokens(x)[:, None],) * 3)[:, 0]
+    return found.transpose(1, 2).reshape(x.shape)
+
+
+def shuffle(x: Tensor) -> Tensor:
+    """Channels of two groups interleaved, as ShuffleNet does."""
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def squeeze_excite(x: Tensor) -> Tensor:
+    """A gate from means."""
+    return x * torch.sigmoid(x.mean((2, 3))).view(x.shape[0], -1, 1, 1)
+
+
+def space_to_depth(x: Tensor) -> Tensor:
+    """YOLO's Focus."""
+    return torch.cat([x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]], 1)
+
+
+IDIOMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "chunk": lambda x: torch.cat([x.chunk(2, 1)[1], F.relu(x.chunk(2, 1)[0])], 1),
+    "split": lambda x: torch.split(x, [4, 8, 4], 1)[1],
+    "unbind": lambda x: torch.stack(x.unbind(1)[:8], 1),
+    "every second channel": lambda x: x[:, ::2],
+    "space to depth": space_to_depth,
+    "pixel shuffle": lambda x: F.pixel_shuffle(x, 2),
+    "channel shuffle": shuffle,
+    "resize to another map": lambda x: F.interpolate(F.avg_pool2d(x, 2), size=x.shape[2:], mode="bilinear"),
+    "reflection": lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
+    "padding cut off": lambda x: F.pad(x, (-1, -1, 2, 0)),
+    "shift": lambda x: torch.roll(x, (1, 2), (2, 3)),
+    "pooling to a size": lambda x: F.adaptive_avg_pool2d(x, (4, 4)),
+    "pooling that rounds up": lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True),
+    "gate": squeeze_excite,
+    "glu": lambda x: F.glu(x, 1),
+    "maxout": lambda x: torch.maximum(x[:, :8], x[:, 8:]),
+    "normalised": lambda x: F.normalize(x, dim=1),
+    "attention": attend,
+    "product of two maps": lambda x: torch.matmul(x, x.transpose(2, 3)) / SIDE,
+    "unfold": lambda x: F.unfold(x, 2, stride=2).view(x.shape[0], 4 * CHANNELS, SIDE // 2, SIDE // 2),
+    "positions": lambda x: x + torch.linspace(0, 1, x.shape[3]).expand(x.shape[0], 1, x.shape[2], -1),
+    "where": lambda x: torch.where(x > 0.5, x, x * 0.1),
+}
+
+WARNED = {("normalised", "fp32"): {"float16-range"}}
+"""Where TensorRT chooses the float types, an epsilon of 1e-12 may become a float16; all one can do is warn."""
+
+
+class Idiom(nn.Module):
+    """Images (N, 3, 32, 32) through a convolution, an idiom, another convolution and a classifier of 10."""
+
+    def __init__(self, idiom: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, CHANNELS, 3, 2, 1)
+        self.idiom = idiom
+        self.inner = nn.Conv2d(idiom(torch.zeros(1, CHANNELS, SIDE, SIDE)).shape[1], 32, 3, padding=1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 10)."""
+        x = F.relu(self.inner(self.idiom(F.relu(self.stem(x)))))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+def export(module: nn.Module, path: Path, *, dynamo: bool) -> None:
+    """As users do, with the batch left open."""
+    images, names = (torch.zeros(2, 3, 2 * SIDE, 2 * SIDE),), {"input_names": ["input"], "output_names": ["logits"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if dynamo:
+            shapes = ({0: torch.export.Dim("n", min=1, max=64)},)
+            torch.onnx.export(module, images, path, dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
+        else:
+            axes = {"input": {0: "n"}, "logits": {0: "n"}}
+            torch.onnx.export(module, images, path, dynamo=False, opset_version=17, dynamic_axes=axes, **names)
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("idiom", IDIOMS)
+def test_an_idiom_takes_the_whole_road(tmp_path: Path, idiom: str, dynamo: bool) -> None:
+    module = Idiom(IDIOMS[idiom]).eval()
+    fill(module)
+    export(module, tmp_path / "net.onnx", dynamo=dynamo)
+    taken = adopt(tmp_path / "net.onnx")
+    for value in values(taken):
+        shape_of(value)  # raises where it is open
+    image = draw(taken, seed=3)
+    with torch.no_grad():
+        want = module(torch.from_numpy(image)).numpy()
+    rewritten, _ = rewrites.apply(taken)
+    for graph in (taken, rewritten):
+        np.testing.assert_allclose(run(graph, image)[0], want, rtol=0, atol=1e-5 * np.abs(want).max())
+    ranges = observe(rewritten, image)
+    dialects: tuple[Dialect, ...] = ("fp32", "typed")
+    for dialect in dialects:
+        quantized = quantize(rewritten, ranges, plan(rewritten, dialect))
+        found = {issue.rule for issue in linter.check(quantized).issues}
+        assert found == WARNED.get((idiom, dialect), set())
+        assert 0 < np.abs(run(quantized, image)[0] - want).max() < 0.1 * np.abs(want).max()
