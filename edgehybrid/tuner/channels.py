@@ -26,7 +26,7 @@ from edgehybrid.tuner.region import (
 _RESHAPES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 _MAPS = {"MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Pad", "ReduceMean"}
 """What works on each channel of a map by itself, and turns f x into f times its result."""
-_HOMOGENEOUS = {"Relu", "LeakyRelu"}
+_HOMOGENEOUS = {"Relu", "LeakyRelu", "PRelu"}
 
 
 def find_region(seed: ir.Value, axis: int) -> Region | None:
@@ -205,7 +205,7 @@ class _Flood:
             self.join(node.outputs[0], index.transpose(_permutation(node, index.ndim)), sign)
         elif op in _RESHAPES and place == 0:
             self.join(node.outputs[0], index.reshape(_shape(node.outputs[0])), sign)
-        elif op in _HOMOGENEOUS:
+        elif op in _HOMOGENEOUS and place == 0:
             self.join(node.outputs[0], index, sign)
         elif op in _MAPS and place == 0:
             self._check_map(node)

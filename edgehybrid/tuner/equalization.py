@@ -4,7 +4,8 @@ One scale serves all channels of an activation, so a channel with a tenth of the
 weight has a scale per output channel and room to spare. Factors f_c = a_c^-alpha w_c^(1 - alpha), with a_c the largest
 |x| of a channel and w_c the largest weight that reads it, move the difference from the activation into the weight. In
 real numbers the network stays the same function: what makes the tensor (the gain of a normalisation, the rows of a
-layer, the values of an attention, the constant of a product) takes the factors, what reads it is divided by them.
+layer, the values of an attention, the constant of a product) takes the factors, what reads it is divided by them. A
+GELU written as one operator gets such a constant (gains.py).
 
 A norm whose channels stand far from zero will be centred afterwards (centering.py). Its factors are also sought with
 a_c the largest distance from the channel's mean, and judged with the means taken off. Alpha is 1 there: every channel
@@ -32,6 +33,7 @@ from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Equalize, Plan
 from edgehybrid.tuner.centering import FREE_GAIN, find_middles
 from edgehybrid.tuner.channels import find_region
+from edgehybrid.tuner.gains import add_gains, drop_idle_gains
 from edgehybrid.tuner.local import ChooseRange, decibels, multiply, multiply_rounded, power, varying
 from edgehybrid.tuner.region import Region, write_factors
 
@@ -82,6 +84,7 @@ def equalize(
     result = graph.clone()
     if sites == "off":
         return result, {}, ()
+    add_gains(result)
     makers = {name_of(node.outputs[0]): node for node in result.nodes()}
     products = [p for p in find_products(result, plan).values() if p.output in samples]
     halves = {p.output: np.split(samples[p.output], [samples[p.output].shape[1] // 2], axis=1) for p in products}
@@ -116,6 +119,7 @@ def equalize(
         write_factors(result, region, factors)
         edited = {edit.node for edit in region.edits}
         products = [p for old in products if (p := product_at(old.node) if old.node in edited else old) is not None]
+    drop_idle_gains(result)
     return result, written, tuple(records)
 
 
@@ -130,8 +134,10 @@ def apply_factors(graph: Graph, factors: Mapping[str, str]) -> Graph:
         ArtifactError: They are of another graph.
     """
     result = graph.clone()
+    add_gains(result)
     for region, each in _locate(result, factors):
         write_factors(result, region, each)
+    drop_idle_gains(result)
     return result
 
 
@@ -148,9 +154,10 @@ def scale_rows(
     Raises:
         ArtifactError: The factors are of another graph.
     """
-    scaled = dict(rows)
-    products = [p for node in graph.nodes() if (p := product_at(node)) is not None and p.output in scaled]
-    for region, each in _locate(graph, factors):
+    scaled, copy = dict(rows), graph.clone()
+    add_gains(copy)
+    products = [p for node in copy.nodes() if (p := product_at(node)) is not None and p.output in scaled]
+    for region, each in _locate(copy, factors):
         for product in products:
             if input_of(product.node, 0) in region.tensors:
                 scaled[product.output] = scaled[product.output] * _columns(region, product, each)

@@ -37,6 +37,21 @@ def gated() -> Graph:
     return net.graph(net.conv(net.gelu(x), 24, 16))
 
 
+def fused() -> Graph:
+    """GELU as one operator, as opset 20 has it: behind a convolution and, twice, in a chain of layers."""
+    net = SingleNet(1, 24, 8, 8, opset=20)
+    x = net.conv(net.gelu(net.conv("input", 24, 32), form="op"), 32, 24)
+    x = net.gelu(net.conv(net.gelu(x, form="op"), 24, 16), form="op")
+    return net.graph(net.conv(x, 16, 16))
+
+
+def parametric() -> Graph:
+    """A ReLU with a slope of its own for each channel."""
+    net = SingleNet(1, 24, 6, 6)
+    x = net.op("PRelu", net.conv("input", 24, 16), net.const(net.random.uniform(0.1, 0.5, (16, 1, 1))))
+    return net.graph(net.conv(x, 16, 16))
+
+
 def attending(*, scores_int8: bool = False) -> Graph:
     """Heads with one layer for keys and values, split in two."""
     net = SingleNet(1, 16, 32)

@@ -28,6 +28,7 @@ CASES: dict[str, tuple[Callable[[], Graph], str, int, set[str]]] = {
     "layer norm": (nets.normed, "LayerNormalization", -1, {"LayerNormalization"}),
     "batch norm before a padded convolution": (nets.rectified, "BatchNormalization", 1, {"BatchNormalization"}),
     "relu and pooling": (nets.rectified, "MaxPool", 1, {"Conv"}),
+    "relu with slopes": (nets.parametric, "PRelu", 1, {"Conv"}),
     "product of two tensors": (nets.gated, "Mul", 1, {"Mul"}),
     "concatenation": (nets.joined, "Concat", 1, {"Conv"}),
     "values of an attention": (nets.attending, "Reshape", -1, {"MatMul"}),

@@ -144,14 +144,17 @@ def judge(samples: Mapping[str, NDArray[np.float32]]) -> tuple[Adjustment, dict[
     return record, factors
 
 
+NETS = [nets.normed(), nets.rectified(), nets.gated(), nets.fused(), nets.attending()]
+
+
 def test_the_factors_make_the_same_graph_again() -> None:
-    for graph in (nets.normed(), nets.rectified(), nets.gated(), nets.attending()):
+    for graph in NETS:
         result, factors, records = level(graph)
         assert len(factors) == sum(r.accepted for r in records)
         assert apply_factors(graph, factors).digest() == result.digest()
 
 
-@pytest.mark.parametrize("graph", [nets.normed(), nets.rectified(), nets.gated(), nets.attending()])
+@pytest.mark.parametrize("graph", NETS)
 def test_the_equalized_graph_is_what_is_read_back_from_its_file(graph: Graph, tmp_path: Path) -> None:
     result, factors, _ = level(graph)
     assert factors
@@ -159,7 +162,7 @@ def test_the_equalized_graph_is_what_is_read_back_from_its_file(graph: Graph, tm
     assert load(tmp_path / "equalized.onnx").to_bytes() == result.to_bytes()
 
 
-@pytest.mark.parametrize("graph", [nets.normed(), nets.rectified(), nets.gated(), nets.attending()])
+@pytest.mark.parametrize("graph", NETS)
 def test_scaled_rows_are_what_the_equalized_graph_gives(graph: Graph) -> None:
     result, factors, _ = level(graph)
     assert factors
@@ -175,6 +178,19 @@ def test_folded_leaves_the_constant_of_a_gelu() -> None:
     assert len(folded) < len(everything)
     halves = [n.inputs[1] for n in level(graph, "folded")[0].nodes("Mul") if n.inputs[1] is not None]
     assert all(v.const_value is None or v.const_value.size == 1 for v in halves)
+
+
+def test_a_gelu_of_one_operator_gets_a_product_only_where_factors_went_in() -> None:
+    graph = nets.fused()
+    assert not list(graph.nodes("Mul"))
+    result, factors, records = level(graph)
+    grown = [node for node in result.nodes("Mul") if name_of(node.outputs[0]) in factors]
+    assert len(grown) == len(list(result.nodes("Mul"))) == sum(record.accepted for record in records)
+    assert 0 < len(grown) < len(list(graph.nodes("Gelu")))
+    assert level(graph, "folded")[0].digest() == graph.digest()
+    x = draw(graph, 99)
+    before = run(graph, x)[0]
+    np.testing.assert_allclose(run(result, x)[0], before, atol=2e-5 * np.abs(before).max())
 
 
 def test_off_changes_nothing() -> None:
