@@ -10,21 +10,27 @@ from edgehybrid.graph import Graph, add_constant, constant, infer_shapes, known_
 from edgehybrid.graph.structure import input_of
 
 FOLDED = (
-    *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sqrt", "Exp", "Reciprocal", "Neg", "Abs", "Floor", "Ceil"),
-    *("Min", "Max", "Equal", "Where", "ReduceProd", "Range", "Cast", "ConstantOfShape", "Expand", "Identity"),
-    *("Concat", "Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Transpose"),
+    *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sqrt", "Exp", "Log", "Reciprocal", "Neg", "Abs", "Floor", "Ceil"),
+    *("Round", "Sign", "Sin", "Cos", "Erf", "Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Min", "Max", "Where"),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "MatMul", "Gemm", "Conv"),
+    *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "CumSum", "Range", "Cast", "Size", "Trilu"),
+    *("ConstantOfShape", "Expand", "Identity", "Tile", "Pad", "Concat", "Gather", "GatherElements", "GatherND"),
+    *("Slice", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose"),
 )
-"""What exporters write to compute shapes and scales, and to turn weights. DequantizeLinear is left alone."""
+"""What exporters write to compute shapes, scales, tables of positions and standardised weights, as far as the reference
+implementation is quick at it. DequantizeLinear is left alone."""
 
-GROWTH = 4096
+GROWTH = {"ConstantOfShape": 2**12, "Expand": 2**12, "Tile": 2**12}
 """Elements by which a result may exceed its inputs: an Expand of a scalar is not worth storing."""
+MOST_GROWTH = 2**20
+"""The same for other operators: a bias for each pair of positions is gathered from a table of offsets."""
 
 
 def fold_constants(graph: Graph) -> int:
     """Operators that only read constants, and Shape of a tensor of known shape, become constants.
 
     `x.flatten(2)` is exported as Shape, Slice, Concat, Reshape, and a scale as Div(1, Sqrt(8)); the other rewrites
-    look for constants.
+    look for constants, and so does quantization: a convolution whose weight is computed stays float.
 
     Source: ONNX's own reference implementation computes the values.
     """
@@ -65,8 +71,9 @@ def evaluate(graph: Graph, node: ir.Node) -> NDArray[np.generic] | None:
     arrays = {name_of(v): constant(v) for v in node.inputs if v is not None}
     known = {name: array for name, array in arrays.items() if array is not None}
     result = known_shape(node.outputs[0])
-    size = GROWTH if result is None else int(np.prod(result))
-    if len(known) < len(arrays) or size > sum(a.size for a in known.values()) + GROWTH:
+    growth = GROWTH.get(node.op_type, MOST_GROWTH)
+    size = growth if result is None else int(np.prod(result))
+    if len(known) < len(arrays) or size > sum(a.size for a in known.values()) + growth:
         return None
     name = name_of(node.outputs[0])
     proto = helper.make_graph(

@@ -130,3 +130,42 @@ def test_an_idiom_takes_the_whole_road(tmp_path: Path, idiom: str, dynamo: bool)
         found = {issue.rule for issue in linter.check(quantized).issues}
         assert found == WARNED.get((idiom, dialect), set())
         assert 0 < np.abs(run(quantized, image)[0] - want).max() < 0.1 * np.abs(want).max()
+
+
+class Standardised(nn.Module):
+    """Weights that are standardised, and a bias for each pair of 256 positions, gathered from a table of offsets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, CHANNELS, 3, 2, 1)
+        self.weight = nn.Parameter(torch.ones(32, CHANNELS, 3, 3))
+        self.table = nn.Parameter(torch.zeros(2 * SIDE**2 - 1))
+        places = torch.arange(SIDE**2)
+        self.register_buffer("offsets", places[:, None] - places[None, :] + SIDE**2 - 1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 10)."""
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5) / 12
+        y = tokens(F.relu(F.conv2d(F.relu(self.stem(x)), weight, padding=1)))
+        scores = y @ y.transpose(1, 2) / 32**0.5 + self.table[self.offsets]
+        logits: Tensor = self.head((scores.softmax(-1) @ y).mean(1))
+        return logits
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_what_is_computed_from_weights_alone_is_a_weight(tmp_path: Path, dynamo: bool) -> None:
+    """Else the convolution would stay float, and the bias be gathered for every image."""
+    module = Standardised().eval()
+    fill(module)
+    export(module, tmp_path / "net.onnx", dynamo=dynamo)
+    rewritten, _ = rewrites.apply(adopt(tmp_path / "net.onnx"))
+    assert not [*rewritten.nodes("Sqrt"), *rewritten.nodes("Gather")]
+    rules = {decision.rule for decision in plan(rewritten, "typed").decisions}
+    assert "conv-int8" in rules
+    assert "computed-weight" not in rules
+    image = draw(rewritten, seed=3)
+    with torch.no_grad():
+        want = module(torch.from_numpy(image)).numpy()
+    np.testing.assert_allclose(run(rewritten, image)[0], want, rtol=0, atol=1e-4 * np.abs(want).max())
