@@ -75,6 +75,33 @@ def _conv(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     return [function(x, weight, bias, strides, 0, dilations, node.attributes.get_int("group", 1))]
 
 
+def _conv_transpose(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
+    x, weight = _required(inputs, 0), _required(inputs, 1)
+    bias = inputs[2] if _given(inputs, 2) else None
+    sized = "output_shape" in node.attributes
+    if weight.ndim != 4 or sized or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        raise _refuse(node, "only 2-d ones with explicit padding are known")
+    strides, more, dilations = (
+        list(node.attributes.get_ints(name, default) or default)
+        for name, default in (("strides", [1, 1]), ("output_padding", [0, 0]), ("dilations", [1, 1]))
+    )
+    groups = node.attributes.get_int("group", 1)
+    whole = functional.conv_transpose2d(x, weight, bias, strides, 0, more, groups, dilations)
+    top, left, bottom, right = node.attributes.get_ints("pads", [0] * 4) or [0] * 4
+    return [whole[:, :, top : whole.shape[2] - bottom, left : whole.shape[3] - right]]
+
+
+def _depth_to_space(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
+    if node.attributes.get_string("mode", "DCR") != "CRD":
+        raise _refuse(node, "only the order of channels of a pixel shuffle is known")
+    return [functional.pixel_shuffle(_required(inputs, 0), node.attributes.get_int("blocksize", 1))]
+
+
+def _prelu(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
+    x = _required(inputs, 0)
+    return [torch.where(x < 0, x * _required(inputs, 1), x)]
+
+
 def _gemm(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     a, b = _required(inputs, 0), _required(inputs, 1)
     a = a.T if node.attributes.get_int("transA", 0) else a
@@ -249,6 +276,7 @@ def _cast(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
 
 
 OPERATORS: dict[str, Operator] = {
+    "Abs": _unary(torch.abs),
     "Add": _binary(torch.add),
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
@@ -256,6 +284,8 @@ OPERATORS: dict[str, Operator] = {
     "Clip": _clip,
     "Concat": _concat,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "DepthToSpace": _depth_to_space,
     "Div": _binary(_divide),
     "Dropout": lambda node, inputs: [_required(inputs, 0)],
     "Elu": lambda node, inputs: [functional.elu(_required(inputs, 0), node.attributes.get_float("alpha", 1.0))],
@@ -282,6 +312,7 @@ OPERATORS: dict[str, Operator] = {
     "Neg": _unary(torch.neg),
     "Pad": _pad,
     "Pow": _binary(torch.pow),
+    "PRelu": _prelu,
     "Reciprocal": _unary(torch.reciprocal),
     "ReduceMax": _reduce(lambda x, axes, keep: torch.amax(x, axes, keep)),
     "ReduceMean": _reduce(lambda x, axes, keep: torch.mean(x, axes, keep)),
