@@ -37,9 +37,10 @@ class Mailbox:
         self._changed = threading.Condition()
 
     def put(self, frame: Frame) -> None:
-        """Leave a frame; never waits."""
+        """Leave a frame; never waits. In a closed box it counts as dropped."""
         with self._changed:
             if self._closed:
+                self.dropped += 1
                 return
             self.dropped += self._frame is not None
             self._frame = frame

@@ -16,8 +16,9 @@ def frame(number: int) -> Frame:
     return Frame(number, PICTURE, 0.0, live=True)
 
 
-@given(st.lists(st.booleans(), max_size=40))
-def test_what_is_taken_is_the_newest_and_the_rest_is_counted(puts: list[bool]) -> None:
+@given(st.lists(st.booleans(), max_size=40), st.integers(0, 2))
+def test_what_is_taken_is_the_newest_and_the_rest_is_counted(puts: list[bool], late: int) -> None:
+    """Also frames that come when the box is closed: a reader may have been on its way."""
     box, put, taken = Mailbox(), 0, []
     for is_put in puts:
         if is_put:
@@ -27,8 +28,10 @@ def test_what_is_taken_is_the_newest_and_the_rest_is_counted(puts: list[bool]) -
             assert got.id == put - 1
             taken.append(got.id)
     box.close()
+    for number in range(late):
+        box.put(frame(put + number))
     assert taken == sorted(set(taken))
-    assert put == len(taken) + box.dropped
+    assert put + late == len(taken) + box.dropped
 
 
 def test_a_clip_is_handed_over_frame_by_frame() -> None:
