@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from plain import choose_ranges
 
 from edgehybrid import calibrator, dataset, engine, exporter, graph, placement, quantizer, rewrites, stages, zoo
 from edgehybrid.engine.build import RTX_CAPABILITIES, capability_of, installed_version
@@ -61,9 +62,8 @@ def make_graphs(model: str, folder: Path, target: Target, size: int | None = Non
     fill(module)
     baseline, _ = rewrites.apply(exporter.trace(module, spec))
     images = dataset.load("photos", limit=CALIBRATED)
-    tensors = sorted({d.tensor for d in placement.plan(baseline, "fp32").decisions if d.kind == "activation"})
-    seen = calibrator.observe(baseline, images.batches(spec.preprocess, 8), tensors)
-    ranges = calibrator.choose(seen, "mse", images=len(images), sha256=images.spec.sha256)
+    plan = placement.plan(baseline, "fp32")
+    ranges = choose_ranges(baseline, plan, images, images.batches(spec.preprocess, 8))
     peaks = calibrator.find_peaks(baseline, images.take(range(8)).batches(spec.preprocess, 8))
     kept = placement.keep_float32(baseline, peaks)
     planned = placement.plan(baseline, target.dialect)

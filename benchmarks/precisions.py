@@ -14,9 +14,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from figures import numbers
+from plain import choose_ranges
 from rewrites import export_plainly, fill
 
-from edgehybrid import benchmark, calibrator, dataset, device, exporter, placement, quantizer, rewrites, zoo
+from edgehybrid import benchmark, dataset, device, exporter, placement, quantizer, rewrites, zoo
 from edgehybrid.runtime import open_runner
 
 RESULT = Path(__file__).parent / "results" / "precisions.json"
@@ -38,9 +39,7 @@ def main() -> None:
     exported = exporter.trace(module, spec)
     baseline, _ = rewrites.apply(exported)
     plan = placement.plan(baseline, "fp32")
-    tensors = sorted({d.tensor for d in plan.decisions if d.kind == "activation"})
-    seen = calibrator.observe(baseline, images.batches(spec.preprocess, 16), tensors)
-    ranges = calibrator.choose(seen, "mse", images=len(images), sha256=images.spec.sha256)
+    ranges = choose_ranges(baseline, plan, images, images.batches(spec.preprocess, 16))
     contents = {
         "fp32 plain": export_plainly(module, spec.preprocess.size).to_bytes(),
         "fp32 rewritten": baseline.to_bytes(),

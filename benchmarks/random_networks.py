@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import quantizers
 import torch
+from plain import choose_ranges
 from timm_models import compile_typed
 from torch import Tensor, nn
 from torch.nn import functional
 from train import Split, read, save_sample
 
 from edgehybrid import dataset, device, evaluator, graph, placement, quantizer, rewrites
-from edgehybrid.calibrator import choose, observe
 from edgehybrid.dataset import Images
 from edgehybrid.dataset.preprocessing import normalise
 from edgehybrid.graph.adoption import adopt
@@ -323,9 +323,7 @@ def take(
     probe = next(evaluation.batches(PREPROCESS, LAYER_IMAGES))
     quantizers.add_layers(rows, model, exclude, outputs, probe)
     plan = placement.plan(model, "typed")
-    tensors = sorted({d.tensor for d in plan.decisions if d.kind == "activation"})
-    seen = observe(model, calibration.batches(PREPROCESS, 1), tensors)
-    ranges = choose(seen, "mse", images=len(calibration), sha256=calibration.spec.sha256)
+    ranges = choose_ranges(model, plan, calibration, calibration.batches(PREPROCESS, 1))
     layers = [node for node in model.nodes(*quantizers.LAYERS) if weight_index(node) >= 0]
     return {
         "blocks": names,

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from plain import choose_ranges
 
-from edgehybrid import calibrator, dataset, device, exporter, graph, placement, quantizer, rewrites, search, zoo
+from edgehybrid import dataset, device, exporter, graph, placement, quantizer, rewrites, search, zoo
 from edgehybrid.runtime import open_runner
 from edgehybrid.search import fisher
 
@@ -45,9 +46,7 @@ def main() -> None:
     images = dataset.load(options.calib, limit=options.images + options.check, split="calib")
     reference, _ = rewrites.apply(exporter.trace(module, spec))
     plan = placement.plan(reference, "fp32")
-    tensors = sorted({d.tensor for d in plan.decisions if d.kind == "activation"})
-    seen = calibrator.observe(reference, images.batches(spec.preprocess, 16), tensors)
-    ranges = calibrator.choose(seen, "mse", images=len(images), sha256=images.spec.sha256)
+    ranges = choose_ranges(reference, plan, images, images.batches(spec.preprocess, 16))
     twin = quantizer.quantize(reference, ranges, plan)
     groups = search.find(reference, plan)
     members = search.members(reference, plan, groups)

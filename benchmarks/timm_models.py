@@ -21,8 +21,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests: seeded weights, stand-ins where torchvision is missing
 
+from plain import choose_ranges
+
 from edgehybrid import (
-    calibrator,
     dataset,
     device,
     engine,
@@ -88,9 +89,7 @@ def take(name: str, size: int | None) -> dict[str, object]:
         found["rewritten_vs_exported"] = compare(exported, rewritten, batches)
         found["last_bit_of_image"] = compare(exported, exported, batches, [np.nextafter(x, np.inf) for x in batches])
         plan = placement.plan(rewritten, "typed")
-        tensors = sorted({d.tensor for d in plan.decisions if d.kind == "activation"})
-        seen = calibrator.observe(rewritten, batches, tensors)
-        ranges = calibrator.choose(seen, "mse", images=len(images), sha256=images.spec.sha256)
+        ranges = choose_ranges(rewritten, plan, images, batches)
         for precision in ("int8", "fp16"):
             typed = quantizer.quantize(rewritten, ranges, plan) if precision == "int8" else quantizer.to_fp16(rewritten)
             found[precision] = compile_typed(typed, precision)

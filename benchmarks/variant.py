@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 from figures import numbers, speedup
+from plain import choose_ranges
 
-from edgehybrid import benchmark, calibrator, dataset, device, engine, graph, placement, quantizer, resources
+from edgehybrid import benchmark, dataset, device, engine, graph, placement, quantizer, resources
 from edgehybrid.errors import EdgeHybridError
 from edgehybrid.graph import Graph
 from edgehybrid.records import ModelCard, Preprocess
@@ -172,10 +173,8 @@ def compile_both(card: ModelCard, folder: Path) -> dict[str, object]:
 def quantize(card: ModelCard, folder: Path, rewritten: Graph) -> Graph:
     """The typed int8 graph; its fp32-typed twin, which ONNX Runtime runs, goes to the folder."""
     plan = placement.plan(rewritten, "fp32")
-    tensors = sorted({d.tensor for d in plan.decisions if d.kind == "activation"})
     images = dataset.load("photos", limit=CALIBRATED)
-    seen = calibrator.observe(rewritten, images.batches(preprocess_of(card), 2), tensors)
-    ranges = calibrator.choose(seen, "mse", images=len(images), sha256=images.spec.sha256)
+    ranges = choose_ranges(rewritten, plan, images, images.batches(preprocess_of(card), 2))
     (folder / "int8.onnx").write_bytes(quantizer.quantize(rewritten, ranges, plan).to_bytes())
     return quantizer.quantize(rewritten, ranges, placement.plan(rewritten, "typed"))
 

@@ -317,6 +317,11 @@ def known_shape(value: ir.Value) -> tuple[int, ...] | None:
     return dims if len(dims) == len(value.shape) else None
 
 
+def has_open_shapes(graph: Graph) -> bool:
+    """Whether shape inference left any value of the main graph without a static shape."""
+    return any(known_shape(value) is None for value in values(graph))
+
+
 def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
     """The array behind an initializer or Constant output; None for anything computed."""
     if value is None or value.is_graph_input():

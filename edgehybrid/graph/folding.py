@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from edgehybrid.graph import Graph, add_constant, constant, infer_shapes, known_shape, name_of, sweep, values
+from edgehybrid.graph import Graph, add_constant, constant, has_open_shapes, known_shape, name_of, tidy
 from edgehybrid.graph.structure import input_of
 
 FOLDED = (
@@ -56,9 +56,8 @@ def compute_shapes(graph: Graph) -> Graph:
     Args:
         graph: Edited in place where a shape is unknown, else returned as it is.
     """
-    while any(known_shape(value) is None for value in values(graph)) and fold_constants(graph):
-        sweep(graph)
-        graph = infer_shapes(graph)
+    while has_open_shapes(graph) and fold_constants(graph):
+        graph = tidy(graph)
     return graph
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, constant, label_nodes, shape_of
+from edgehybrid.graph import Graph, constant, known_shape, label_nodes
 from edgehybrid.graph.structure import KEEPS_INT8
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -115,9 +115,7 @@ def axis_of(node: ir.Node) -> int:
 
 def dims(value: ir.Value | None) -> tuple[int, ...] | None:
     """The shape of a value; None where it is unknown or open."""
-    if value is None or value.shape is None or not all(isinstance(d, int) for d in value.shape):
-        return None
-    return shape_of(value)
+    return None if value is None else known_shape(value)
 
 
 def _find_carriers(graph: Graph) -> list[Carrier]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgehybrid.errors import unknown_name
-from edgehybrid.graph import Graph, infer_shapes, sweep, tidy, values
+from edgehybrid.graph import Graph, has_open_shapes, infer_shapes, sweep, tidy
 from edgehybrid.graph.folding import fold_constants
 from edgehybrid.rewrites.attention_bias import drop_key_bias, move_value_bias
 from edgehybrid.rewrites.attention_norm import fold_into_value
@@ -25,7 +25,6 @@ from edgehybrid.rewrites.key_value import merge_key_value
 from edgehybrid.rewrites.layer_norm import fuse_layer_norm
 from edgehybrid.rewrites.layer_scale import fold_layer_scale
 from edgehybrid.rewrites.layout import remove_no_ops
-from edgehybrid.rewrites.pattern import known_shape
 from edgehybrid.rewrites.pooling import pool_first
 from edgehybrid.rewrites.relative_shift import index_relative_positions
 from edgehybrid.rewrites.residual import fold_identity
@@ -83,7 +82,7 @@ def apply(graph: Graph, *, only: Sequence[str] | None = None) -> tuple[Graph, tu
                 sweep(copy)
                 sites[name] += found
                 busy = True
-        if busy and any(known_shape(v) is None for v in values(copy)):
+        if busy and has_open_shapes(copy):
             copy = infer_shapes(copy)  # folded constants may have made shapes known
     lines = tuple(f"{name}: {n} site{'' if n == 1 else 's'}" for name, n in sites.items())
     return tidy(copy), lines

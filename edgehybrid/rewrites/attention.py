@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgehybrid.graph import Graph
+from edgehybrid.graph import Graph, known_shape
 from edgehybrid.rewrites.layer import layer_at
-from edgehybrid.rewrites.pattern import is_op, known_shape, only_user, operand, scalar
+from edgehybrid.rewrites.pattern import is_op, only_user, operand, scalar
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph
+from edgehybrid.graph import Graph, known_shape
 from edgehybrid.rewrites.attention import find_attention
-from edgehybrid.rewrites.pattern import known_shape, operand
+from edgehybrid.rewrites.pattern import operand
 from edgehybrid.rewrites.trace import Origin, destination, origin
 
 

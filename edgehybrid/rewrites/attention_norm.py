@@ -3,11 +3,11 @@
 import numpy as np
 import onnx_ir as ir
 
-from edgehybrid.graph import Graph
+from edgehybrid.graph import Graph, known_shape
 from edgehybrid.rewrites.attention import find_attention
 from edgehybrid.rewrites.attention_bias import channels_of
 from edgehybrid.rewrites.batch_norm import absorb
-from edgehybrid.rewrites.pattern import is_op, known_shape, only_user, operand
+from edgehybrid.rewrites.pattern import is_op, only_user, operand
 from edgehybrid.rewrites.trace import LAYOUT, Index, along, move, origin
 
 

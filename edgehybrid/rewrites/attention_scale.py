@@ -3,9 +3,9 @@
 import numpy as np
 import onnx_ir as ir
 
-from edgehybrid.graph import Graph
+from edgehybrid.graph import Graph, known_shape
 from edgehybrid.rewrites.layer import layer_at
-from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, known_shape, only_user, operand, scalar
+from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, only_user, operand, scalar
 from edgehybrid.rewrites.trace import origin
 
 

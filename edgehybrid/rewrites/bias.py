@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from edgehybrid.graph import Graph
+from edgehybrid.graph import Graph, known_shape
 from edgehybrid.rewrites.layer import float64
-from edgehybrid.rewrites.pattern import bypass, can_bypass, known_shape, only_user, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user, operand
 from edgehybrid.rewrites.trace import origin
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph
+from edgehybrid.graph import Graph, known_shape
 from edgehybrid.rewrites.attention import Attention, find_attention
 from edgehybrid.rewrites.hidden_width import grow, resize
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into, set_constant
-from edgehybrid.rewrites.pattern import is_op, known_shape, only_user, operand
+from edgehybrid.rewrites.pattern import is_op, only_user, operand
 
 STEP = 8
 """Head sizes that a fused float16 attention takes are multiples of this."""

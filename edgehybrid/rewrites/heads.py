@@ -3,10 +3,10 @@
 import numpy as np
 import onnx_ir as ir
 
-from edgehybrid.graph import Graph, name_of
+from edgehybrid.graph import Graph, known_shape, name_of
 from edgehybrid.rewrites.key_value import joint_name
 from edgehybrid.rewrites.layer import Layer, layer_into
-from edgehybrid.rewrites.pattern import bypass, can_bypass, known_shape, only_user, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user, operand
 
 
 def merge_heads(graph: Graph) -> int:

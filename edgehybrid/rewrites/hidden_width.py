@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, constant
+from edgehybrid.graph import Graph, constant, known_shape
 from edgehybrid.rewrites.batch_norm import scale_and_shift
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into, set_constant
-from edgehybrid.rewrites.pattern import is_op, known_shape, operand, scalar
+from edgehybrid.rewrites.pattern import is_op, operand, scalar
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgehybrid.graph import Graph, add_constant, name_of
+from edgehybrid.graph import Graph, add_constant, known_shape, name_of
 from edgehybrid.rewrites.attention import find_attention
 from edgehybrid.rewrites.layer import Layer
-from edgehybrid.rewrites.pattern import is_op, known_shape, operand, replace
+from edgehybrid.rewrites.pattern import is_op, operand, replace
 from edgehybrid.rewrites.trace import origin
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, add_constant, constant, name_of
-from edgehybrid.rewrites.pattern import bypass, is_op, known_shape, only_user, operand, replace
+from edgehybrid.graph import Graph, add_constant, constant, known_shape, name_of
+from edgehybrid.rewrites.pattern import bypass, is_op, only_user, operand, replace
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import numpy as np
 import onnx_ir as ir
 
-from edgehybrid.graph import Graph, constant
+from edgehybrid.graph import Graph, constant, known_shape
 from edgehybrid.rewrites.layer import set_constant
-from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, known_shape, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, operand
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Operators that keep the order of the elements."""

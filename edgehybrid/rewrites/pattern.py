@@ -5,7 +5,6 @@ import math
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, constant
-from edgehybrid.graph import known_shape as known_shape
 
 
 def is_op(node: ir.Node | None, *ops: str) -> bool:

@@ -2,9 +2,9 @@
 
 import onnx_ir as ir
 
-from edgehybrid.graph import Graph, name_of
+from edgehybrid.graph import Graph, known_shape, name_of
 from edgehybrid.rewrites.layer import Layer, layer_at
-from edgehybrid.rewrites.pattern import bypass, can_bypass, known_shape, only_user, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user, operand
 
 
 def pool_first(graph: Graph) -> int:

@@ -4,9 +4,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, add_constant, constant, name_of
+from edgehybrid.graph import Graph, add_constant, constant, known_shape, name_of
 from edgehybrid.rewrites.layer import float64
-from edgehybrid.rewrites.pattern import is_op, known_shape, only_user, operand, replace
+from edgehybrid.rewrites.pattern import is_op, only_user, operand, replace
 from edgehybrid.rewrites.trace import LAYOUT, Index, move
 
 LARGEST = 1 << 24

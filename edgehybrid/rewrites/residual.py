@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from edgehybrid.graph import Graph
+from edgehybrid.graph import Graph, known_shape
 from edgehybrid.rewrites.layer import Layer, layer_at
-from edgehybrid.rewrites.pattern import bypass, known_shape, only_user, operand
+from edgehybrid.rewrites.pattern import bypass, only_user, operand
 
 
 def fold_identity(graph: Graph) -> int:

@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import constant
+from edgehybrid.graph import constant, known_shape
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into
-from edgehybrid.rewrites.pattern import is_op, known_shape, only_user, operand
+from edgehybrid.rewrites.pattern import is_op, only_user, operand
 
 Index = NDArray[np.int32]
 """For each element of a tensor, the channel it belongs to."""

@@ -37,7 +37,12 @@ def _axes(node: ir.Node, inputs: Inputs, default: list[int]) -> list[int]:
     """`axes` as an input (newer opsets) or an attribute (older ones)."""
     if _given(inputs, 1):
         return _ints(inputs, 1)
-    return list(node.attributes.get_ints("axes", default) or default)
+    return _several(node, "axes", default)
+
+
+def _several(node: ir.Node, name: str, default: list[int]) -> list[int]:
+    """An attribute of several integers; an empty one counts as not given."""
+    return list(node.attributes.get_ints(name, default) or default)
 
 
 def _refuse(node: ir.Node, why: str) -> GraphError:
@@ -66,12 +71,12 @@ def _conv(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     spatial = weight.ndim - 2
     if spatial not in (1, 2) or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise _refuse(node, "only 1-d and 2-d convolutions with explicit padding are known")
-    pads = list(node.attributes.get_ints("pads", [0] * 2 * spatial) or [0] * 2 * spatial)
+    pads = _several(node, "pads", [0] * 2 * spatial)
     x = functional.pad(x, [p for i in reversed(range(spatial)) for p in (pads[i], pads[i + spatial])])
     function = functional.conv1d if spatial == 1 else functional.conv2d
     ones = [1] * spatial
-    strides = list(node.attributes.get_ints("strides", ones) or ones)
-    dilations = list(node.attributes.get_ints("dilations", ones) or ones)
+    strides = _several(node, "strides", ones)
+    dilations = _several(node, "dilations", ones)
     return [function(x, weight, bias, strides, 0, dilations, node.attributes.get_int("group", 1))]
 
 
@@ -82,12 +87,12 @@ def _conv_transpose(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     if weight.ndim != 4 or sized or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         raise _refuse(node, "only 2-d ones with explicit padding are known")
     strides, more, dilations = (
-        list(node.attributes.get_ints(name, default) or default)
+        _several(node, name, default)
         for name, default in (("strides", [1, 1]), ("output_padding", [0, 0]), ("dilations", [1, 1]))
     )
     groups = node.attributes.get_int("group", 1)
     whole = functional.conv_transpose2d(x, weight, bias, strides, 0, more, groups, dilations)
-    top, left, bottom, right = node.attributes.get_ints("pads", [0] * 4) or [0] * 4
+    top, left, bottom, right = _several(node, "pads", [0] * 4)
     return [whole[:, :, top : whole.shape[2] - bottom, left : whole.shape[3] - right]]
 
 
@@ -140,7 +145,7 @@ def _reshape(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
 def _transpose(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     x = _required(inputs, 0)
     order = list(range(x.ndim))[::-1]
-    return [x.permute(list(node.attributes.get_ints("perm", order) or order))]
+    return [x.permute(_several(node, "perm", order))]
 
 
 def _flatten(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
@@ -152,7 +157,7 @@ def _flatten(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
 def _split(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     x = _required(inputs, 0)
     axis = node.attributes.get_int("axis", 0)
-    sizes = _ints(inputs, 1) if _given(inputs, 1) else list(node.attributes.get_ints("split", []) or [])
+    sizes = _ints(inputs, 1) if _given(inputs, 1) else _several(node, "split", [])
     each = -(-x.shape[axis] // len(node.outputs))
     return list(torch.split(x, sizes or each, dim=axis))
 
@@ -215,7 +220,7 @@ def _pad(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
 
 def _max_pool(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     kernel, strides, pads = _window(node)
-    dilations = list(node.attributes.get_ints("dilations", [1, 1]) or [1, 1])
+    dilations = _several(node, "dilations", [1, 1])
     if pads[:2] != pads[2:] or len(node.outputs) > 1:
         raise _refuse(node, "only pooling with symmetric padding and one output is known")
     rounding = bool(node.attributes.get_int("ceil_mode", 0))
@@ -231,11 +236,11 @@ def _average_pool(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
 
 
 def _window(node: ir.Node) -> tuple[list[int], list[int], list[int]]:
-    kernel = list(node.attributes.get_ints("kernel_shape", []) or [])
+    kernel = _several(node, "kernel_shape", [])
     if len(kernel) != 2 or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise _refuse(node, "only 2-d pooling with explicit padding is known")
-    strides = list(node.attributes.get_ints("strides", [1, 1]) or [1, 1])
-    return kernel, strides, list(node.attributes.get_ints("pads", [0] * 4) or [0] * 4)
+    strides = _several(node, "strides", [1, 1])
+    return kernel, strides, _several(node, "pads", [0] * 4)
 
 
 def _resize(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgehybrid.graph import constant
+from edgehybrid.graph import constant, known_shape
 from edgehybrid.tuner.region import (
     Blocked,
     Edit,
@@ -312,9 +312,10 @@ def _check_constant(node: ir.Node, place: int) -> None:
 
 
 def _shape(value: ir.Value | None) -> tuple[int, ...]:
-    if value is None or value.shape is None or any(not isinstance(d, int) for d in value.shape):
+    shape = None if value is None else known_shape(value)
+    if shape is None:
         raise Blocked
-    return tuple(int(d) for d in value.shape if isinstance(d, int))
+    return shape
 
 
 def _rank(value: ir.Value | None) -> int:

@@ -84,7 +84,7 @@ def equalize(
     result = graph.clone()
     if sites == "off":
         return result, {}, ()
-    add_gains(result)
+    gains = add_gains(result)
     makers = {name_of(node.outputs[0]): node for node in result.nodes()}
     products = [p for p in find_products(result, plan).values() if p.output in samples]
     halves = {p.output: np.split(samples[p.output], [samples[p.output].shape[1] // 2], axis=1) for p in products}
@@ -119,7 +119,7 @@ def equalize(
         write_factors(result, region, factors)
         edited = {edit.node for edit in region.edits}
         products = [p for old in products if (p := product_at(old.node) if old.node in edited else old) is not None]
-    drop_idle_gains(result)
+    drop_idle_gains(result, gains)
     return result, written, tuple(records)
 
 
@@ -134,10 +134,10 @@ def apply_factors(graph: Graph, factors: Mapping[str, str]) -> Graph:
         ArtifactError: They are of another graph.
     """
     result = graph.clone()
-    add_gains(result)
+    gains = add_gains(result)
     for region, each in _locate(result, factors):
         write_factors(result, region, each)
-    drop_idle_gains(result)
+    drop_idle_gains(result, gains)
     return result
 
 

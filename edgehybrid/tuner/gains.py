@@ -4,15 +4,17 @@ Written out, y = 0.5 x (1 + erf(x / sqrt 2)) ends in a product with a constant, 
 of opset 20, which torch's newer exporter writes, has no constant. What no factors went into is taken away again.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, add_constant, constant, name_of, unused, values
 
 
-def add_gains(graph: Graph) -> None:
-    """Put a product with 1 behind every Gelu, in place; the product gets the name of the tensor."""
-    taken = {value.name for value in values(graph)}
+def add_gains(graph: Graph) -> list[ir.Node]:
+    """Put a product with 1 behind every Gelu, in place; the products, which get the names of the tensors."""
+    taken, products = {value.name for value in values(graph)}, []
     for node in tuple(graph.nodes("Gelu")):
         output = node.outputs[0]
         if output.is_graph_output():
@@ -26,20 +28,19 @@ def add_gains(graph: Graph) -> None:
         product.replace_input_with(0, output)
         output.name, scaled.name = unused(f"{name}_plain", taken), name
         graph.body.insert_after(node, product)
+        products.append(product)
+    return products
 
 
-def drop_idle_gains(graph: Graph) -> None:
-    """Take away, in place, what `add_gains` put there and is still 1."""
-    for node in tuple(graph.nodes("Gelu")):
-        output = node.outputs[0]
-        product = next((use.node for use in output.uses() if use.node.op_type == "Mul"), None)
-        gain = None if product is None else constant(product.inputs[1])
-        if product is None or gain is None or product.name != f"{node.name}/gain" or gain.shape or gain != 1:
+def drop_idle_gains(graph: Graph, products: Sequence[ir.Node]) -> None:
+    """Take away, in place, those of the products that are still with 1."""
+    for product in products:
+        (output, one), scaled = product.inputs, product.outputs[0]
+        gain = constant(one)
+        if output is None or one is None or gain is None or gain.shape or gain != 1:
             continue
-        scaled, one = product.outputs[0], product.inputs[1]
         name = name_of(scaled)
         ir.convenience.replace_all_uses_with(scaled, output)
         graph.body.remove(product, safe=True)
-        if one is not None and not one.uses():
-            del graph.body.initializers[name_of(one)]
+        del graph.body.initializers[name_of(one)]
         output.name = name

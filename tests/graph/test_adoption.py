@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from edgehybrid.graph.adoption import adopt, companions, scores_of, settle
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16
 from edgehybrid.records import Ranges
+from tests.exports import export
 from tests.golden import fill
 
 Dims = tuple[int | str | None, ...]
@@ -160,16 +160,7 @@ def test_torch_with_an_open_batch_is_as_good_as_without(save: Save, tmp_path: Pa
     module, _ = zoo.load("cmt_ti", "random", num_classes=10, input_size=64)
     fill(module)
     path = tmp_path / "cmt.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            *(module, (torch.zeros(2, 3, 64, 64),), path),
-            dynamo=False,
-            opset_version=17,
-            input_names=["x"],
-            output_names=["y"],
-            dynamic_axes={"x": {0: "n"}, "y": {0: "n"}},
-        )
+    export(module, torch.zeros(2, 3, 64, 64), path)
     graph = adopt(path)
     assert [shape_of(v) for v in (graph.input, *graph.body.outputs)] == [(1, 3, 64, 64), (1, 10)]
     rewritten, lines = rewrites.apply(graph)
@@ -200,24 +191,15 @@ class Halves(torch.nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("dynamic", [None, {"x": {0: "n"}, "y": {0: "n"}}])
+@pytest.mark.parametrize("open_batch", [False, True])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_shapes_computed_from_shapes_are_folded(tmp_path: Path, dynamic: dict[str, dict[int, str]], batch: int) -> None:
+def test_shapes_computed_from_shapes_are_folded(tmp_path: Path, open_batch: bool, batch: int) -> None:
     """ONNX's inference does not see through the division in `chunk`, also where nothing is open."""
     module, path = Halves().eval(), tmp_path / "halves.onnx"
     images = torch.from_numpy(
         np.repeat(IMAGE, batch, 0) * np.arange(1, batch + 1, dtype=np.float32)[:, None, None, None]
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            *(module, (images,), path),
-            dynamo=False,
-            opset_version=17,
-            input_names=["x"],
-            output_names=["y"],
-            dynamic_axes=dynamic,
-        )
+    export(module, images, path, open_batch=open_batch)
     inferred = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
     convolved = {node.output[0] for node in inferred.graph.node if node.op_type == "Conv"}
     dims = [d for v in inferred.graph.value_info if v.name in convolved for d in v.type.tensor_type.shape.dim[2:]]

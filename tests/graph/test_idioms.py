@@ -1,6 +1,5 @@
 """What users write in torch and its two exporters make of it: taken, rewritten exactly, and clean in int8."""
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +10,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from edgehybrid import linter, rewrites
-from edgehybrid.graph import shape_of, values
 from edgehybrid.graph.adoption import adopt
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize
 from edgehybrid.records import Dialect
+from tests.exports import export
 from tests.golden import fill
+from tests.graph.test_adoption import check_static
 from tests.single import draw, observe, run
 
 SIDE, CHANNELS = 16, 16  # of the map that an idiom gets; it has half the image's side
+IMAGES = torch.zeros(2, 3, 2 * SIDE, 2 * SIDE)
 
 
 def tokens(x: Tensor) -> Tensor:
@@ -95,28 +96,14 @@ class Idiom(nn.Module):
         return logits
 
 
-def export(module: nn.Module, path: Path, *, dynamo: bool) -> None:
-    """As users do, with the batch left open."""
-    images, names = (torch.zeros(2, 3, 2 * SIDE, 2 * SIDE),), {"input_names": ["input"], "output_names": ["logits"]}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if dynamo:
-            shapes = ({0: torch.export.Dim("n", min=1, max=64)},)
-            torch.onnx.export(module, images, path, dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
-        else:
-            axes = {"input": {0: "n"}, "logits": {0: "n"}}
-            torch.onnx.export(module, images, path, dynamo=False, opset_version=17, dynamic_axes=axes, **names)
-
-
 @pytest.mark.parametrize("dynamo", [False, True])
 @pytest.mark.parametrize("idiom", IDIOMS)
 def test_an_idiom_takes_the_whole_road(tmp_path: Path, idiom: str, dynamo: bool) -> None:
     module = Idiom(IDIOMS[idiom]).eval()
     fill(module)
-    export(module, tmp_path / "net.onnx", dynamo=dynamo)
+    export(module, IMAGES, tmp_path / "net.onnx", dynamo=dynamo)
     taken = adopt(tmp_path / "net.onnx")
-    for value in values(taken):
-        shape_of(value)  # raises where it is open
+    check_static(taken)
     image = draw(taken, seed=3)
     with torch.no_grad():
         want = module(torch.from_numpy(image)).numpy()
@@ -159,7 +146,7 @@ def test_what_is_computed_from_weights_alone_is_a_weight(tmp_path: Path, dynamo:
     """Else the convolution would stay float, and the bias be gathered for every image."""
     module = Standardised().eval()
     fill(module)
-    export(module, tmp_path / "net.onnx", dynamo=dynamo)
+    export(module, IMAGES, tmp_path / "net.onnx", dynamo=dynamo)
     rewritten, _ = rewrites.apply(adopt(tmp_path / "net.onnx"))
     assert not [*rewritten.nodes("Sqrt"), *rewritten.nodes("Gather")]
     rules = {decision.rule for decision in plan(rewritten, "typed").decisions}
