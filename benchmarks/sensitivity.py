@@ -3,11 +3,11 @@
     python benchmarks/sensitivity.py --weights cmt_ti_cifar10_64.safetensors --crop-pct 1.0 --calib cifar10_calib.npz
     python benchmarks/sensitivity.py --weights fashion-mnist --calib fashion-mnist --output results/other.json
 
-Every way ranks the same groups on the same images; leave-one-out runs each group alone in int8 on other images and
-takes the mean divergence of the softmax. Halves are what is usually meant by random designs: half of the groups in
-int8, at random, and a ridge regression of the loss; here with as many runs as the single-group runs take. Costs are
-forward passes per image by arithmetic, and processor time over that of ONNX Runtime's forward pass. Writes
-`benchmarks/results/sensitivity/<weights>.json`.
+The network is tuned as a build tunes it. Every way ranks the same groups on the same images; leave-one-out runs each
+group alone in int8 on other images and takes the mean divergence of the softmax. Halves are what is usually meant by
+random designs: half of the groups in int8, at random, and a ridge regression of the loss; here with as many runs as the
+single-group runs take. Costs are forward passes per image by arithmetic, and processor time over that of ONNX
+Runtime's forward pass. Writes `benchmarks/results/sensitivity/<weights>.json`.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from plain import choose_ranges
 
-from edgehybrid import dataset, device, exporter, graph, placement, quantizer, rewrites, search, zoo
+from edgehybrid import dataset, device, exporter, graph, search, stages, zoo
+from edgehybrid.records import Plan, Preprocess
 from edgehybrid.runtime import open_runner
 from edgehybrid.search import fisher
 
@@ -39,16 +39,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=96, help="to rank on")
     parser.add_argument("--check", type=int, default=24, help="other images, for leave-one-out")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--unit", choices=("group", "layer"), default="group")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
 
     module, spec = zoo.load(options.model, options.weights, crop_pct=options.crop_pct)
     images = dataset.load(options.calib, limit=options.images + options.check, split="calib")
-    reference, _ = rewrites.apply(exporter.trace(module, spec))
-    plan = placement.plan(reference, "fp32")
-    ranges = choose_ranges(reference, plan, images, images.batches(spec.preprocess, 16))
-    twin = quantizer.quantize(reference, ranges, plan)
-    groups = search.find(reference, plan)
+    reference, twin, plan = quantize(exporter.trace(module, spec), images, spec.preprocess)
+    groups = search.find(reference, plan, single=options.unit == "layer")
     members = search.members(reference, plan, groups)
     labels = graph.label_nodes(reference)
     owner = {graph.name_of(n.outputs[0]): members[label] for n, label in labels.items() if label in members}
@@ -104,7 +102,7 @@ def main() -> None:
                         "seed": seed,
                         "spearman": search.spearman(found, measured),
                         "sum_over_measured": float(found.sum() / measured.sum()),
-                        "forwards": 1 + share + fisher.BACKWARD if way == "fisher" else 1.0 + rounds,
+                        "forwards": 1 + share + fisher.count_backward(reference) if way == "fisher" else 1.0 + rounds,
                         "forwards_by_time": (time.process_time() - start) / len(ranked) / forward,
                     }
                     rows.append(row)
@@ -115,6 +113,7 @@ def main() -> None:
     document = {
         "model": spec.name,
         "weights": Path(options.weights).name,
+        "unit": options.unit,
         "groups": len(groups),
         "ranked_on": len(ranked),
         "checked_on": len(checked),
@@ -125,6 +124,21 @@ def main() -> None:
     }
     output = options.output or RESULTS / "sensitivity" / f"{Path(options.weights).stem}.json"
     output.write_text(json.dumps(document, indent=1, default=dict) + "\n")
+
+
+def quantize(
+    exported: graph.Graph, images: dataset.Images, preprocess: Preprocess
+) -> tuple[graph.Graph, graph.Graph, Plan]:
+    """The tuned float32 network, its int8 twin, and what was placed where."""
+    with tempfile.TemporaryDirectory() as name:
+        run, path = stages.Run(), Path(name) / "exported.onnx"
+        path.write_bytes(exported.to_bytes())
+        baseline = stages.rewrite(run, path)
+        ready = stages.prepare(
+            run, baseline, images, preprocess, "mse", equalize="all", refine="biases", rounding="nearest"
+        )
+        made = stages.quantize(run, ready.path, "int8", ready.ranges, None, tuning=ready.tuning)
+        return graph.load(ready.path), graph.load(made.runnable), made.plan
 
 
 def regress_halves(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgehybrid.graph import Graph, constant, shape_of
+from edgehybrid.graph import PRODUCTS, Graph, constant, macs_of, shape_of
+from edgehybrid.graph.structure import input_of
 from edgehybrid.records import Figure, Floor, Precision, Target
 
 RATES = {"int8": "gpu_int8_dense", "fp16": "gpu_fp16_dense", "fp32": "gpu_fp32_dense"}
@@ -38,21 +39,12 @@ def count(graph: Graph) -> Work:
         GraphError: A shape is not static.
     """
     ops = dict.fromkeys(RATES, 0)
-    for node in graph.nodes("Conv", "Gemm", "MatMul"):
-        first, second = node.inputs[0], node.inputs[1]
-        if first is None or second is None:
-            continue
-        out, depth = math.prod(shape_of(node.outputs[0])), 0
-        if node.op_type == "Conv":
-            depth = math.prod(shape_of(second)[1:])
-        elif node.op_type == "Gemm":
-            depth = shape_of(first)[0 if node.attributes.get_int("transA", 0) else 1]
-        else:
-            depth = shape_of(first)[-1]
+    for node in graph.nodes(*PRODUCTS):
+        first, second = input_of(node, 0), input_of(node, 1)
         makers = [value.producer() for value in (first, second)]
         quantized = all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
         kind = "int8" if quantized else "fp16" if first.dtype is not None and first.dtype.itemsize == 2 else "fp32"
-        ops[kind] += 2 * out * depth
+        ops[kind] += 2 * macs_of(node)
     weights = [constant(value) for value in graph.body.initializers.values()]
     moved: float = sum(array.nbytes for array in weights if array is not None and array.dtype.kind in "fiu")
     ends = [graph.input, *graph.body.outputs]

@@ -23,6 +23,8 @@ MAX_OPSET = 23
 LARGEST_FILE = 2**31 - 1  # bytes; what a protobuf message can have
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "BatchNormalization")
 """Operators whose constants are trained weights."""
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+"""Operators whose multiply-accumulates are counted, as papers do."""
 
 
 class Graph:
@@ -373,18 +375,17 @@ def count_params(graph: Graph) -> int:
 
 
 def count_macs(graph: Graph) -> int:
-    """Multiply-accumulates of one image: Conv, Gemm and MatMul, as papers count them."""
-    total = 0
-    for node in graph.nodes("Conv", "Gemm", "MatMul"):
-        first, second = node.inputs[0], node.inputs[1]
-        if first is None or second is None:
-            continue
-        out = math.prod(shape_of(node.outputs[0]))
-        if node.op_type == "Conv":
-            total += out * math.prod(shape_of(second)[1:])
-        elif node.op_type == "Gemm":
-            transposed = node.attributes.get_int("transA", 0)
-            total += out * shape_of(first)[0 if transposed else 1]
-        else:
-            total += out * shape_of(first)[-1]
-    return total // shape_of(graph.input)[0]
+    """Multiply-accumulates of one image, of all `PRODUCTS`."""
+    return sum(macs_of(node) for node in graph.nodes(*PRODUCTS)) // shape_of(graph.input)[0]
+
+
+def macs_of(node: ir.Node) -> int:
+    """Multiply-accumulates of a convolution or matrix product, for all images of a call."""
+    first, second = node.inputs[:2]
+    if first is None or second is None:
+        raise ValueError(f"'{node.name}' lacks an operand")
+    out = math.prod(shape_of(node.outputs[0]))
+    if node.op_type == "Conv":
+        return out * math.prod(shape_of(second)[1:])
+    flipped = node.op_type == "Gemm" and bool(node.attributes.get_int("transA", 0))
+    return out * shape_of(first)[0 if flipped else -1]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, constant, known_shape
+from edgehybrid.graph import PRODUCTS, Graph, constant, known_shape
 from edgehybrid.rewrites.batch_norm import scale_and_shift
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into, set_constant
 from edgehybrid.rewrites.pattern import is_op, operand, scalar
@@ -59,7 +59,7 @@ def pad_hidden_width(graph: Graph) -> int:
     thread of an AMD EPYC with AVX-512 (benchmarks/rewrites.py).
     """
     sites = 0
-    for node in tuple(graph.nodes("Conv", "Gemm", "MatMul")):
+    for node in tuple(graph.nodes(*PRODUCTS)):
         layer = layer_at(node)
         if layer is None or layer.groups > 1:
             continue

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, add_constant, constant, known_shape, name_of
+from edgehybrid.graph import PRODUCTS, Graph, add_constant, constant, known_shape, name_of
 from edgehybrid.rewrites.pattern import bypass, is_op, only_user, operand, replace
 
 
@@ -92,7 +92,7 @@ class Layer:
 
 def layer_at(node: ir.Node | None) -> Layer | None:
     """The layer whose product this node computes; None if its weight is not constant, or it is no layer."""
-    if not is_op(node, "Conv", "Gemm", "MatMul") or node is None:
+    if not is_op(node, *PRODUCTS) or node is None:
         return None
     weight = float64(node.inputs[1])
     if weight is None or constant(node.inputs[0]) is not None:

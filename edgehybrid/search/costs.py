@@ -9,10 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, label_nodes, shape_of
+from edgehybrid.graph import Graph, label_nodes, macs_of, shape_of
 from edgehybrid.graph.structure import input_of
 from edgehybrid.records import LayerGroup, Target
-from edgehybrid.search.groups import count_macs
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,13 @@ def estimate_gains(graph: Graph, groups: Iterable[LayerGroup], target: Target) -
     """
     nodes = {label: node for node, label in label_nodes(graph).items()}
     rates = [_figure(target, name) for name in ("gpu_int8_dense", "gpu_fp16_dense", "memory_bandwidth")]
-    batch = shape_of(graph.input)[0]
     if any(rate is None for rate in rates):
-        macs = np.array([group.macs * batch for group in groups], np.float64)
+        macs = np.array([group.macs for group in groups], np.float64) * shape_of(graph.input)[0]
         return Gains(macs / 2, f"estimated from multiply-accumulates: the data sheet of {target.name} has no rates")
     int8, fp16, bandwidth = (float(rate or 0) for rate in rates)
     saved = [
         sum(
-            _milliseconds(nodes[name], batch, fp16, bandwidth, 2)
-            - _milliseconds(nodes[name], batch, int8, bandwidth, 1)
+            _milliseconds(nodes[name], fp16, bandwidth, 2) - _milliseconds(nodes[name], int8, bandwidth, 1)
             for name in group.nodes
         )
         for group in groups
@@ -111,9 +108,9 @@ def order_groups(losses: NDArray[np.float64], gains: NDArray[np.float64]) -> tup
     return tuple(int(i) for i in np.argsort(-ratios, kind="stable"))
 
 
-def _milliseconds(node: ir.Node, batch: int, rate: float, bandwidth: float, size: int) -> float:
+def _milliseconds(node: ir.Node, rate: float, bandwidth: float, size: int) -> float:
     """Of one operator that reads elements of `size` bytes and writes fp16."""
-    operations = 2 * count_macs(node, batch) * batch
+    operations = 2 * macs_of(node)
     read = sum(math.prod(shape_of(input_of(node, i))) for i in (0, 1))
     moved = read * size + 2 * math.prod(shape_of(node.outputs[0]))
     return max(operations / (1e9 * rate), moved / (1e6 * bandwidth))

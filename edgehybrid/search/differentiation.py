@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgehybrid.errors import StageError
-from edgehybrid.graph import Graph, constant
+from edgehybrid.graph import Graph, constant, shape_of
 from edgehybrid.search.operators import OPERATORS
 
 TOLERANCE = 1e-3
 """Largest difference of logits to ONNX Runtime's, relative to the largest logit."""
 
-Visit = Callable[[ir.Node, Sequence[Tensor | None], Sequence[Tensor]], None]
-"""(node, its inputs, its outputs), after each node."""
+Visit = Callable[[ir.Node, Sequence[Tensor | None], Sequence[Tensor]], Sequence[Tensor]]
+"""(node, its inputs, its outputs) -> what goes on in their place."""
 
 
 def unknown_operators(graph: Graph) -> tuple[str, ...]:
@@ -41,29 +41,25 @@ class Network:
             if value is not None and (array := constant(value)) is not None
         }
 
-    def run(self, images: NDArray[np.float32], visit: Visit) -> Tensor:
-        """Logits of images (B, 3, H, W), with their history.
+    @property
+    def scores(self) -> ir.Value:
+        """The output with a logit per class, (B, classes)."""
+        return next(value for value in self.graph.body.outputs if len(shape_of(value)) == 2)
+
+    def run(self, images: Tensor, visit: Visit) -> Tensor:
+        """Logits of images (B, 3, H, W), with the B of the graph.
 
         Raises:
             GraphError: An operator whose gradient is not known.
         """
-        known: dict[ir.Value, Tensor] = {
-            self.graph.input: torch.from_numpy(np.ascontiguousarray(images)).requires_grad_()
-        }
+        known: dict[ir.Value, Tensor] = {self.graph.input: images}
         for node in self.graph.nodes():
             if node.op_type == "Constant":
                 continue
             inputs = [None if v is None else self._constants.get(v, known.get(v)) for v in node.inputs]
-            results = OPERATORS[node.op_type](node, inputs)
+            results = visit(node, inputs, OPERATORS[node.op_type](node, inputs))
             known.update(zip(node.outputs, results, strict=False))
-            visit(node, inputs, results)
-        return next(known[v] for v in self.graph.body.outputs if known[v].ndim == 2)
-
-
-def differentiate(logits: Tensor, tensors: Sequence[Tensor], generator: torch.Generator) -> list[Tensor | None]:
-    """The gradient g at each tensor; None where no logit hangs on it."""
-    target = (_direction(logits.detach(), generator) * logits).sum()
-    return list(torch.autograd.grad(target, list(tensors), allow_unused=True)) if tensors else []
+        return known[self.scores]
 
 
 def check(expected: NDArray[np.float32], logits: Tensor) -> None:
@@ -83,9 +79,19 @@ def check(expected: NDArray[np.float32], logits: Tensor) -> None:
         )
 
 
-def _direction(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """A random v per image with E[v v'] = diag(p) - p p'."""
-    p = torch.softmax(logits.double(), dim=1)
-    signs = torch.randint(0, 2, p.shape, generator=generator).double() * 2 - 1
+def draw_signs(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """1 or -1, at random: what `project` makes a direction of."""
+    return torch.randint(0, 2, tuple(shape), generator=generator).double() * 2 - 1
+
+
+def project(logits: Tensor, signs: Tensor) -> Tensor:
+    """The sum over images of v . logits, with a v per image such that over random signs E[v v'] = diag(p) - p p'.
+
+    Args:
+        logits: (B, classes).
+        signs: (B, classes), from `draw_signs`.
+    """
+    p = torch.softmax(logits.detach().double(), dim=1)
     v = p.sqrt() * signs
-    return (v - p * (p.sqrt() * signs).sum(dim=1, keepdim=True)).float()
+    v = v - p * v.sum(dim=1, keepdim=True)
+    return (v.float() * logits).sum()

@@ -1,13 +1,16 @@
 """What int8 costs by Fisher information: of each group from one pass forward and back, or position by position.
 
-Noise d in a layer's output costs E[(g . d)^2] / 2 nats (`differentiation`). One backward pass gives g for every layer
-at once, and the layer computed once more from its int8 inputs gives d. So all layers of an image cost a forward pass, a
-second one of the int8 layers alone, and a backward pass of two.
+Noise d in a layer's output costs E[(g . d)^2] / 2 nats (`differentiation`). The layer computed once more from its int8
+inputs gives d, and g . d is what the loss gains per share of d that is added to the output: one derivative per group.
+So all layers of an image cost a forward pass, a second one of the int8 layers alone, and a backward pass. Images are
+mapped over, so that torch computes many at once while each keeps derivatives of its own.
 
 Source:
     Second-order sensitivity as in HAWQ (Dong et al. 2019) and BRECQ (Li et al. 2021), with errors instead of bits.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -17,14 +20,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgehybrid.errors import StageError
-from edgehybrid.graph import Graph, constant, name_of
+from edgehybrid.graph import PRODUCTS, Graph, constant, known_shape, macs_of, name_of, shape_of
 from edgehybrid.graph.products import Product
-from edgehybrid.search.differentiation import Network, check, differentiate
+from edgehybrid.search.differentiation import Network, Visit, check, draw_signs, project
 from edgehybrid.search.operators import OPERATORS
 from edgehybrid.search.switches import Site, find_sites
 
-BACKWARD = 2.0
-"""Forward passes that a backward pass counts as. Weights get no gradient, so its arithmetic is nearer to one."""
+MAPPED = 16
+"""Pieces of images that are computed at once: torch's convolutions are several times as fast as with one or two."""
+MEMORY = 256 << 20
+"""Bytes of activations that they may have; where they have more, fewer are computed at once."""
+
+
+def count_backward(graph: Graph) -> float:
+    """What the backward pass costs at most, in forward passes: as much arithmetic for every operand that is computed.
+
+    Weights get no gradient, so that is one forward pass, and two for the products of an attention.
+    """
+    nodes = list(graph.nodes(*PRODUCTS))
+    back = sum(macs_of(node) * sum(constant(value) is None for value in node.inputs[:2]) for node in nodes)
+    return back / max(sum(map(macs_of, nodes)), 1)
 
 
 def estimate(
@@ -58,21 +73,33 @@ def estimate(
         StageError: torch computes other logits than ONNX Runtime.
     """
     network, twins = Network(reference), _Twins(reference, twin, owner)
-    generator = torch.Generator().manual_seed(seed)
-    sums, images = np.zeros(groups), 0
-    for i, piece in enumerate(pieces):
-        twins.forget()
-        logits = network.run(piece, twins.visit)
-        if i == 0:
-            check(expected(piece), logits)
-        found = np.zeros(groups)
-        for gradient, (group, error) in zip(differentiate(logits, twins.outputs, generator), twins.errors, strict=True):
-            if gradient is not None:
-                found[group] += float((gradient * error).sum(dtype=torch.float64))
-        sums += np.square(found) / 2
-        images += len(piece)
-        progress(i + 1)
-    return sums / images
+
+    def loss(shares: Tensor, images: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
+        logits = network.run(images, twins.adding(shares))
+        return project(logits, signs), logits.detach()
+
+    losses, generator = torch.func.vmap(loss), torch.Generator().manual_seed(seed)
+    sums, images, done = torch.zeros(groups, dtype=torch.float64), 0, 0
+    size = max(1, min(MAPPED, MEMORY // _activations(reference)))
+    source = iter(pieces)
+    while some := list(itertools.islice(source, size)):
+        stacked = torch.from_numpy(np.stack(some))
+        signs = draw_signs((len(some), *shape_of(network.scores)), generator)
+        shares = torch.zeros(len(some), groups, requires_grad=True)
+        lost, logits = losses(shares, stacked, signs)
+        if not done:
+            check(expected(some[0]), logits[0])
+        (slopes,) = torch.autograd.grad(lost.sum(), [shares], materialize_grads=True)
+        sums += slopes.double().square().sum(dim=0) / 2
+        images, done = images + sum(map(len, some)), done + len(some)
+        progress(done)
+    return sums.numpy() / images
+
+
+def _activations(graph: Graph) -> int:
+    """Bytes of all that one call computes."""
+    shapes = (known_shape(output) for node in graph.nodes() for output in node.outputs if constant(output) is None)
+    return max(1, sum(4 * math.prod(shape) for shape in shapes if shape is not None))
 
 
 def gradients_at(
@@ -106,16 +133,19 @@ def gradients_at(
     kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in sorted(wanted)}
     outputs: dict[str, Tensor] = {}
 
-    def keep(node: ir.Node, _: Sequence[Tensor | None], results: Sequence[Tensor]) -> None:
+    def keep(node: ir.Node, _: Sequence[Tensor | None], results: Sequence[Tensor]) -> Sequence[Tensor]:
         if node.outputs[0].name in wanted:
             outputs[name_of(node.outputs[0])] = results[0]
+        return results
 
     for ordinal, images in enumerate(batches):
         outputs.clear()
-        logits = network.run(images, keep)
+        logits = network.run(torch.from_numpy(np.ascontiguousarray(images)).requires_grad_(), keep)
         if ordinal == 0:
             check(expected(images), logits)
-        found = dict(zip(outputs, differentiate(logits, list(outputs.values()), generator), strict=True))
+        target = project(logits, draw_signs(logits.shape, generator))
+        gradients = torch.autograd.grad(target, list(outputs.values()), allow_unused=True) if outputs else []
+        found = dict(zip(outputs, gradients, strict=True))
         for product in products:
             name = product.output
             gradient = found[name]
@@ -137,25 +167,23 @@ class _Twins:
             for site in sites
             if site.constants is not None
         }
-        self.forget()
 
-    def forget(self) -> None:
-        """Begin another image."""
-        self.outputs: list[Tensor] = []
-        self.errors: list[tuple[int, Tensor]] = []  # of each output: its group, and the error
+    def adding(self, shares: Tensor) -> Visit:
+        """Add to every int8 operator a share of its error, (groups,): shares of 0 change nothing but the derivative."""
 
-    def visit(self, node: ir.Node, inputs: Sequence[Tensor | None], results: Sequence[Tensor]) -> None:
-        """Compute an int8 operator once more."""
-        name = name_of(node.outputs[0])
-        if name not in self.sites:
-            return
-        with torch.no_grad():
-            swapped = dict(enumerate(inputs))
-            for site in self.sites[name]:
-                swapped[site.index] = self._int8(site, swapped.get(site.index))
-            again = OPERATORS[node.op_type](node, [swapped.get(i) for i in range(max(swapped) + 1)])[0]
-            self.errors.append((self.sites[name][0].group, again - results[0]))
-        self.outputs.append(results[0])
+        def visit(node: ir.Node, inputs: Sequence[Tensor | None], results: Sequence[Tensor]) -> Sequence[Tensor]:
+            sites = self.sites.get(name_of(node.outputs[0]), ())
+            if not sites:
+                return results
+            with torch.no_grad():
+                swapped = dict(enumerate(inputs))
+                for site in sites:
+                    swapped[site.index] = self._int8(site, swapped.get(site.index))
+                again = OPERATORS[node.op_type](node, [swapped.get(i) for i in range(max(swapped) + 1)])[0]
+                error = again - results[0]
+            return [results[0] + shares[sites[0].group] * error, *results[1:]]
+
+        return visit
 
     def _int8(self, site: Site, value: Tensor | None) -> Tensor:
         """What the int8 twin reads instead of a tensor."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
-from edgehybrid.graph import Graph, constant, label_nodes, name_of, shape_of
+from edgehybrid.graph import PRODUCTS, Graph, constant, label_nodes, macs_of, name_of, shape_of
 from edgehybrid.graph.structure import (
     KEEPS_INT8,
     MOVES,
@@ -41,7 +41,7 @@ def find(graph: Graph, plan: Plan, *, single: bool = False) -> tuple[LayerGroup,
         Every int8 convolution and matrix product in exactly one group.
     """
     labels = label_nodes(graph)
-    int8 = {d.node for d in plan.decisions if d.kind in _INT8 and d.op in ("Conv", "Gemm", "MatMul")}
+    int8 = {d.node for d in plan.decisions if d.kind in _INT8 and d.op in PRODUCTS}
     nodes = [node for node, label in labels.items() if label in int8]
     if single:
         return tuple(_describe([node], "single", labels, graph) for node in nodes)
@@ -78,17 +78,6 @@ def members(graph: Graph, plan: Plan, groups: Iterable[LayerGroup]) -> dict[str,
         near += [labels[maker] for value in node.inputs if value is not None for maker in producers(value, KEEPS_INT8)]
         found[label] = next((owner[name] for name in near if name in owner), 0)
     return found
-
-
-def count_macs(node: ir.Node, batch: int) -> int:
-    """Multiply-accumulates of a convolution or matrix product, for one image."""
-    out = math.prod(shape_of(node.outputs[0]))
-    second = shape_of(input_of(node, 1))
-    if node.op_type == "Conv":
-        return out * math.prod(second[1:]) // batch
-    first = shape_of(input_of(node, 0))
-    flipped = node.op_type == "Gemm" and bool(node.attributes.get_int("transA", 0))
-    return out * first[0 if flipped else -1] // batch
 
 
 class _Parts:
@@ -175,7 +164,7 @@ def _describe(part: list[ir.Node], why: str, labels: Mapping[ir.Node, str], grap
     names = tuple(labels[node] for node in part)
     reading = len({name_of(input_of(node, 0)) for node in part}) == 1
     kind = "shared input" if why == "mlp" and reading else why
-    return LayerGroup(names[0], kind, names, sum(count_macs(node, batch) for node in part))
+    return LayerGroup(names[0], kind, names, sum(macs_of(node) for node in part) // batch)
 
 
 def _named(groups: list[LayerGroup]) -> list[LayerGroup]:
