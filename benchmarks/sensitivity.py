@@ -102,7 +102,9 @@ def main() -> None:
                         "seed": seed,
                         "spearman": search.spearman(found, measured),
                         "sum_over_measured": float(found.sum() / measured.sum()),
-                        "forwards": 1 + share + fisher.count_backward(reference) if way == "fisher" else 1.0 + rounds,
+                        "forwards": 1 + share + fisher.count_backward(reference, owner)
+                        if way == "fisher"
+                        else 1.0 + rounds,
                         "forwards_by_time": (time.process_time() - start) / len(ranked) / forward,
                     }
                     rows.append(row)

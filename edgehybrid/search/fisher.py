@@ -32,14 +32,25 @@ MEMORY = 256 << 20
 """Bytes of activations that they may have; where they have more, fewer are computed at once."""
 
 
-def count_backward(graph: Graph) -> float:
-    """What the backward pass costs at most, in forward passes: as much arithmetic for every operand that is computed.
+def count_backward(graph: Graph, owner: Mapping[str, int]) -> float:
+    """Forward passes that the backward pass is worth: the arithmetic of a product once per operand with a gradient.
 
-    Weights get no gradient, so that is one forward pass, and two for the products of an attention.
+    Those are what int8 operators make and what is computed from it: no weight, nothing before the first int8 operator,
+    both operands of the products of an attention.
+
+    Args:
+        graph: The float network.
+        owner: First output of an operator that reads int8 -> number of its group.
     """
-    nodes = list(graph.nodes(*PRODUCTS))
-    back = sum(macs_of(node) * sum(constant(value) is None for value in node.inputs[:2]) for node in nodes)
-    return back / max(sum(map(macs_of, nodes)), 1)
+    moved: set[ir.Value | None] = set()
+    forward = backward = 0
+    for node in graph.nodes():
+        if node.op_type in PRODUCTS:
+            forward += macs_of(node)
+            backward += macs_of(node) * sum(value in moved for value in node.inputs[:2])
+        if name_of(node.outputs[0]) in owner or any(value in moved for value in node.inputs):
+            moved.update(node.outputs)
+    return backward / max(forward, 1)
 
 
 def estimate(

@@ -239,7 +239,7 @@ def _by_gradients(
             seed=seed,
             progress=lambda done: listener().advance(min(done * opened.batch, count), count),
         )
-    return nats, 1 + opened.share + fisher.count_backward(opened.reference)
+    return nats, 1 + opened.share + fisher.count_backward(opened.reference, opened.owner)
 
 
 def _by_runs(

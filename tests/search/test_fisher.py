@@ -139,6 +139,19 @@ def test_torch_runs_and_differentiates_an_operator_as_onnx_runtime_does(kind: st
     np.testing.assert_allclose(found, cost, rtol=0.25)
 
 
+def test_arithmetic_of_a_backward_pass() -> None:
+    """Of two linear layers: nothing before the first int8 layer, once the second; twice where both operands move."""
+    graph, _ = stacked()
+    first, second = (node.outputs[0].name or "" for node in graph.nodes("Gemm"))
+    small = 24 * 5 / (16 * 24 + 24 * 5)
+    assert fisher.count_backward(graph, {first: 0, second: 1}) == pytest.approx(small)
+    assert fisher.count_backward(graph, {second: 0}) == 0
+    net = SingleNet(4, 4)
+    hidden = net.op("MatMul", "input", net.weight(4, 4))
+    square = net.graph(net.op("MatMul", hidden, hidden))
+    assert fisher.count_backward(square, {hidden: 0}) == pytest.approx(1.0)
+
+
 def test_another_function_is_refused() -> None:
     graph = classifier("Clip")
     wrong = np.ones((2, 10), np.float32)
