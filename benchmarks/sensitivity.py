@@ -77,6 +77,7 @@ def main() -> None:
             cost = (time.process_time() - start) / len(checked) / forward
             print(f"{len(groups)} groups; leave-one-out {1 + len(groups)} forwards per image, {cost:.1f} by time")
             share = sum(group.macs for group in groups) / graph.count_macs(reference)
+            arithmetic = 1 + share + fisher.count_backward(reference, owner)
             for seed in range(options.seeds):
                 for way in ("fisher", "single groups", "halves"):
                     start = time.process_time()
@@ -102,9 +103,7 @@ def main() -> None:
                         "seed": seed,
                         "spearman": search.spearman(found, measured),
                         "sum_over_measured": float(found.sum() / measured.sum()),
-                        "forwards": 1 + share + fisher.count_backward(reference, owner)
-                        if way == "fisher"
-                        else 1.0 + rounds,
+                        "forwards": arithmetic if way == "fisher" else 1.0 + rounds,
                         "forwards_by_time": (time.process_time() - start) / len(ranked) / forward,
                     }
                     rows.append(row)
