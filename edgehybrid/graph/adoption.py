@@ -22,6 +22,7 @@ from edgehybrid.graph import (
     shapes,
 )
 from edgehybrid.graph.folding import compute_shapes
+from edgehybrid.graph.naming import name_by_modules
 from edgehybrid.graph.soundness import check_operators, check_structure
 
 REWRITABLE = (onnx.TensorProto.FLOAT,)
@@ -68,6 +69,7 @@ def adopt(
             notify(f"input '{image.name}' fixed to {_dims(image)}")
             _substitute(proto, fixed)
         graph = compute_shapes(from_proto(proto))
+    name_by_modules(graph)
     if (found := precision(graph)) != "fp32":
         raise GraphError(
             f"{path} is already {found}",
