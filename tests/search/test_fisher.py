@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgehybrid.errors import GraphError, StageError
 from edgehybrid.graph import Graph
@@ -41,6 +42,8 @@ def classifier(kind: str) -> Graph:
             group=2,
         ),
         "DepthToSpace": lambda: net.op("DepthToSpace", net.conv(x, 16, 64), blocksize=2, mode="CRD"),
+        "Elu": lambda: net.op("Elu", x),
+        "Expand": lambda: net.op("Expand", net.op("GlobalAveragePool", x), net.ints(2, 16, 9, 9)),
         "Gather": lambda: net.op("Gather", x, net.ints(3, -1, *range(14)), axis=1),
         "Gelu": lambda: net.op("Gelu", x, approximate="tanh"),
         "GlobalAveragePool": lambda: net.op("GlobalAveragePool", x),
@@ -50,12 +53,16 @@ def classifier(kind: str) -> Graph:
             "Relu", net.op("InstanceNormalization", x, net.weight(16), net.weight(16))
         ),
         "LayerNormalization": lambda: net.op("LayerNormalization", x, net.weight(9, 9), net.weight(9, 9), axis=-2),
+        "LeakyRelu": lambda: net.op("LeakyRelu", x),
         "MaxPool": lambda: net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
         "MaxPool, ceiling": lambda: net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+        "Mish": lambda: net.op("Mish", x),
         "PRelu": lambda: net.op("Abs", net.op("PRelu", x, net.const(np.linspace(-1, 2, 16).reshape(16, 1, 1)))),
         "Pad": lambda: net.op("Pad", x, net.ints(0, 0, 1, 0, 0, 0, 0, 2), net.const(0.5)),
         "Pow": lambda: net.op("Pow", net.op("Sigmoid", x), net.const(2.0)),
+        "Reciprocal": lambda: net.op("Reciprocal", net.op("Exp", net.op("Tanh", x))),
         "ReduceMax": lambda: net.op("ReduceMax", x, net.ints(3)),
+        "ReduceMean": lambda: net.op("ReduceMean", x, net.ints(2)),
         "ReduceSum": lambda: net.op("ReduceSum", x, net.ints(-1)),
         "Resize": lambda: net.op("Resize", x, "", net.const([1, 1, 2, 2]), mode="linear"),
         "Resize, nearest": lambda: net.op(
@@ -68,9 +75,12 @@ def classifier(kind: str) -> Graph:
             nearest_mode="floor",
         ),
         "Slice, backwards": lambda: net.op("Slice", x, net.ints(-1), net.ints(-100), net.ints(2), net.ints(-2)),
+        "Softmax": lambda: net.op("Softmax", x, axis=1),
+        "Softplus": lambda: net.op("Softplus", x),
         "Split": lambda: net.op(
             "Concat", *(net.op("Split", x, axis=3, outputs=2, num_outputs=2), net.last_outputs()[1]), axis=3
         ),
+        "Sqrt": lambda: net.op("Sqrt", net.op("Sigmoid", x)),
         "Squeeze": lambda: net.op("Unsqueeze", net.op("Squeeze", net.op("GlobalAveragePool", x)), net.ints(2, -1)),
         "Transpose": lambda: net.transpose(net.transpose(x, 0, 2, 3, 1), 0, 3, 2, 1),
         "Where": lambda: net.op("Where", net.const(np.eye(9), bool), x, net.op("Neg", x)),
@@ -89,6 +99,8 @@ KINDS = (
     "Conv, depthwise",
     "ConvTranspose",
     "DepthToSpace",
+    "Elu",
+    "Expand",
     "Gather",
     "Gelu",
     "GlobalAveragePool",
@@ -96,17 +108,24 @@ KINDS = (
     "HardSwish",
     "InstanceNormalization",
     "LayerNormalization",
+    "LeakyRelu",
     "MaxPool",
     "MaxPool, ceiling",
+    "Mish",
     "PRelu",
     "Pad",
     "Pow",
+    "Reciprocal",
     "ReduceMax",
+    "ReduceMean",
     "ReduceSum",
     "Resize",
     "Resize, nearest",
     "Slice, backwards",
+    "Softmax",
+    "Softplus",
     "Split",
+    "Sqrt",
     "Squeeze",
     "Transpose",
     "Where",
@@ -197,6 +216,32 @@ def test_the_estimate_is_what_leave_one_out_measures() -> None:
     measured = leave_one_out(answer, others, groups=len(groups), progress=quiet)
     assert spearman(found[0], measured) >= 0.8
     assert 0.5 < found[0].sum() / measured.sum() < 2
+
+
+def test_how_many_images_are_computed_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = hybrid()
+    made, quantized = twin(graph)
+    _, groups = grouped(graph)
+    owner, runner = owners(graph, made, groups), session(graph)
+    found: list[NDArray[np.float64]] = []
+    told: list[list[int]] = []
+    for mapped in (1, 8):
+        monkeypatch.setattr(fisher, "MAPPED", mapped)
+        told.append([])
+        found.append(
+            fisher.estimate(
+                graph,
+                quantized,
+                owner,
+                [x[None] for x in images(20)],
+                groups=len(groups),
+                expected=lambda piece: np.asarray(runner.run(["logits"], {"input": piece})[0], np.float32),
+                seed=0,
+                progress=told[-1].append,
+            )
+        )
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3)
+    assert told == [[*range(1, 21)], [8, 16, 20]]
 
 
 def test_every_operator_of_the_zoo_is_known(cmt_ti_graph: Graph) -> None:
