@@ -218,6 +218,22 @@ def test_the_estimate_is_what_leave_one_out_measures() -> None:
     assert 0.5 < found[0].sum() / measured.sum() < 2
 
 
+def test_what_no_logit_hangs_on_costs_nothing() -> None:
+    graph = classifier("Clip")
+    answer = session(graph)
+    found = fisher.estimate(
+        graph,
+        graph,
+        {},
+        [draw(graph)],
+        groups=3,
+        expected=lambda piece: np.asarray(answer.run(["logits"], {"input": piece})[0], np.float32),
+        seed=0,
+        progress=quiet,
+    )
+    np.testing.assert_array_equal(found, 0)
+
+
 def test_how_many_images_are_computed_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = hybrid()
     made, quantized = twin(graph)
