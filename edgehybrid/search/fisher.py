@@ -90,7 +90,7 @@ def estimate(
         return project(logits, signs), logits.detach()
 
     losses, generator = torch.func.vmap(loss), torch.Generator().manual_seed(seed)
-    sums, images, done = torch.zeros(groups, dtype=torch.float64), 0, 0
+    sums, done = torch.zeros(groups, dtype=torch.float64), 0
     size = max(1, min(MAPPED, MEMORY // _activations(reference)))
     source = iter(pieces)
     while some := list(itertools.islice(source, size)):
@@ -103,9 +103,9 @@ def estimate(
         if lost.requires_grad:  # or no logit hangs on any int8 operator
             (slopes,) = torch.autograd.grad(lost.sum(), [shares])
             sums += slopes.double().square().sum(dim=0) / 2
-        images, done = images + sum(map(len, some)), done + len(some)
+        done += len(some)
         progress(done)
-    return sums.numpy() / images
+    return sums.numpy() / (done * shape_of(reference.input)[0])
 
 
 def _activations(graph: Graph) -> int:

@@ -76,6 +76,12 @@ def session(graph: Graph) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph.to_bytes(), options, providers=["CPUExecutionProvider"])
 
 
+def scoring(graph: Graph) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """A network as a function from images to logits."""
+    opened = session(graph)
+    return lambda batch: np.asarray(opened.run(["logits"], {"input": batch})[0], np.float32)
+
+
 def answering(switched: Switched) -> Callable[[NDArray[np.bool_], NDArray[np.float32]], NDArray[np.float32]]:
     """A switched network as a function of what is in int8."""
     opened = session(switched.graph)

@@ -9,7 +9,7 @@ from edgehybrid.graph import Graph
 from edgehybrid.graph.products import Product, product_at
 from edgehybrid.quantizer import quantize
 from edgehybrid.search import differentiation, fisher, leave_one_out, quadratic, spearman, switch
-from tests.search.nets import answering, grouped, hybrid, images, owners, session, twin
+from tests.search.nets import answering, grouped, hybrid, images, owners, scoring, session, twin
 from tests.single import SingleNet, draw, observe
 
 
@@ -220,14 +220,13 @@ def test_the_estimate_is_what_leave_one_out_measures() -> None:
 
 def test_what_no_logit_hangs_on_costs_nothing() -> None:
     graph = classifier("Clip")
-    answer = session(graph)
     found = fisher.estimate(
         graph,
         graph,
         {},
         [draw(graph)],
         groups=3,
-        expected=lambda piece: np.asarray(answer.run(["logits"], {"input": piece})[0], np.float32),
+        expected=scoring(graph),
         seed=0,
         progress=quiet,
     )
@@ -238,7 +237,7 @@ def test_how_many_images_are_computed_at_once_changes_nothing(monkeypatch: pytes
     graph = hybrid()
     made, quantized = twin(graph)
     _, groups = grouped(graph)
-    owner, runner = owners(graph, made, groups), session(graph)
+    owner = owners(graph, made, groups)
     found: list[NDArray[np.float64]] = []
     told: list[list[int]] = []
     for mapped in (1, 8):
@@ -251,7 +250,7 @@ def test_how_many_images_are_computed_at_once_changes_nothing(monkeypatch: pytes
                 owner,
                 [x[None] for x in images(20)],
                 groups=len(groups),
-                expected=lambda piece: np.asarray(runner.run(["logits"], {"input": piece})[0], np.float32),
+                expected=scoring(graph),
                 seed=0,
                 progress=told[-1].append,
             )
