@@ -47,9 +47,7 @@ def main() -> None:
     images = dataset.load(options.calib, limit=options.images + options.check, split="calib")
     reference, twin, plan = quantize(exporter.trace(module, spec), images, spec.preprocess)
     groups = search.find(reference, plan, single=options.unit == "layer")
-    members = search.members(reference, plan, groups)
-    labels = graph.label_nodes(reference)
-    owner = {graph.name_of(n.outputs[0]): members[label] for n, label in labels.items() if label in members}
+    owner = search.owners(reference, plan, groups)
     switched = search.switch(reference, twin, owner)
     pieces = [x[None] for batch in images.batches(spec.preprocess, 16) for x in batch]
     ranked, checked = pieces[: options.images], pieces[options.images :]
@@ -135,9 +133,7 @@ def quantize(
         run, path = stages.Run(), Path(name) / "exported.onnx"
         path.write_bytes(exported.to_bytes())
         baseline = stages.rewrite(run, path)
-        ready = stages.prepare(
-            run, baseline, images, preprocess, "mse", equalize="all", refine="biases", rounding="nearest"
-        )
+        ready = stages.prepare(run, baseline, images, preprocess, "mse")
         made = stages.quantize(run, ready.path, "int8", ready.ranges, None, tuning=ready.tuning)
         return graph.load(ready.path), graph.load(made.runnable), made.plan
 

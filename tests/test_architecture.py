@@ -4,6 +4,7 @@ import ast
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,7 +12,9 @@ import pytest
 import typer.main
 
 import edgehybrid
-from edgehybrid import cli, pipeline
+from edgehybrid import cli, pipeline, stages
+from edgehybrid.findings import commands
+from edgehybrid.records import Recipe
 
 ROOT = Path(edgehybrid.__file__).parent
 HEAVY = (
@@ -64,6 +67,18 @@ def test_every_command_has_the_parameters_and_defaults_of_its_function(name: str
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_parameter_is_documented(name: str) -> None:
     assert set(cli.argument_lines(COMMANDS[name])) == set(inspect.signature(COMMANDS[name]).parameters)
+
+
+@pytest.mark.parametrize("place", [COMMANDS["quantize"], stages.prepare, Recipe], ids=lambda place: place.__name__)
+def test_defaults_of_tuning_are_those_of_a_build_wherever_they_stand(place: Callable[..., object]) -> None:
+    build, here = inspect.signature(COMMANDS["build"]).parameters, inspect.signature(place).parameters
+    for name in ("equalize", "refine", "rounding"):
+        assert here[name].default == build[name].default
+
+
+def test_commands_to_run_next_leave_out_what_is_the_default_of_a_build() -> None:
+    parameters = inspect.signature(COMMANDS["build"]).parameters
+    assert {name: parameters[name].default for name in commands.DEFAULTS} == commands.DEFAULTS
 
 
 def test_the_api_is_the_commands_and_two_modules() -> None:

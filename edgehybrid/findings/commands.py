@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edgehybrid.records import Recipe, Target
 
-_DEFAULTS = {
+DEFAULTS = {
     "batch": 1,
     "mean": None,
     "std": None,
@@ -69,7 +69,7 @@ def next_command(recipe: Recipe, target: Target, folder: Path) -> str:
     options += [] if recipe.model.endswith(".onnx") else ["--weights", recipe.weights]
     options += ["--input-size", str(recipe.input_size), "--crop-pct", str(recipe.crop_pct)]
     options += ["--precision", recipe.precision]
-    for name, default in _DEFAULTS.items():
+    for name, default in DEFAULTS.items():
         value = getattr(recipe, name)
         options += [] if value == default else [f"--{name}", str(value)]
     options += ["--eval", recipe.eval] if recipe.eval else []

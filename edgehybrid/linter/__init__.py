@@ -14,12 +14,12 @@ from edgehybrid.graph.adoption import open_unchecked
 from edgehybrid.graph.structure import input_of
 from edgehybrid.linter.pairs import PAIR_RULES
 from edgehybrid.linter.placement import PLACEMENT_RULES
-from edgehybrid.linter.view import PRODUCTS, Rule, View
+from edgehybrid.linter.view import INT8_OPERATORS, Rule, View
 from edgehybrid.records import Issue, Lint
 
 __all__ = ["RULES", "check", "lint"]
 
-_NEEDS_TWO = ("QuantizeLinear", "DequantizeLinear", "Add", *PRODUCTS)
+_NEEDS_TWO = ("QuantizeLinear", "DequantizeLinear", "Add", *INT8_OPERATORS)
 
 RULES: Sequence[Rule] = (*PAIR_RULES, *PLACEMENT_RULES)
 

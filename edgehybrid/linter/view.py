@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, constant, known_shape, label_nodes
+from edgehybrid.graph import PRODUCTS, Graph, constant, known_shape, label_nodes
 from edgehybrid.graph.structure import KEEPS_INT8
 
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+INT8_OPERATORS = (*PRODUCTS, "ConvTranspose")
 """Operators that have int8 kernels worth having."""
 
 Site = tuple[str, str]
@@ -83,7 +83,7 @@ class View:
 
     def products(self) -> list[ir.Node]:
         """Convolutions and matrix products of the copy, in order."""
-        return list(self.bare.nodes(*PRODUCTS))
+        return list(self.bare.nodes(*INT8_OPERATORS))
 
     def reads_int8(self, node: ir.Node, index: int) -> bool:
         """Whether an input is dequantized, directly or before operators that only move or cut values."""
@@ -101,7 +101,7 @@ class View:
 
     def is_int8(self, node: ir.Node) -> bool:
         """Whether a product reads both operands dequantized."""
-        return node.op_type in PRODUCTS and self.reads_int8(node, 0) and self.reads_int8(node, 1)
+        return node.op_type in INT8_OPERATORS and self.reads_int8(node, 0) and self.reads_int8(node, 1)
 
     def label(self, node: ir.Node) -> str:
         """Name of a node of the copy."""

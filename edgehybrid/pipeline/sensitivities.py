@@ -73,16 +73,7 @@ def sensitivity(
             fix="give the network with its classification head",
         )
     scaled = made.spec.preprocess
-    ready = stages.prepare(
-        run,
-        stages.rewrite(run, made.path),
-        images,
-        scaled,
-        method,
-        equalize="all",
-        refine="biases",
-        rounding="nearest",
-    )
+    ready = stages.prepare(run, stages.rewrite(run, made.path), images, scaled, method)
     level = ready.path
     int8 = stages.quantize(run, level, "int8", ready.ranges, None, tuning=ready.tuning)  # only its float32 form is run
     disjoint = 0 < check <= len(images) // 2

@@ -8,7 +8,7 @@ handed in.
 from edgehybrid.search.budget import Walk, rungs, walk
 from edgehybrid.search.costs import Gains, estimate_gains, measure_gains, order_groups
 from edgehybrid.search.designs import Answer, count_rounds, estimate, leave_one_out
-from edgehybrid.search.groups import find, members
+from edgehybrid.search.groups import find, owners
 from edgehybrid.search.losses import divergence, quadratic, spearman
 from edgehybrid.search.switches import Switched, find_sites, switch
 
@@ -25,8 +25,8 @@ __all__ = [
     "find_sites",
     "leave_one_out",
     "measure_gains",
-    "members",
     "order_groups",
+    "owners",
     "quadratic",
     "rungs",
     "spearman",

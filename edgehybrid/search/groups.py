@@ -30,7 +30,7 @@ def find(graph: Graph, plan: Plan, *, single: bool = False) -> tuple[LayerGroup,
     Together are: convolutions and products that read one tensor (query, key and value become one product, and one
     Q/DQ serves all); an MLP's widening and narrowing products with what lies between; the products of one attention.
     What hangs on a convolution (its normalisation, activation, residual addition and padding) goes with it: see
-    `members`.
+    `owners`.
 
     Args:
         graph: The one the plan was made for.
@@ -56,13 +56,13 @@ def find(graph: Graph, plan: Plan, *, single: bool = False) -> tuple[LayerGroup,
     return tuple(_named(found))
 
 
-def members(graph: Graph, plan: Plan, groups: Iterable[LayerGroup]) -> dict[str, int]:
-    """Every operator that reads int8 -> the number of its group.
+def owners(graph: Graph, plan: Plan, groups: Iterable[LayerGroup]) -> dict[str, int]:
+    """First output of every operator that reads int8 -> the number of its group.
 
     A residual addition belongs to the convolution that adds the skip in its epilogue, a Pad to the convolution after
     it, anything else to its first int8 reader, or to what makes its input.
     """
-    owner = {node: i for i, group in enumerate(groups) for node in group.nodes}
+    group_of = {node: i for i, group in enumerate(groups) for node in group.nodes}
     labels = label_nodes(graph)
     wanted = {d.node for d in plan.decisions if d.kind in _INT8}
     floats = {(d.node, d.input) for d in plan.decisions if d.kind == "float"}
@@ -76,7 +76,7 @@ def members(graph: Graph, plan: Plan, groups: Iterable[LayerGroup]) -> dict[str,
             near += [labels[makers[i]] for i in (0, 1) if (label, i) in floats]
         near += [labels[reader] for output in node.outputs for reader in readers(output, KEEPS_INT8)]
         near += [labels[maker] for value in node.inputs if value is not None for maker in producers(value, KEEPS_INT8)]
-        found[label] = next((owner[name] for name in near if name in owner), 0)
+        found[name_of(node.outputs[0])] = next((group_of[name] for name in near if name in group_of), 0)
     return found
 
 

@@ -179,12 +179,7 @@ def _open(baseline: Path, quantized: Quantized, unit: Unit) -> _Opened:
             why="the rules of placement leave every layer in float, so none can cost accuracy",
             fix="read the reasons under placement in report.html of `edgehybrid build`",
         )
-    members = search.members(reference, quantized.plan, groups)
-    owner = {
-        graph.name_of(node.outputs[0]): members[label]
-        for node, label in graph.label_nodes(reference).items()
-        if label in members
-    }
+    owner = search.owners(reference, quantized.plan, groups)
     switched = search.switch(reference, twin, owner)
     share = sum(group.macs for group in groups) / max(graph.count_macs(reference), 1)
     return _Opened(reference, twin, groups, owner, switched, graph.shape_of(reference.input)[0], share)

@@ -66,11 +66,11 @@ def prepare(
     preprocess: Preprocess,
     method: Method,
     *,
-    equalize: Equalize,
-    refine: Refine,
-    rounding: Rounding,
+    equalize: Equalize = "all",
+    refine: Refine = "biases",
+    rounding: Rounding = "nearest",
 ) -> Prepared:
-    """Everything between the rewritten graph and its int8 form: equalize, calibrate, refine."""
+    """Everything between the rewritten graph and its int8 form: equalize, calibrate, refine; as `build` by default."""
     few = _Few(baseline, images, preprocess, TUNING_IMAGES, TUNING_ROWS)
     level = equalize_channels(run, few, equalize)
     if rounding == "nearest":

@@ -6,11 +6,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, label_nodes, name_of
+from edgehybrid.graph import Graph
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize
 from edgehybrid.records import LayerGroup, Plan, Ranges
-from edgehybrid.search import Switched, find, members
+from edgehybrid.search import Switched, find
 from tests.single import SingleNet, observe
 
 CLASSES = 10
@@ -53,12 +53,6 @@ def twin(graph: Graph) -> tuple[Plan, Graph]:
     """The plan and the int8 graph."""
     made = plan(graph, "fp32")
     return made, quantize(graph, ranges(graph), made)
-
-
-def owners(graph: Graph, made: Plan, groups: tuple[LayerGroup, ...]) -> dict[str, int]:
-    """First output of an int8 operator -> its group."""
-    found = members(graph, made, groups)
-    return {name_of(node.outputs[0]): found[label] for node, label in label_nodes(graph).items() if label in found}
 
 
 def grouped(graph: Graph) -> tuple[Plan, tuple[LayerGroup, ...]]:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgehybrid.search import count_rounds, estimate, leave_one_out, spearman, switch
-from tests.search.nets import answering, grouped, hybrid, images, owners, twin
+from edgehybrid.search import count_rounds, estimate, leave_one_out, owners, spearman, switch
+from tests.search.nets import answering, grouped, hybrid, images, twin
 
 
 class Additive:

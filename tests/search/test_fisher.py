@@ -8,8 +8,8 @@ from edgehybrid.errors import GraphError, StageError
 from edgehybrid.graph import Graph
 from edgehybrid.graph.products import Product, product_at
 from edgehybrid.quantizer import quantize
-from edgehybrid.search import differentiation, fisher, leave_one_out, quadratic, spearman, switch
-from tests.search.nets import answering, grouped, hybrid, images, owners, scoring, session, twin
+from edgehybrid.search import differentiation, fisher, leave_one_out, owners, quadratic, spearman, switch
+from tests.search.nets import answering, grouped, hybrid, images, scoring, session, twin
 from tests.single import SingleNet, draw, observe
 
 

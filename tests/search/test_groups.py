@@ -2,9 +2,9 @@
 
 import pytest
 
-from edgehybrid.graph import Graph
+from edgehybrid.graph import Graph, label_nodes, name_of
 from edgehybrid.placement import plan
-from edgehybrid.search import find, members
+from edgehybrid.search import find, owners
 from tests.search.nets import grouped, hybrid
 from tests.single import SingleNet
 
@@ -43,10 +43,15 @@ def test_layers_for_themselves() -> None:
     assert [len(group.nodes) for group in groups] == [1] * 10
 
 
+def by_label(graph: Graph, owner: dict[str, int]) -> dict[str, int]:
+    """As a plan names operators -> group."""
+    return {label: owner[out] for n, label in label_nodes(graph).items() if (out := name_of(n.outputs[0])) in owner}
+
+
 def test_a_residual_addition_and_a_pad_belong_to_their_convolution() -> None:
     graph = hybrid()
     made, groups = grouped(graph)
-    owner = members(graph, made, groups)
+    owner = by_label(graph, owners(graph, made, groups))
     by_op = {d.node: d.op for d in made.decisions if d.kind != "float"}
     assert owner.keys() == by_op.keys()
     (pad,) = (node for node, op in by_op.items() if op == "Pad")
@@ -60,7 +65,7 @@ def test_a_group_left_float_takes_its_residual_and_pad_along(number: int) -> Non
     graph = hybrid()
     made, groups = grouped(graph)
     kept = plan(graph, "fp32", keep=dict.fromkeys(groups[number].nodes, "too sensitive"))
-    owner = members(graph, made, groups)
+    owner = by_label(graph, owners(graph, made, groups))
     left = {d.node for d in made.decisions if d.kind != "float"} - {d.node for d in kept.decisions if d.kind != "float"}
     assert left >= {node for node, group in owner.items() if group == number}
     said = [d for d in kept.decisions if d.rule == "mixed-precision"]

@@ -7,8 +7,8 @@ from edgehybrid.errors import GraphError
 from edgehybrid.graph import add_constant, constant
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize
-from edgehybrid.search import find, find_sites, switch
-from tests.search.nets import answering, grouped, hybrid, images, owners, ranges, session, twin
+from edgehybrid.search import find, find_sites, owners, switch
+from tests.search.nets import answering, grouped, hybrid, images, ranges, session, twin
 from tests.single import SingleNet, observe
 
 
