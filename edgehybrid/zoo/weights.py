@@ -82,6 +82,9 @@ def load(
                 state = family.resize(state, size)
                 notes.append(f"relative-position tables resized from {stored} to {size} px: accuracy may differ")
                 notify(notes[-1])
+            if stored is None and input_size is None and source.origin == str(source.path):
+                notes.append(f"the checkpoint does not tell for which images it was trained: {size} px as published")
+                notify(f"{notes[-1]}; else give --input-size")
             module = _fill(card, family, state, classes, size, source.path)
             check_classes(classes, num_classes, source.path)
             notes.extend(describe(found))

@@ -89,6 +89,21 @@ def test_the_same_size_resizes_nothing(path: Path, state: dict[str, Tensor]) -> 
     assert spec.weights.note == ""
 
 
+@pytest.mark.parametrize("name", ["conformer_ti", "conv2former_n"])
+def test_a_checkpoint_without_tables_does_not_tell_its_size(path: Path, name: str) -> None:
+    heard: list[str] = []
+    module, _ = zoo.load(name, "random", 10)
+    save_file(module.state_dict(), path)
+    _, spec = zoo.load(name, str(path), notify=heard.append)
+    assert heard == [
+        "the checkpoint does not tell for which images it was trained: 224 px as published; else give --input-size"
+    ]
+    assert "224 px as published" in spec.weights.note
+    _, told = zoo.load(name, str(path), input_size=64, notify=heard.append)
+    assert told.weights.note == ""
+    assert len(heard) == 1
+
+
 def test_another_number_of_classes_than_the_checkpoint_has_is_refused(path: Path, state: dict[str, Tensor]) -> None:
     save_file(state, path)
     zoo.load("cmt_ti", str(path), 10)
