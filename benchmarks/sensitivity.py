@@ -4,10 +4,11 @@
     python benchmarks/sensitivity.py --weights fashion-mnist --calib fashion-mnist --output results/other.json
 
 The network is tuned as a build tunes it. Every way ranks the same groups on the same images; leave-one-out runs each
-group alone in int8 on other images and takes the mean divergence of the softmax. Halves are what is usually meant by
-random designs: half of the groups in int8, at random, and a ridge regression of the loss; here with as many runs as the
-single-group runs take. Costs are forward passes per image by arithmetic, and processor time over that of ONNX
-Runtime's forward pass. Writes `benchmarks/results/sensitivity/<weights>.json`.
+group alone in int8 on other images and takes the mean divergence of the softmax. `edgehybrid sensitivity` runs it on
+16 and fits factors of images and groups; how both rank 16 images like all others is told beside. Halves are what is
+usually meant by random designs: half of the groups in int8, at random, and a ridge regression of the loss; here with as
+many runs as the single-group runs take. Costs are forward passes per image by arithmetic, and processor time over that
+of ONNX Runtime's forward pass. Writes `benchmarks/results/sensitivity/<weights>.json`.
 """
 
 import argparse
@@ -27,6 +28,8 @@ from edgehybrid.search import fisher
 
 RESULTS = Path(__file__).parent / "results"
 RIDGE = 3.0
+PRINTED = 16
+"""Images that `edgehybrid sensitivity` runs leave-one-out on."""
 
 
 def main() -> None:
@@ -34,16 +37,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="cmt_ti")
     parser.add_argument("--weights", required=True)
+    parser.add_argument("--input-size", type=int)
     parser.add_argument("--crop-pct", type=float)
     parser.add_argument("--calib", required=True)
     parser.add_argument("--images", type=int, default=96, help="to rank on")
-    parser.add_argument("--check", type=int, default=24, help="other images, for leave-one-out")
+    parser.add_argument("--check", type=int, default=128, help="other images, for leave-one-out")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--unit", choices=("group", "layer"), default="group")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
 
-    module, spec = zoo.load(options.model, options.weights, crop_pct=options.crop_pct)
+    module, spec = zoo.load(options.model, options.weights, input_size=options.input_size, crop_pct=options.crop_pct)
     images = dataset.load(options.calib, limit=options.images + options.check, split="calib")
     reference, twin, plan = quantize(exporter.trace(module, spec), images, spec.preprocess)
     groups = search.find(reference, plan, single=options.unit == "layer")
@@ -71,8 +75,9 @@ def main() -> None:
             none = np.zeros(len(groups), np.bool_)
             rounds = search.count_rounds(len(ranked), len(groups))
             start = time.process_time()
-            measured = search.leave_one_out(answer, checked, groups=len(groups), progress=ignore)
+            losses = search.leave_one_out(answer, checked, groups=len(groups), progress=ignore)
             cost = (time.process_time() - start) / len(checked) / forward
+            measured, few = losses.mean(axis=0), of_few(losses)
             print(f"{len(groups)} groups; leave-one-out {1 + len(groups)} forwards per image, {cost:.1f} by time")
             share = sum(group.macs for group in groups) / graph.count_macs(reference)
             arithmetic = 1 + share + fisher.count_backward(reference, owner)
@@ -100,23 +105,26 @@ def main() -> None:
                         "way": way,
                         "seed": seed,
                         "spearman": search.spearman(found, measured),
+                        "spearman_printed": search.spearman(found, search.fit_losses(losses[:PRINTED])),
                         "sum_over_measured": float(found.sum() / measured.sum()),
                         "forwards": arithmetic if way == "fisher" else 1.0 + rounds,
                         "forwards_by_time": (time.process_time() - start) / len(ranked) / forward,
                     }
                     rows.append(row)
                     print(
-                        f"{way:<14} seed {seed}  Spearman {row['spearman']:.3f}  forwards per image "
+                        f"{way:<14} seed {seed}  Spearman {row['spearman']:.3f}  printed "
+                        f"{row['spearman_printed']:.3f}  forwards per image "
                         f"{row['forwards']:.1f} by arithmetic, {row['forwards_by_time']:.1f} by processor time"
                     )
     document = {
         "model": spec.name,
         "weights": Path(options.weights).name,
+        "input": spec.preprocess.size,
         "unit": options.unit,
         "groups": len(groups),
         "ranked_on": len(ranked),
         "checked_on": len(checked),
-        "leave_one_out": {"forwards": 1 + len(groups), "forwards_by_time": cost},
+        "leave_one_out": {"forwards": 1 + len(groups), "forwards_by_time": cost, "of_16": few},
         "measured_nats": {group.name: float(x) for group, x in zip(groups, measured, strict=True)},
         "device": dataclasses.asdict(device.state(1)),
         "rows": rows,
@@ -136,6 +144,16 @@ def quantize(
         ready = stages.prepare(run, baseline, images, preprocess, "mse")
         made = stages.quantize(run, ready.path, "int8", ready.ranges, None, tuning=ready.tuning)
         return graph.load(ready.path), graph.load(made.runnable), made.plan
+
+
+def of_few(losses: NDArray[np.float64]) -> dict[str, float]:
+    """Spearman of leave-one-out on 16 images with the mean on all others: by means and by factors, mean of all 16s."""
+    found: dict[str, list[float]] = {"by_means": [], "by_factors": []}
+    for at in range(0, len(losses) - PRINTED + 1, PRINTED):
+        few, others = losses[at : at + PRINTED], np.delete(losses, np.s_[at : at + PRINTED], axis=0).mean(axis=0)
+        found["by_means"].append(search.spearman(few.mean(axis=0), others))
+        found["by_factors"].append(search.spearman(search.fit_losses(few), others))
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def regress_halves(

@@ -8,6 +8,7 @@ handed in.
 from edgehybrid.search.budget import Walk, rungs, walk
 from edgehybrid.search.costs import Gains, estimate_gains, measure_gains, order_groups
 from edgehybrid.search.designs import Answer, count_rounds, estimate, leave_one_out
+from edgehybrid.search.factors import fit_losses, fit_slopes
 from edgehybrid.search.groups import find, owners
 from edgehybrid.search.losses import divergence, quadratic, spearman
 from edgehybrid.search.switches import Switched, find_sites, switch
@@ -23,6 +24,8 @@ __all__ = [
     "estimate_gains",
     "find",
     "find_sites",
+    "fit_losses",
+    "fit_slopes",
     "leave_one_out",
     "measure_gains",
     "order_groups",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgehybrid.search.factors import fit_losses
 from edgehybrid.search.losses import Floats, divergence, quadratic
 
 Answer = Callable[[NDArray[np.bool_], NDArray[np.float32]], NDArray[np.float32]]
@@ -21,8 +22,6 @@ ROUNDS = 4
 """Runs per image beside the reference's: 5 forward passes in all."""
 LEAST_RUNS = 2
 """Runs per group; few images get more rounds."""
-STEPS = 100
-"""Of the alternating fit, which settles in about ten."""
 
 
 def count_rounds(pieces: int, groups: int) -> int:
@@ -42,8 +41,7 @@ def estimate(
     """What quantizing each group alone costs, from a few runs per image.
 
     Each piece of images is run in float and with `count_rounds` groups, one at a time, dealt so that all groups get
-    equally many runs. An image weighs much or little whatever is quantized, so the loss is fitted as a product of an
-    image's factor and a group's.
+    equally many runs, and the losses are fitted (`factors`).
 
     Args:
         answer: The network.
@@ -65,7 +63,7 @@ def estimate(
         for k in range(rounds):
             losses[i, k] = quadratic(reference, answer(_only(hands[i, k], groups), piece)).mean()
         progress(i + 1)
-    return _fit(hands, losses, groups)
+    return fit_losses(losses, hands, groups)
 
 
 def leave_one_out(
@@ -80,17 +78,16 @@ def leave_one_out(
         progress: Told how many pieces are done.
 
     Returns:
-        (groups,) mean KL divergence from the float network, nats.
+        (images, groups) KL divergence from the float network, nats.
     """
-    sums, images = np.zeros(groups), 0
+    losses: list[Floats] = []
     none = np.zeros(groups, np.bool_)
     for i, piece in enumerate(pieces):
         reference = answer(none, piece)
-        for group in range(groups):
-            sums[group] += divergence(reference, answer(_only(group, groups), piece)).sum()
-        images += len(piece)
+        runs = (answer(_only(group, groups), piece) for group in range(groups))
+        losses.append(np.stack([divergence(reference, run) for run in runs], axis=1))
         progress(i + 1)
-    return sums / images
+    return np.concatenate(losses)
 
 
 def _only(group: int, groups: int) -> NDArray[np.bool_]:
@@ -102,22 +99,3 @@ def _deal(groups: int, runs: int, seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
     decks = [rng.permutation(groups) for _ in range(-(-runs // groups))]
     return np.concatenate(decks)[:runs]
-
-
-def _fit(hands: NDArray[np.int64], losses: Floats, groups: int) -> Floats:
-    """Least squares of log loss = image + group, then scaled so that fitted and seen losses have one sum.
-
-    An image's term is drawn to the mean as if it had one more run of exactly that: with few runs it would else take
-    the loss of whatever groups it was dealt for its own.
-    """
-    floor = max(losses.mean() * 1e-9, np.finfo(np.float64).tiny)  # a group without any effect has no logarithm
-    logs = np.log(np.maximum(losses, floor))
-    images = np.zeros(len(hands))
-    counts = np.maximum(np.bincount(hands.ravel(), minlength=groups), 1)
-    terms = np.zeros(groups)
-    for _ in range(STEPS):
-        terms = np.bincount(hands.ravel(), (logs - images[:, None]).ravel(), groups) / counts
-        images = (logs - terms[hands]).sum(axis=1) / (hands.shape[1] + 1)
-    fitted = np.exp(terms[hands] + images[:, None])
-    scale = losses.sum() / fitted.sum() * np.exp(images).mean()
-    return np.asarray(np.exp(terms) * scale)

@@ -2,6 +2,7 @@
 
 Noise d in a layer's output costs E[(g . d)^2] / 2 nats (`differentiation`). The layer computed once more from its int8
 inputs gives d, and g . d is what the loss gains per share of d that is added to the output: one derivative per group.
+The mean over images is of fitted factors (`factors`), which few loud images do not decide.
 So all layers of an image cost a forward pass, a second one of the int8 layers alone, and a backward pass. Images are
 mapped over, so that torch computes many at once while each keeps derivatives of its own.
 
@@ -23,6 +24,7 @@ from edgehybrid.errors import StageError
 from edgehybrid.graph import PRODUCTS, Graph, constant, known_shape, macs_of, name_of, shape_of
 from edgehybrid.graph.products import Product
 from edgehybrid.search.differentiation import Network, Visit, check, draw_signs, project
+from edgehybrid.search.factors import fit_slopes
 from edgehybrid.search.operators import OPERATORS
 from edgehybrid.search.switches import Site, find_sites
 
@@ -90,7 +92,7 @@ def estimate(
         return project(logits, signs), logits.detach()
 
     losses, generator = torch.func.vmap(loss), torch.Generator().manual_seed(seed)
-    sums, done = torch.zeros(groups, dtype=torch.float64), 0
+    slopes, done = [np.zeros((0, groups))], 0
     size = max(1, min(MAPPED, MEMORY // _activations(reference)))
     source = iter(pieces)
     while some := list(itertools.islice(source, size)):
@@ -101,11 +103,11 @@ def estimate(
         if not done:
             check(expected(some[0]), logits[0])
         if lost.requires_grad:  # or no logit hangs on any int8 operator
-            (slopes,) = torch.autograd.grad(lost.sum(), [shares])
-            sums += slopes.double().square().sum(dim=0) / 2
+            (slope,) = torch.autograd.grad(lost.sum(), [shares])
+            slopes.append(slope.numpy().astype(np.float64))
         done += len(some)
         progress(done)
-    return sums.numpy() / (done * shape_of(reference.input)[0])
+    return fit_slopes(np.concatenate(slopes)) / 2 / shape_of(reference.input)[0]
 
 
 def _activations(graph: Graph) -> int:

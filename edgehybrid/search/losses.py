@@ -16,8 +16,12 @@ def divergence(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> F
     Returns:
         (images,), never negative.
     """
-    p, q = _log_softmax(reference), _log_softmax(logits)
-    return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0))
+    p = _log_softmax(reference)
+    q = _log_softmax(logits)
+    gain = q - p
+    nearby = np.exp(p) * np.expm1(np.minimum(gain, 1.0))  # expm1 keeps the digits where q is almost p
+    change = np.where(gain < 1.0, nearby, np.exp(q) - np.exp(p))  # q - p, whose sum is zero
+    return np.asarray((change - np.exp(p) * gain).sum(axis=-1))
 
 
 def quadratic(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> Floats:

@@ -102,14 +102,15 @@ def check_ranking(
         opened = _open(baseline, quantized, unit)
         total = -(-count // opened.batch)
         with opened.answering() as answer:
-            nats = search.leave_one_out(
+            losses = search.leave_one_out(
                 answer,
                 opened.pieces(images, preprocess, len(images) - count, len(images)),
                 groups=len(opened.groups),
                 progress=lambda done: listener().advance(done * opened.batch, total * opened.batch),
             )
         names = [group.name for group in opened.groups]
-        write_atomic(folder / "nats.json", to_json(dict(zip(names, nats.tolist(), strict=True))))
+        nats = search.fit_losses(losses).tolist()
+        write_atomic(folder / "nats.json", to_json(dict(zip(names, nats, strict=True))))
 
     inputs = {**_identity(baseline, quantized, images, preprocess, unit), "count": count}
     nats = json.loads((run.do("leave-one-out", inputs, produce) / "nats.json").read_bytes())

@@ -22,6 +22,19 @@ def test_a_shift_of_all_logits_costs_nothing() -> None:
     np.testing.assert_allclose(divergence(logits, logits + 1), 0, atol=1e-7)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-7])
+def test_the_divergence_keeps_its_digits_however_small_and_sure(size: float) -> None:
+    """The first order cancels; what is left of a probability of 1 - 1e-9 would be lost in its rounding."""
+    logits = np.array([[20.0, 0, -1, 1], [0, 0, 1, 2]])
+    noisy = logits + np.random.default_rng(0).normal(size=logits.shape) * size
+    np.testing.assert_allclose(divergence(logits, noisy), quadratic(logits, noisy), rtol=3 * size + 1e-6)
+
+
+def test_the_divergence_of_answers_that_exclude_each_other_is_finite() -> None:
+    logits = np.array([[0.0, 2000, 0]], np.float32)
+    np.testing.assert_array_equal(divergence(logits, logits[:, [1, 0, 2]]), [2000])
+
+
 @given(st.lists(st.integers(-50, 50), min_size=2, max_size=30))
 def test_ranks_ignore_scale_and_reverse_with_sign(numbers: list[int]) -> None:
     x = np.array(numbers, np.float64)
