@@ -2,19 +2,16 @@
 
 from edgehybrid import proportions
 from edgehybrid.errors import GateError
-from edgehybrid.records import (
-    Drop,
-    Report,
-    Search,
-)
+from edgehybrid.records import Drop, Recipe, Report, Search
 
 
-def gate(report: Report, max_drop: float | None) -> None:
+def gate(report: Report, max_drop: float | None, recipe: Recipe) -> None:
     """Hold the report against an accuracy budget.
 
     Args:
         report: With a measured drop.
         max_drop: Points of top-1; None passes.
+        recipe: What was asked for, and so what is left to try.
 
     Raises:
         GateError: The upper end of the drop's 95 % interval exceeds the budget: not shown to be non-inferior.
@@ -46,13 +43,11 @@ def gate(report: Report, max_drop: float | None) -> None:
                 report=report,
             )
         if report.search is not None:
-            raise _unreached(report, report.search, worst, max_drop)
+            raise _unreached(report, report.search, worst, max_drop, recipe)
         raise GateError(
             f"the drop is {'over' if proven else 'not shown to be within'} {max_drop:g} points",
             why=f"measured {worst.points:+.2f}, 95 % interval {worst.ci95[0]:+.2f} to {worst.ci95[1]:+.2f}",
-            fix="use --precision fp16 or another --method"
-            if proven
-            else "use more images with --eval, or another --method",
+            fix=_remedies(recipe, max_drop, proven=proven),
             report=report,
         )
 
@@ -64,12 +59,26 @@ def too_few(images: int, max_drop: float) -> str | None:
     return f"{images:,} images cannot show a drop within {max_drop:g} points"
 
 
-def _unreached(report: Report, search: Search, drop: Drop, max_drop: float) -> GateError:
+def _remedies(recipe: Recipe, max_drop: float, *, proven: bool) -> str:
+    """What could still hold the budget, the cheapest for the network's speed first."""
+    found = []
+    if recipe.precision != "fp16" and recipe.ranges is None and recipe.rounding == "nearest":
+        found.append("--rounding optimized, which calibrates longer")
+    if recipe.precision == "int8" and max_drop > 0:
+        found.append("--precision mixed, which takes some layers back to float")
+    if recipe.precision == "mixed":
+        found.append("--precision fp16")
+    if not proven:
+        found.append("more images with --eval")
+    return "try " + ", or ".join([*found, "a larger --max-drop"])
+
+
+def _unreached(report: Report, search: Search, drop: Drop, max_drop: float, recipe: Recipe) -> GateError:
     """The error for a budget that no plan of the search held."""
     return GateError(
         f"no mixture of int8 and float is shown to stay within {max_drop:g} points",
         why=f"the closest of {len(search.looks)} plans leaves {len(search.kept)} of {search.groups} groups in float: "
         f"{drop.points:+.2f}, 95 % interval {drop.ci95[0]:+.2f} to {drop.ci95[1]:+.2f}",
-        fix="use --precision fp16, more images with --eval, or allow more with --max-drop",
+        fix=_remedies(recipe, max_drop, proven=False),
         report=report,
     )
