@@ -47,7 +47,7 @@ def gate(report: Report, max_drop: float | None, recipe: Recipe) -> None:
         raise GateError(
             f"the drop is {'over' if proven else 'not shown to be within'} {max_drop:g} points",
             why=f"measured {worst.points:+.2f}, 95 % interval {worst.ci95[0]:+.2f} to {worst.ci95[1]:+.2f}",
-            fix=_remedies(recipe, max_drop, proven=proven),
+            fix=_remedies(recipe, worst, max_drop),
             report=report,
         )
 
@@ -59,17 +59,15 @@ def too_few(images: int, max_drop: float) -> str | None:
     return f"{images:,} images cannot show a drop within {max_drop:g} points"
 
 
-def _remedies(recipe: Recipe, max_drop: float, *, proven: bool) -> str:
-    """What could still hold the budget, the cheapest for the network's speed first."""
-    found = []
+def _remedies(recipe: Recipe, drop: Drop, max_drop: float) -> str:
+    """What could still hold the budget: images where too few may be all that is wrong, then what costs no speed."""
+    found = ["more images with --eval"] if drop.points <= max_drop else []
     if recipe.precision != "fp16" and recipe.ranges is None and recipe.rounding == "nearest":
         found.append("--rounding optimized, which calibrates longer")
     if recipe.precision == "int8" and max_drop > 0:
         found.append("--precision mixed, which takes some layers back to float")
     if recipe.precision == "mixed":
         found.append("--precision fp16")
-    if not proven:
-        found.append("more images with --eval")
     return "try " + ", or ".join([*found, "a larger --max-drop"])
 
 
@@ -79,6 +77,6 @@ def _unreached(report: Report, search: Search, drop: Drop, max_drop: float, reci
         f"no mixture of int8 and float is shown to stay within {max_drop:g} points",
         why=f"the closest of {len(search.looks)} plans leaves {len(search.kept)} of {search.groups} groups in float: "
         f"{drop.points:+.2f}, 95 % interval {drop.ci95[0]:+.2f} to {drop.ci95[1]:+.2f}",
-        fix=_remedies(recipe, max_drop, proven=False),
+        fix=_remedies(recipe, drop, max_drop),
         report=report,
     )
