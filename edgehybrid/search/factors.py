@@ -1,8 +1,9 @@
 """Losses per image and group, fitted as an image's factor times a group's.
 
 An image weighs much or little whatever is quantized, so in a plain mean the few that weigh most decide how the groups
-rank. On the BoTNets 16 images run with every group alone rank them like 256 others with Spearman 0.87 to 0.92 by means
-and 0.94 to 0.96 by these factors (`benchmarks/README.md`, Sensitivity).
+rank. With every group run alone on 16 images, two BoTNets' rank as on 112 others with Spearman 0.84 to 0.89 by means,
+0.89 to 0.91 by these factors; CMT's and the Conformer's rank alike by both (`benchmarks/README.md`, Sensitivity). A
+group that does much harm to few images ranks by what it does to most.
 """
 
 import numpy as np
