@@ -97,6 +97,7 @@ class Writer:
         self.dialect = dialect
         self.wide = wide  # nodes that read float32 in the typed dialect too
         self.taken = {value.name for value in values(graph)}
+        self.nodes = {node.name for node in graph.nodes()}  # TensorRT refuses two layers of one name
         self.made: dict[tuple[ir.Value, int | None, str], ir.Value] = {}
         self.zero = self._constant("int8_zero", np.zeros((), np.int8))
 
@@ -116,7 +117,7 @@ class Writer:
     def _activation(self, reader: ir.Node, value: ir.Value, decision: Decision) -> ir.Value:
         name = name_of(value)
         scale = self._constant(f"{name}_scale", self._activation_scale(decision))
-        node = ir.node("QuantizeLinear", [value, scale, self.zero], name=f"{name}_QuantizeLinear")
+        node = ir.node("QuantizeLinear", [value, scale, self.zero], name=unused(f"{name}_QuantizeLinear", self.nodes))
         reader.prepend(node)
         result = node.outputs[0]
         result.name, result.type = unused(f"{name}_quantized", self.taken), ir.TensorType(ir.DataType.INT8)
@@ -145,7 +146,8 @@ class Writer:
         self, reader: ir.Node, value: ir.Value, scale: ir.Value, zero: ir.Value, name: str, axis: int | None
     ) -> ir.Value:
         attributes = {} if axis is None else {"axis": axis}
-        node = ir.node("DequantizeLinear", [value, scale, zero], attributes, name=f"{name}_DequantizeLinear")
+        label = unused(f"{name}_DequantizeLinear", self.nodes)
+        node = ir.node("DequantizeLinear", [value, scale, zero], attributes, name=label)
         reader.prepend(node)
         result = node.outputs[0]
         result.name, result.type = unused(f"{name}_dequantized", self.taken), ir.TensorType(ir.DataType.FLOAT)

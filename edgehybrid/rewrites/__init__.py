@@ -25,6 +25,7 @@ from edgehybrid.rewrites.key_value import merge_key_value
 from edgehybrid.rewrites.layer_norm import fuse_layer_norm
 from edgehybrid.rewrites.layer_scale import fold_layer_scale
 from edgehybrid.rewrites.layout import remove_no_ops
+from edgehybrid.rewrites.one_token import take_only_value
 from edgehybrid.rewrites.pooling import pool_first
 from edgehybrid.rewrites.relative_shift import index_relative_positions
 from edgehybrid.rewrites.residual import fold_identity
@@ -32,6 +33,7 @@ from edgehybrid.rewrites.residual import fold_identity
 REWRITES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
     ("constants", fold_constants),
     ("no-ops", remove_no_ops),
+    ("one-token", take_only_value),
     ("layer-norm", fuse_layer_norm),
     ("relative-shift", index_relative_positions),
     ("added-vector", fold_added_vector),

@@ -16,7 +16,7 @@ from edgehybrid.placement import plan
 from edgehybrid.quantizer import choose_weight_scales, quantize
 from edgehybrid.records import Adjustment, Ranges, Rounding
 from edgehybrid.tuner import refine
-from tests.single import SingleNet, draw, run
+from tests.single import SingleNet, draw, observe, run
 
 
 def one_sided() -> Graph:
@@ -109,6 +109,21 @@ def test_rounding_beats_the_nearest_on_rows_it_has_not_seen() -> None:
     assert next(r for r in records if r.kind == "rounding").accepted
     before, after = (np.square(error(graph, ranges, t)).sum() for t in (nearest, optimised))
     assert after < before
+
+
+def test_one_weight_of_two_layers_is_rounded_for_each_under_names_of_their_own() -> None:
+    """TensorRT refuses two layers of one name."""
+    net = SingleNet(1, 64, 32)
+    weight = net.weight(32, 32)
+    hidden = net.op("MatMul", net.op("Relu", "input"), weight)
+    graph = net.graph(net.op("MatMul", net.op("Relu", hidden), weight))
+    ranges = observe(graph, draw(graph))
+    _, tuning, _ = settle(graph, ranges, [], "optimized")
+    assert len(tuning.levels) == 2
+    written = quantize(graph, ranges, plan(graph, "fp32"), tuning)
+    names = [node.name for node in written.nodes()]
+    assert len(names) == len(set(names))
+    assert sum(node.op_type == "DequantizeLinear" for node in written.nodes()) == 4
 
 
 def test_without_adjustments_the_quantizer_writes_the_same() -> None:

@@ -34,7 +34,7 @@ with_timm = pytest.mark.skipif(not HERE, reason="timm (extra 'timm') is not inst
 SIZES = {
     "resnet18": 64,
     "convnext_atto": 64,
-    "mobilevit_xxs": 128,  # at 64 px its last attention has one token, which TensorRT-RTX 1.7.1 fails to compile
+    "mobilevit_xxs": 64,  # its last attention has one token, which TensorRT-RTX 1.7.1 fails to compile as exported
     "efficientformer_l1": 224,  # its position table takes no other size
     "coatnet_nano_rw_224": 64,
     "maxvit_rmlp_pico_rw_256": 64,
@@ -46,9 +46,10 @@ SIZES = {
 """Model -> the smallest usable input side in px."""
 COMPILED = ("mobilevit_xxs", "edgenext_xx_small", "convnext_atto")
 """Those that NVIDIA's compiler sees here, two hybrids and a baseline; benchmarks/timm_models.py has it see them all."""
-CONSTANT = {"maxvit_rmlp_pico_rw_256": 589_824, "edgenext_xx_small": 196_608}
+CONSTANT = {"maxvit_rmlp_pico_rw_256": 589_824, "edgenext_xx_small": 196_608, "mobilevit_xxs": 1_152}
 """Multiply-accumulates that torch makes for every image although no pixel enters them, and the export makes once: the
-networks behind MaxViT's relative positions and EdgeNeXt's Fourier encoding."""
+networks behind MaxViT's relative positions and EdgeNeXt's Fourier encoding. MobileViT's are logits of one token, whose
+softmax is 1 whatever they are."""
 
 
 # --- without timm --------------------------------------------------------------------------------
