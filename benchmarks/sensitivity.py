@@ -5,7 +5,7 @@
 
 The network is tuned as a build tunes it. Every way ranks the same groups on the same images; leave-one-out runs each
 group alone in int8 on other images and takes the mean divergence of the softmax. `edgehybrid sensitivity` runs it on
-16 and fits factors of images and groups; how both rank 16 images like all others is told beside. Halves are what is
+16 and weighs the images; how both rank 16 images like all others is told beside. Halves are what is
 usually meant by random designs: half of the groups in int8, at random, and a ridge regression of the loss; here with as
 many runs as the single-group runs take. Costs are forward passes per image by arithmetic, and processor time over that
 of ONNX Runtime's forward pass. Writes `benchmarks/results/sensitivity/<weights>.json`.
@@ -105,7 +105,7 @@ def main() -> None:
                         "way": way,
                         "seed": seed,
                         "spearman": search.spearman(found, measured),
-                        "spearman_printed": search.spearman(found, search.fit_losses(losses[:PRINTED])),
+                        "spearman_printed": search.spearman(found, search.weigh(losses[:PRINTED], root=2)),
                         "sum_over_measured": float(found.sum() / measured.sum()),
                         "forwards": arithmetic if way == "fisher" else 1.0 + rounds,
                         "forwards_by_time": (time.process_time() - start) / len(ranked) / forward,
@@ -147,12 +147,12 @@ def quantize(
 
 
 def of_few(losses: NDArray[np.float64]) -> dict[str, float]:
-    """Spearman of leave-one-out on 16 images with the mean on all others: by means and by factors, mean of all 16s."""
-    found: dict[str, list[float]] = {"by_means": [], "by_factors": []}
+    """Spearman of leave-one-out on 16 images with the mean on all others: by means and weighed, mean of all 16s."""
+    found: dict[str, list[float]] = {"by_means": [], "weighed": []}
     for at in range(0, len(losses) - PRINTED + 1, PRINTED):
         few, others = losses[at : at + PRINTED], np.delete(losses, np.s_[at : at + PRINTED], axis=0).mean(axis=0)
         found["by_means"].append(search.spearman(few.mean(axis=0), others))
-        found["by_factors"].append(search.spearman(search.fit_losses(few), others))
+        found["weighed"].append(search.spearman(search.weigh(few, root=2), others))
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 

@@ -8,7 +8,7 @@ handed in.
 from edgehybrid.search.budget import Walk, rungs, walk
 from edgehybrid.search.costs import Gains, estimate_gains, measure_gains, order_groups
 from edgehybrid.search.designs import Answer, count_rounds, estimate, leave_one_out
-from edgehybrid.search.factors import fit_losses, fit_slopes
+from edgehybrid.search.factors import weigh
 from edgehybrid.search.groups import find, owners
 from edgehybrid.search.losses import divergence, quadratic, spearman
 from edgehybrid.search.switches import Switched, find_sites, switch
@@ -24,8 +24,6 @@ __all__ = [
     "estimate_gains",
     "find",
     "find_sites",
-    "fit_losses",
-    "fit_slopes",
     "leave_one_out",
     "measure_gains",
     "order_groups",
@@ -35,4 +33,5 @@ __all__ = [
     "spearman",
     "switch",
     "walk",
+    "weigh",
 ]

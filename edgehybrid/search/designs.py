@@ -4,7 +4,7 @@ Errors of int8 layers add up in variance: on CMT-Ti the loss of all 69 groups to
 their losses alone. So any choice of int8 groups tells something about each of them. It does not tell it equally well:
 the noise of a run grows with the noise of all groups in it, so a run with half of them says little about one. With
 4 runs per image a regression on random halves ranks the groups of CMT-Ti with Spearman 0.3 against leave-one-out,
-single groups spread over the images with 0.95 (`benchmarks/sensitivity.py`). Hence one group per run.
+single groups spread over the images with 0.97 (`benchmarks/sensitivity.py`). Hence one group per run.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgehybrid.search.factors import fit_losses
+from edgehybrid.search.factors import weigh
 from edgehybrid.search.losses import Floats, divergence, quadratic
 
 Answer = Callable[[NDArray[np.bool_], NDArray[np.float32]], NDArray[np.float32]]
@@ -41,7 +41,7 @@ def estimate(
     """What quantizing each group alone costs, from a few runs per image.
 
     Each piece of images is run in float and with `count_rounds` groups, one at a time, dealt so that all groups get
-    equally many runs, and the losses are fitted (`factors`).
+    equally many runs, and the losses are weighed (`factors`).
 
     Args:
         answer: The network.
@@ -63,7 +63,7 @@ def estimate(
         for k in range(rounds):
             losses[i, k] = quadratic(reference, answer(_only(hands[i, k], groups), piece)).mean()
         progress(i + 1)
-    return fit_losses(losses, hands, groups)
+    return weigh(losses, hands, groups, root=2)
 
 
 def leave_one_out(

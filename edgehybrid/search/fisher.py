@@ -2,7 +2,7 @@
 
 Noise d in a layer's output costs E[(g . d)^2] / 2 nats (`differentiation`). The layer computed once more from its int8
 inputs gives d, and g . d is what the loss gains per share of d that is added to the output: one derivative per group.
-The mean over images is of fitted factors (`factors`), which few loud images do not decide.
+Few loud images do not decide the mean (`factors`).
 So all layers of an image cost a forward pass, a second one of the int8 layers alone, and a backward pass. Images are
 mapped over, so that torch computes many at once while each keeps derivatives of its own.
 
@@ -24,7 +24,7 @@ from edgehybrid.errors import StageError
 from edgehybrid.graph import PRODUCTS, Graph, constant, known_shape, macs_of, name_of, shape_of
 from edgehybrid.graph.products import Product
 from edgehybrid.search.differentiation import Network, Visit, check, draw_signs, project
-from edgehybrid.search.factors import fit_slopes
+from edgehybrid.search.factors import weigh
 from edgehybrid.search.operators import OPERATORS
 from edgehybrid.search.switches import Site, find_sites
 
@@ -107,7 +107,7 @@ def estimate(
             slopes.append(slope.numpy().astype(np.float64))
         done += len(some)
         progress(done)
-    return fit_slopes(np.concatenate(slopes)) / 2 / shape_of(reference.input)[0]
+    return weigh(np.square(np.concatenate(slopes))) / 2 / shape_of(reference.input)[0]
 
 
 def _activations(graph: Graph) -> int:

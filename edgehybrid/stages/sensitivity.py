@@ -109,7 +109,7 @@ def check_ranking(
                 progress=lambda done: listener().advance(done * opened.batch, total * opened.batch),
             )
         names = [group.name for group in opened.groups]
-        nats = search.fit_losses(losses).tolist()
+        nats = search.weigh(losses, root=2).tolist()
         write_atomic(folder / "nats.json", to_json(dict(zip(names, nats, strict=True))))
 
     inputs = {**_identity(baseline, quantized, images, preprocess, unit), "count": count}
