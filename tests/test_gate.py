@@ -12,7 +12,7 @@ from edgehybrid.records import Drop, Look, Recipe, Report, Search
 from tests.reporter import samples
 
 RECIPE = Recipe("cmt_ti", "auto", "int8", "cpu", 1, 64, 1.0, 10, "photos", 8, "mse", "val", 1000, 0)
-OPTIONS = {name.replace("_", "-") for verb in pipeline.COMMANDS for name in inspect.signature(verb).parameters}
+OPTIONS = {name.replace("_", "-") for name in inspect.signature(pipeline.build).parameters}
 
 
 def losing(points: float, least: float, most: float) -> Report:
@@ -22,9 +22,9 @@ def losing(points: float, least: float, most: float) -> Report:
     return replace(report, rows=tuple(r if r.precision == "fp32" else replace(r, drop=drop) for r in report.rows))
 
 
-def missed(report: Report, recipe: Recipe, budget: float = 0.5) -> GateError:
+def missed(report: Report, recipe: Recipe, budget: float = 0.5, *, dla: bool = False) -> GateError:
     with pytest.raises(GateError) as caught:
-        findings.gate(report, budget, recipe)
+        findings.gate(report, budget, recipe, dla=dla)
     return caught.value
 
 
@@ -44,7 +44,14 @@ def test_a_missed_budget_is_told_the_remedies_that_are_left() -> None:
     assert "--rounding" not in missed(open_, replace(RECIPE, rounding="optimized")).fix
     assert "--rounding" not in missed(open_, replace(RECIPE, ranges="calibration.json")).fix
     assert "mixed" not in missed(open_, RECIPE, budget=-0.5).fix  # which a search refuses
-    assert missed(proven, replace(RECIPE, precision="fp16")).fix == "try a larger --max-drop"
+    assert "--precision fp16" in missed(proven, RECIPE, budget=-0.5).fix
+    for precision in ("fp16", "fp32"):
+        assert missed(proven, replace(RECIPE, precision=precision)).fix == "try a larger --max-drop"
+
+
+def test_what_nvdla_cannot_take_is_not_named() -> None:
+    fix = missed(losing(0.4, -0.1, 0.9), RECIPE, dla=True).fix
+    assert fix == "try more images with --eval, or --precision fp16, or a larger --max-drop"
 
 
 def test_a_search_that_found_nothing_still_has_remedies() -> None:
@@ -58,7 +65,7 @@ def test_a_search_that_found_nothing_still_has_remedies() -> None:
     assert "--precision mixed" not in fix
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp16", "mixed"])
+@pytest.mark.parametrize("precision", ["int8", "fp16", "fp32", "mixed"])
 def test_every_option_that_is_named_exists(precision: str) -> None:
     fix = missed(losing(0.4, -0.1, 0.9), replace(RECIPE, precision=precision)).fix
     named = re.findall(r"--([a-z-]+)", fix)

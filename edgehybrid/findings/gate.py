@@ -5,13 +5,14 @@ from edgehybrid.errors import GateError
 from edgehybrid.records import Drop, Recipe, Report, Search
 
 
-def gate(report: Report, max_drop: float | None, recipe: Recipe) -> None:
+def gate(report: Report, max_drop: float | None, recipe: Recipe, *, dla: bool = False) -> None:
     """Hold the report against an accuracy budget.
 
     Args:
         report: With a measured drop.
         max_drop: Points of top-1; None passes.
         recipe: What was asked for, and so what is left to try.
+        dla: NVDLA takes what it can, from float32 and a table of ranges.
 
     Raises:
         GateError: The upper end of the drop's 95 % interval exceeds the budget: not shown to be non-inferior.
@@ -43,11 +44,11 @@ def gate(report: Report, max_drop: float | None, recipe: Recipe) -> None:
                 report=report,
             )
         if report.search is not None:
-            raise _unreached(report, report.search, worst, max_drop, recipe)
+            raise _unreached(report, report.search, worst, max_drop, recipe)  # never with NVDLA
         raise GateError(
             f"the drop is {'over' if proven else 'not shown to be within'} {max_drop:g} points",
             why=f"measured {worst.points:+.2f}, 95 % interval {worst.ci95[0]:+.2f} to {worst.ci95[1]:+.2f}",
-            fix=_remedies(recipe, worst, max_drop),
+            fix=_remedies(recipe, worst, max_drop, dla=dla),
             report=report,
         )
 
@@ -59,14 +60,16 @@ def too_few(images: int, max_drop: float) -> str | None:
     return f"{images:,} images cannot show a drop within {max_drop:g} points"
 
 
-def _remedies(recipe: Recipe, drop: Drop, max_drop: float) -> str:
-    """What could still hold the budget: images where too few may be all that is wrong, then what costs no speed."""
+def _remedies(recipe: Recipe, drop: Drop, max_drop: float, *, dla: bool) -> str:
+    """What could still hold the budget: images where too few may be all that is wrong, then what costs least speed."""
     found = ["more images with --eval"] if drop.points <= max_drop else []
-    if recipe.precision != "fp16" and recipe.ranges is None and recipe.rounding == "nearest":
-        found.append("--rounding optimized, which calibrates longer")
-    if recipe.precision == "int8" and max_drop > 0:
+    quantized = recipe.precision in ("int8", "mixed")
+    if quantized and recipe.ranges is None and recipe.rounding == "nearest" and not dla:
+        found.append("--rounding optimized, which calibrates longer and may keep more answers")
+    mixable = recipe.precision == "int8" and max_drop > 0 and not dla
+    if mixable:
         found.append("--precision mixed, which takes some layers back to float")
-    if recipe.precision == "mixed":
+    elif quantized:
         found.append("--precision fp16")
     return "try " + ", or ".join([*found, "a larger --max-drop"])
 
@@ -77,6 +80,6 @@ def _unreached(report: Report, search: Search, drop: Drop, max_drop: float, reci
         f"no mixture of int8 and float is shown to stay within {max_drop:g} points",
         why=f"the closest of {len(search.looks)} plans leaves {len(search.kept)} of {search.groups} groups in float: "
         f"{drop.points:+.2f}, 95 % interval {drop.ci95[0]:+.2f} to {drop.ci95[1]:+.2f}",
-        fix=_remedies(recipe, drop, max_drop),
+        fix=_remedies(recipe, drop, max_drop, dla=False),
         report=report,
     )

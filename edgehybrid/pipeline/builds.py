@@ -243,7 +243,7 @@ def build(
         versions=stages.versions(),
         answers=answers,
     )
-    findings.gate(found, max_drop, recipe)
+    findings.gate(found, max_drop, recipe, dla=dla is not None)
     return found if host is None else engines.build_engines(folder, options, host)
 
 

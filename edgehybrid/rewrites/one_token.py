@@ -34,6 +34,4 @@ def are_ones(weights: ir.Value) -> bool:
     array, maker = constant(weights), weights.producer()
     if array is not None:
         return array.dtype.kind == "f" and bool((array == 1).all())
-    if maker is None or not is_op(maker, "Softmax"):
-        return False
-    return maker.attributes.get_int("axis", -1) % len(shape) == len(shape) - 1
+    return maker is not None and is_op(maker, "Softmax") and shape[maker.attributes.get_int("axis", -1)] == 1

@@ -35,6 +35,11 @@ class Source:
     labels: tuple[str, ...] = ()
     crop_pct: float | None = None  # None: the model's usual preprocessing
 
+    @property
+    def is_users(self) -> bool:
+        """Whether the user named a file, of which nothing is known but what it says."""
+        return self.path is not None and self.origin == str(self.path)
+
 
 def find(card: ModelCard, weights: str, *, num_classes: int | None, seed: int, notify: Callable[[str], None]) -> Source:
     """Resolve the option `weights`; `imagenet` and `auto` may download.

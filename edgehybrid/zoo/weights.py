@@ -82,10 +82,10 @@ def load(
                 state = family.resize(state, size)
                 notes.append(f"relative-position tables resized from {stored} to {size} px: accuracy may differ")
                 notify(notes[-1])
-            if stored is None and input_size is None and source.origin == str(source.path):
-                notes.append(f"the checkpoint does not tell for which images it was trained: {size} px as published")
-                notify(f"{notes[-1]}; else give --input-size")
             module = _fill(card, family, state, classes, size, source.path)
+            if stored is None and input_size is None and source.is_users:
+                notes.append(f"the checkpoint does not tell for which images it was trained: {size} px as published")
+                notify(f"{notes[-1]}; give --input-size if it was for others")
             check_classes(classes, num_classes, source.path)
             notes.extend(describe(found))
     provenance = Provenance(source.origin, source.sha256, source.path is not None, "; ".join(notes))

@@ -48,8 +48,8 @@ def test_a_value_that_is_the_input_of_the_graph_stays_where_it_would_be_its_outp
     assert sites(net.graph(net.op("MatMul", net.const(np.ones((4, 1, 1))), "input")), ONE) == 0
 
 
-@pytest.mark.parametrize(("queries", "keys", "axis"), [(2, 2, -1), (3, 1, -1), (1, 1, 1), (1, 1, -2)])
+@pytest.mark.parametrize(("queries", "keys", "axis"), [(2, 2, -1), (3, 1, -1), (1, 1, 1), (2, 1, -2)])
 def test_more_tokens_and_sums_over_others_stay(queries: int, keys: int, axis: int) -> None:
-    """Over another axis the weights of two heads, or of queries, add up to 1."""
+    """Over another axis the weights of two heads, or of two queries, add up to 1."""
     net = Net(1, queries, DIM)
     assert sites(net.graph(attention(net, queries, keys, axis=axis)), ONE) == 0

@@ -30,6 +30,13 @@ def test_the_divergence_keeps_its_digits_however_small_and_sure(size: float) -> 
     np.testing.assert_allclose(divergence(logits, noisy), quadratic(logits, noisy), rtol=3 * size + 1e-6)
 
 
+@given(st.integers(0, 1000), st.sampled_from([1e-12, 1e-8, 1e-4, 1.0, 100.0]))
+def test_the_divergence_is_never_negative(seed: int, size: float) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(4, 10)) * 10
+    assert (divergence(logits, logits + rng.normal(size=(4, 10)) * size) >= 0).all()
+
+
 def test_the_divergence_of_answers_that_exclude_each_other_is_finite() -> None:
     logits = np.array([[0.0, 2000, 0]], np.float32)
     np.testing.assert_array_equal(divergence(logits, logits[:, [1, 0, 2]]), [2000])

@@ -14,7 +14,7 @@ from edgehybrid.graph.products import product_at
 from edgehybrid.graph.tuning import Tuning, load_tuning, save_tuning
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import choose_weight_scales, quantize
-from edgehybrid.records import Adjustment, Ranges, Rounding
+from edgehybrid.records import Adjustment, Dialect, Ranges, Rounding
 from edgehybrid.tuner import refine
 from tests.single import SingleNet, draw, observe, run
 
@@ -111,7 +111,8 @@ def test_rounding_beats_the_nearest_on_rows_it_has_not_seen() -> None:
     assert after < before
 
 
-def test_one_weight_of_two_layers_is_rounded_for_each_under_names_of_their_own() -> None:
+@pytest.mark.parametrize("dialect", ["fp32", "typed"])
+def test_one_weight_of_two_layers_is_rounded_for_each_under_names_of_their_own(dialect: Dialect) -> None:
     """TensorRT refuses two layers of one name."""
     net = SingleNet(1, 64, 32)
     weight = net.weight(32, 32)
@@ -120,7 +121,7 @@ def test_one_weight_of_two_layers_is_rounded_for_each_under_names_of_their_own()
     ranges = observe(graph, draw(graph))
     _, tuning, _ = settle(graph, ranges, [], "optimized")
     assert len(tuning.levels) == 2
-    written = quantize(graph, ranges, plan(graph, "fp32"), tuning)
+    written = quantize(graph, ranges, plan(graph, dialect), tuning)
     names = [node.name for node in written.nodes()]
     assert len(names) == len(set(names))
     assert sum(node.op_type == "DequantizeLinear" for node in written.nodes()) == 4

@@ -96,7 +96,8 @@ def test_a_checkpoint_without_tables_does_not_tell_its_size(path: Path, name: st
     save_file(module.state_dict(), path)
     _, spec = zoo.load(name, str(path), notify=heard.append)
     assert heard == [
-        "the checkpoint does not tell for which images it was trained: 224 px as published; else give --input-size"
+        "the checkpoint does not tell for which images it was trained: 224 px as published; "
+        "give --input-size if it was for others"
     ]
     assert "224 px as published" in spec.weights.note
     _, told = zoo.load(name, str(path), input_size=64, notify=heard.append)
