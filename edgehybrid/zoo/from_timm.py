@@ -158,7 +158,9 @@ def _count(name: str, size: int) -> tuple[int, int]:
     counter = FlopCounterMode(display=False)
     try:
         with torch.device("meta"), counter, torch.inference_mode():
-            module = _create(name, IMAGENET_CLASSES)
+            module = _create(name, IMAGENET_CLASSES).requires_grad_(
+                False
+            )  # the counter trips over parameters as inputs
             scores = module(torch.zeros(1, 3, size, size))
         found = str(tuple(scores.shape)) if isinstance(scores, Tensor) else type(scores).__name__
     except Exception as error:  # foreign code runs, any of some 1,400 models: anything can be raised
