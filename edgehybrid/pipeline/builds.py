@@ -136,6 +136,7 @@ def build(
 
     run = stages.Run()
     made = stages.export(run, source, images)
+    stages.check_parser(made.path, goal)
     spec = made.spec
     check_trained(precision, spec)
     recipe = Recipe(

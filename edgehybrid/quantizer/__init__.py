@@ -12,10 +12,11 @@ from edgehybrid.graph import Graph, constant, label_nodes, tidy
 from edgehybrid.graph.tuning import Tuning
 from edgehybrid.quantizer.float16 import type_float16, upgrade
 from edgehybrid.quantizer.norms import spell_norms
+from edgehybrid.quantizer.opsets import lower_opset
 from edgehybrid.quantizer.qdq import MIN_SCALE, QMAX, Writer, choose_weight_scales, correct_biases, wrong_plan
 from edgehybrid.records import Plan, Ranges
 
-__all__ = ["MIN_SCALE", "QMAX", "choose_weight_scales", "quantize", "spell_norms", "to_fp16"]
+__all__ = ["MIN_SCALE", "QMAX", "choose_weight_scales", "lower_opset", "quantize", "spell_norms", "to_fp16"]
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "BatchNormalization"}
 

@@ -11,6 +11,7 @@ from edgehybrid.stages.measurement import (
     measure_power,
     predict,
 )
+from edgehybrid.stages.parser import check_parser, suit_parser
 from edgehybrid.stages.product import (
     Quantized,
     build_engine,
@@ -21,7 +22,6 @@ from edgehybrid.stages.product import (
     quantize_alone,
     rewrite,
     suit_builder,
-    suit_parser,
     why_not_here,
 )
 from edgehybrid.stages.run import Run, place_of, require, versions
@@ -48,6 +48,7 @@ __all__ = [
     "builds_here",
     "calibrate",
     "check_collapse",
+    "check_parser",
     "check_torch_flavor",
     "compile_torch",
     "check_ranking",

@@ -1,7 +1,6 @@
 """From a float32 graph to what is deployed: rewritten, calibrated, quantized, and put to NVIDIA's compiler."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -303,22 +302,6 @@ def build_engine(
         stamp=None if kept["stamp"] is None else decode(EngineStamp, kept["stamp"]),
         log=tuple(kept["log"]),
     )
-
-
-def suit_parser(run: Run, path: Path, target: Target) -> Path:
-    """The graph in operators that the target's parser has: TensorRT 8.5's has no layer normalisation."""
-    figure = target.figures.get("tensorrt")
-    version = re.findall(r"\d+", str(None if figure is None else figure.value))[:2]
-    knows = (8, 6) <= tuple(map(int, version)) < (9,)
-    if target.backend != "tensorrt" or target.dialect == "typed" or knows:
-        return path
-
-    def produce(folder: Path) -> None:
-        from edgehybrid import graph, quantizer
-
-        write_atomic(folder / "model.onnx", quantizer.spell_norms(graph.load(path)).pieces())
-
-    return run.do(f"norms {path.stem}", {"model": sha256_of(path)}, produce) / "model.onnx"
 
 
 def suit_builder(target: Target) -> Target:
