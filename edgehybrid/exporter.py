@@ -1,6 +1,7 @@
 """torch to ONNX: one static graph of opset 17, simplified, and checked against torch before anyone uses it."""
 
 import contextlib
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,14 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgehybrid.errors import StageError, UsageError
-from edgehybrid.graph import Graph, add_constant, constant, from_proto, name_of, shape_of, sweep
+from edgehybrid.errors import GraphError, StageError, UsageError
+from edgehybrid.graph import Graph, add_constant, constant, from_proto, known_shape, name_of, shape_of, sweep
+from edgehybrid.graph.adoption import adopt
+from edgehybrid.graph.folding import compute_shapes
 from edgehybrid.records import ModelSpec
 from edgehybrid.runtime import open_runner
 from edgehybrid.store.files import guarding
 
 OPSET = 17
 """The first with LayerNormalization as one operator, and what TensorRT 8.5 still reads."""
+CAPTURED_OPSET = 18
+"""The oldest that torch's newer exporter writes."""
 INPUT = "input"
 OUTPUT = "logits"
 TOLERANCE = 1e-4
@@ -34,6 +39,7 @@ KEEP = (
 )
 """Steps of onnxsim left out: they give one layer's weight another layer's name, or replace nodes by unnamed ones.
 CMT-Ti@160 in ONNX Runtime is as fast without them (26.1 against 26.4 ms, 1 thread); merging is for the rewrites."""
+DETAILS = "run again with -vv for the details; `edgehybrid doctor` shows which versions are installed"
 ROLES = {"Conv": ("weight", "bias"), "MatMul": ("weight",), "Gemm": ("weight", "bias"), "Reshape": ("shape",)}
 """Operator -> what its constant inputs are, from the second on."""
 
@@ -64,17 +70,17 @@ def trace(
 
     Node names are the module's own paths (`/blocks_a.0/attn/q/MatMul`), as reports show them. torch's TorchScript
     exporter is used: the newer one writes opset 18 when asked for 17 and only logs it (torch 2.13), and names
-    nodes by number.
+    nodes by number. It is asked where the older one fails.
 
     Args:
         module: float32, in eval mode; images (N, 3, S, S) -> logits (N, classes).
         spec: Its input size and number of classes.
         batch: N of the graph.
         images: What to compare on, (M, 3, S, S) normalised, M at least 1; None takes seeded noise.
-        notify: Told how close ONNX and torch are.
+        notify: Told how close ONNX and torch are, and where the newer exporter was needed.
 
     Returns:
-        Opset 17, input `input` (N, 3, S, S), output `logits` (N, classes).
+        Opset 17, or 18 of the newer exporter; input `input` (N, 3, S, S), output `logits` (N, classes).
 
     Raises:
         UsageError: `batch` is below 1.
@@ -92,9 +98,7 @@ def trace(
     if images.shape[1:] != (3, side, side) or len(images) < 1:
         raise ValueError(f"images must be (M, 3, {side}, {side}) with M > 0, got {images.shape}")
     with _one_thread(), tempfile.TemporaryDirectory(prefix="edgehybrid-") as folder, guarding(Path(folder)):
-        raw = Path(folder) / "raw.onnx"
-        _export(module, spec, batch, raw)
-        graph = _simplify(raw, spec)
+        graph = _graph_of(module, spec, batch, Path(folder) / "raw.onnx", notify)
         _check_interface(graph, spec, batch)
         _name_constants(graph)
         path = Path(folder) / "model.onnx"
@@ -122,10 +126,33 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _graph_of(module: nn.Module, spec: ModelSpec, batch: int, path: Path, notify: Callable[[str], None]) -> Graph:
+    """By the older exporter; by the newer one where that has no form for the module, or leaves the result open."""
+    why = "it leaves the shape of the logits open"
+    try:
+        _export(module, spec, batch, path)
+    except StageError as error:
+        why = error.why.partition(". ")[0]  # before what torch asks its users to do
+    else:
+        graph = compute_shapes(_simplify(path, spec))
+        if known_shape(graph.body.outputs[0]) is not None:
+            return graph
+    try:
+        graph = _capture(module, spec, batch, path)
+    except (StageError, GraphError) as error:
+        raise StageError(
+            f"torch could not export {spec.name}",
+            why=f"{why}; its newer exporter: {error.what}: {error.why}",
+            fix=DETAILS,
+        ) from error
+    notify(f"exported by torch's newer exporter, to opset {graph.opset}, as its older one failed: {why}")
+    return graph
+
+
 def _export(module: nn.Module, spec: ModelSpec, batch: int, path: Path) -> None:
     example = torch.zeros(batch, 3, spec.preprocess.size, spec.preprocess.size)
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), torch.inference_mode(), _unlogged():
             # torch says that this exporter is the old one; the docstring of `trace` says why it is used
             warnings.simplefilter("ignore", DeprecationWarning)
             # and that branches of the module are frozen: those on shapes are meant to be, `_compare` finds the others
@@ -147,6 +174,45 @@ def _export(module: nn.Module, spec: ModelSpec, batch: int, path: Path) -> None:
         raise _failed(f"torch could not export {spec.name}", error) from error
 
 
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep torch from printing the whole graph to stdout where its older exporter fails; `verbose` does not (2.13)."""
+    before = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *parts: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = before
+
+
+def _capture(module: nn.Module, spec: ModelSpec, batch: int, path: Path) -> Graph:
+    """By torch's newer exporter, as the file of a user who took that one is opened."""
+    example = torch.zeros(batch, 3, spec.preprocess.size, spec.preprocess.size)
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns that torchvision is not there
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # about its own insides
+            torch.onnx.export(
+                module,
+                (example,),
+                path,
+                opset_version=CAPTURED_OPSET,
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                verbose=False,
+            )
+    except OSError:
+        raise
+    except Exception as error:  # capturing runs the whole module, too; what went wrong is behind what torch says of it
+        raise _failed(f"torch could not export {spec.name}", error.__cause__ or error) from error
+    finally:
+        log.setLevel(level)
+    return adopt(path, batch=batch)
+
+
 def _simplify(path: Path, spec: ModelSpec) -> Graph:
     """Fold constants and shape arithmetic."""
     try:
@@ -163,12 +229,12 @@ def _simplify(path: Path, spec: ModelSpec) -> Graph:
     return from_proto(proto)
 
 
-def _failed(what: str, error: Exception) -> StageError:
+def _failed(what: str, error: BaseException) -> StageError:
     text = str(error).strip()
     return StageError(
         what,
         why=f"{type(error).__name__}: {text.splitlines()[0] if text else 'no details'}",
-        fix="run again with -vv for the details; `edgehybrid doctor` shows which versions are installed",
+        fix=DETAILS,
     )
 
 
@@ -180,7 +246,8 @@ def _check_interface(graph: Graph, spec: ModelSpec, batch: int) -> None:
         tuple((name_of(v), shape_of(v)) for v in graph.body.inputs),
         tuple((name_of(v), shape_of(v)) for v in graph.body.outputs),
     )
-    needed = (OPSET, ((INPUT, (batch, 3, side, side)),), ((OUTPUT, (batch, spec.classes)),))
+    opset = CAPTURED_OPSET if graph.opset == CAPTURED_OPSET else OPSET
+    needed = (opset, ((INPUT, (batch, 3, side, side)),), ((OUTPUT, (batch, spec.classes)),))
     if found != needed:
         raise StageError(
             f"the export of {spec.name} is not what was asked for",

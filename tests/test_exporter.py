@@ -1,5 +1,6 @@
 """An exported graph computes what torch computes, and says so or fails."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import onnxsim
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from edgehybrid import exporter, zoo
@@ -124,12 +126,58 @@ def test_nan_in_the_exported_graph_alone_is_a_difference() -> None:
         exporter._check_agreement(agreement, TINY)
 
 
-def test_an_operator_without_onnx_form_is_a_failed_stage(net: nn.Module) -> None:
-    net.between = lambda x: torch.special.erfcx(x)
+def test_an_operator_without_onnx_form_is_a_failed_stage(net: nn.Module, capfd: pytest.CaptureFixture[str]) -> None:
+    net.between = lambda x: torch.special.airy_ai(x)
     with pytest.raises(StageError, match="torch could not export tiny") as error:
         trace(net, TINY)
-    assert "erfcx" in error.value.why
+    assert "airy_ai' to ONNX opset version 17 is not supported; its newer exporter: " in error.value.why
     assert error.value.exit_code == 5
+    assert capfd.readouterr() == ("", "")  # torch prints the graph, which would come before the document of --json
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_only_the_newer_exporter_knows_is_exported_by_it(
+    net: nn.Module, batch: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Erfcx is written out there; the names are those of the modules all the same."""
+    net.between = lambda x: torch.special.erfcx(x)
+    said: list[str] = []
+    graph = trace(net, TINY, batch=batch, images=images(2), notify=said.append)
+    assert (graph.opset, shape_of(graph.input)) == (18, (batch, 3, 8, 8))
+    assert [(name_of(v), shape_of(v)) for v in graph.body.outputs] == [("logits", (batch, 4))]
+    assert {"/conv/Conv", "/blocks.0/blocks.0.0/MatMul", "/head/Gemm"} <= {node.name for node in graph.nodes()}
+    assert "head.bias" in graph.body.initializers
+    assert said[0].startswith("exported by torch's newer exporter, to opset 18, as its older one failed: Unsupported")
+    assert said[1].startswith("ONNX agrees with torch on 2 images")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_shape_that_the_simplifier_gets_wrong_is_no_dead_end(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As onnxsim 0.8.1 does to timm's CPUBone: what cannot be reshaped so has no shape, nor has what follows."""
+    real = onnxsim.simplify
+    net.between = lambda x: x.reshape(x.shape[0], 5, 3, 3)
+
+    def damage(path: str, **options: object) -> tuple[object, bool]:
+        proto, sound = real(path, **options)
+        (reshape,) = (node for node in proto.graph.node if node.op_type == "Reshape")
+        proto.graph.initializer.append(numpy_helper.from_array(np.array([-1, 5, 7]), "wrong"))
+        reshape.input[1] = "wrong"
+        del proto.graph.value_info[:]
+        proto.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "unknown"
+        return proto, sound
+
+    monkeypatch.setattr(onnxsim, "simplify", damage)
+    said: list[str] = []
+    graph = trace(net, TINY, images=images(2), notify=said.append)
+    assert (graph.opset, shape_of(graph.body.outputs[0])) == (18, (1, 4))
+    assert said[0].endswith("failed: it leaves the shape of the logits open")
+
+
+def test_how_torch_logs_is_left_as_it_was(net: nn.Module) -> None:
+    before = torch._C._jit_onnx_log, logging.getLogger("torch.onnx").level
+    net.between = lambda x: torch.special.erfcx(x)
+    trace(net, TINY)
+    assert (torch._C._jit_onnx_log, logging.getLogger("torch.onnx").level) == before
 
 
 def test_another_number_of_classes_than_the_spec_says_is_a_failed_stage(net: nn.Module) -> None:
