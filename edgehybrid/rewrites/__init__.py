@@ -18,6 +18,7 @@ from edgehybrid.rewrites.attention_norm import fold_into_value
 from edgehybrid.rewrites.attention_scale import fold_scale
 from edgehybrid.rewrites.batch_norm import fold_into_next, fold_into_previous
 from edgehybrid.rewrites.bias import fold_added_vector
+from edgehybrid.rewrites.branches import merge_branches
 from edgehybrid.rewrites.head_size import pad_head_size
 from edgehybrid.rewrites.heads import merge_heads
 from edgehybrid.rewrites.hidden_width import pad_hidden_width
@@ -39,6 +40,7 @@ REWRITES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
     ("added-vector", fold_added_vector),
     ("layer-scale", fold_layer_scale),
     ("bn-into-previous", fold_into_previous),
+    ("branches", merge_branches),
     ("bn-into-next", fold_into_next),
     ("bn-into-value", fold_into_value),
     ("pool-first", pool_first),

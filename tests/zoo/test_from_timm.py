@@ -1,4 +1,4 @@
-"""Models of timm: their card, data config and weights, and the whole road of ten of them."""
+"""Models of timm: their card, data config and weights, and the whole road of twelve of them."""
 
 import functools
 import importlib.util
@@ -42,6 +42,8 @@ SIZES = {
     "edgenext_xx_small": 64,
     "deit_tiny_patch16_224": 64,
     "swin_tiny_patch4_window7_224": 64,
+    "mobileone_s0": 64,  # trained with up to six branches per layer, which become one
+    "halonet26t": 256,  # what only torch's newer exporter exports
 }
 """Model -> the smallest usable input side in px."""
 COMPILED = ("mobilevit_xxs", "edgenext_xx_small", "convnext_atto")
