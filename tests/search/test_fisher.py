@@ -233,8 +233,20 @@ def test_what_no_logit_hangs_on_costs_nothing() -> None:
     np.testing.assert_array_equal(found, 0)
 
 
+def in_eighths() -> Graph:
+    """Two convolutions of weights in eighths: float32 adds eighths without rounding, in whatever order."""
+    net = SingleNet(1, 16, 16, 16)
+    x = "input"
+    for width, depth in ((32, 16), (32, 32)):
+        kernel = net.const(np.round(net.random.normal(size=(width, depth, 3, 3)) * 2) / 8)
+        x = net.op("Relu", net.op("Conv", x, kernel, pads=[1, 1, 1, 1]))
+    pooled = net.op("Flatten", net.op("GlobalAveragePool", x))
+    return net.graph(net.op("Gemm", pooled, net.weight(32, 10), net.weight(10)))
+
+
 def test_how_many_images_are_computed_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = hybrid()
+    """Of numbers that no order of adding changes: else values tip between two int8 steps, by up to 2 % of a loss."""
+    graph = in_eighths()
     made, quantized = twin(graph)
     _, groups = grouped(graph)
     owner = owners(graph, made, groups)
@@ -248,14 +260,14 @@ def test_how_many_images_are_computed_at_once_changes_nothing(monkeypatch: pytes
                 graph,
                 quantized,
                 owner,
-                [x[None] for x in images(20)],
+                [np.round(x[None] * 8) / 8 for x in images(20)],
                 groups=len(groups),
                 expected=scoring(graph),
                 seed=0,
                 progress=told[-1].append,
             )
         )
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-3)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
     assert told == [[*range(1, 21)], [8, 16, 20]]
 
 
