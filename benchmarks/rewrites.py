@@ -9,7 +9,8 @@ ratio within a round, with a 95 % interval (`benchmark.compare`). Single rewrite
 `build` does, and are also given relative to it; a rewrite that finds nothing in a model is not timed there. Writes
 `benchmarks/results/rewrites.json` after each model. `--as-written` exports the layers as the authors' and timm's code
 write them (`tests/official.py`), which is what a user's ONNX file holds. `--cpu-time` counts the processor time of this
-process instead of wall-clock time: the better choice where other programs run, and only with 1 thread.
+process instead of wall-clock time: the better choice where other programs run, and only with 1 thread. Models of timm
+are named as `timm/NAME`.
 
 "all" and "all on plain" are the same network but for names and order: how far their ratio is from 1 says how little
 a third digit means, interval or not (it was 1.012 on a busy machine).
@@ -35,7 +36,7 @@ from edgehybrid.graph import Graph, load, shape_of
 from edgehybrid.records import Latency
 from edgehybrid.runtime import open_runner
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests.official
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests: official, no_torchvision
 
 SMALLEST = ("cmt_ti", "conformer_ti", "conv2former_n", "botnet26t")
 RESULT = Path(__file__).parent / "results" / "rewrites.json"
@@ -84,7 +85,10 @@ def main() -> None:
 def make_variants(model: str, *, as_written: bool, leave_one_out: bool) -> tuple[dict[str, Graph], tuple[str, ...]]:
     """The graphs to compare by name, "plain" first, and what the rewrites found in the simplified export."""
     from tests import official
+    from tests.no_torchvision import stand_in
 
+    if model.startswith("timm/"):
+        stand_in()
     module, spec = zoo.load(model)
     fill(module)
     with official.write(model) if as_written else contextlib.nullcontext():
