@@ -29,9 +29,12 @@ class Taps:
 def merge_branches(graph: Graph) -> int:
     """W x + b + V x + c, both convolutions, becomes (W + V) x + (b + c), V among the taps of W; likewise differences.
 
-    The smaller kernel lies on taps of the larger one, as a 1x1 in the middle of a 3x3 does; a batch normalisation
-    s x + t is the 1x1 diag(s). Nothing else reads a branch. RepVGG, MobileOne, FastViT, RepViT and RepGhost are trained
-    with such branches; the larger convolution does the work of all. x itself is left to `residual`.
+    The smaller kernel lies on taps of the larger one, as a 1x1 in the middle of a 3x3 does; nothing else reads a
+    branch. RepVGG, MobileOne, FastViT, RepViT and RepGhost are trained with such branches; the larger convolution does
+    the work of all. A batch normalisation s x + t is the 1x1 diag(s), and is merged into depthwise convolutions only:
+    among the taps of a dense one it is so much larger than they that int8 leaves them few levels (a RepVGG-A0 of
+    CIFAR-10: logits at 22.9 dB with it, 29.5 without, 27.9 with every branch for itself). x itself is left to
+    `residual`.
 
     Source: structural re-parameterisation, Ding et al. 2021, arXiv:2101.03697, section 3.3.
     """
@@ -63,15 +66,14 @@ def _among_taps(host: Layer, branch: ir.Value) -> tuple[NDArray[np.float64], NDA
     taps, node = _taps(host), branch.producer()
     if taps is None or node is None or not node.inputs or node.inputs[0] is not host.input:
         return None
-    weight = np.zeros(host.weight.shape)
+    weight: NDArray[np.float64] = np.zeros(host.weight.shape)
     if is_op(node, "BatchNormalization"):
         factors, same = scale_and_shift(node), known_shape(host.input) == known_shape(branch)
         middle = _slices(taps, Taps.one(len(taps.count)))
-        if factors is None or middle is None or not same or set(_strides(host)) != {1}:
+        depthwise = weight.shape[1] == 1 and host.groups == len(weight) and set(_strides(host)) == {1}
+        if factors is None or middle is None or not same or not depthwise:
             return None
-        rows = np.arange(len(weight))
-        here = tuple(axis.start for axis in middle)
-        weight[(rows, rows % (len(rows) // host.groups), *here)] = factors[0]
+        weight[(slice(None), 0, *(axis.start for axis in middle))] = factors[0]
         return weight, factors[1]
     guest = layer_at(node)
     own = None if guest is None else _taps(guest)
