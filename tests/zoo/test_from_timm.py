@@ -1,4 +1,4 @@
-"""Models of timm: their card, data config and weights, and the whole road of twelve of them."""
+"""Models of timm: their card, data config and weights, and the whole road of eleven of them."""
 
 import functools
 import importlib.util
@@ -43,7 +43,6 @@ SIZES = {
     "deit_tiny_patch16_224": 64,
     "swin_tiny_patch4_window7_224": 64,
     "mobileone_s0": 64,  # trained with up to six branches per layer, which become one
-    "halonet26t": 256,  # what only torch's newer exporter exports
 }
 """Model -> the smallest usable input side in px."""
 COMPILED = ("mobilevit_xxs", "edgenext_xx_small", "convnext_atto")
