@@ -130,14 +130,9 @@ def take(name: str, size: int | None) -> dict[str, object]:
         plan = Plan("typed", (*placement.plan(rewritten, "typed").decisions, *kept))
         ranges = choose_ranges(rewritten, plan, images, batches)
         found["float32"] = len(kept)
-        for precision in ("int8", "fp16"):
-            typed = (
-                quantizer.quantize(rewritten, ranges, plan)
-                if precision == "int8"
-                else quantizer.to_fp16(rewritten, plan)
-            )
-            if precision == "int8":
-                found["lint_errors"] = [x.rule for x in linter.check(typed).issues if x.severity == "error"]
+        int8 = quantizer.quantize(rewritten, ranges, plan)
+        found["lint_errors"] = [x.rule for x in linter.check(int8).issues if x.severity == "error"]
+        for precision, typed in (("int8", int8), ("fp16", quantizer.to_fp16(rewritten, plan))):
             found[precision] = compile_typed(typed, precision)
     except EdgeHybridError as error:
         found["failed"] = str(error)

@@ -22,10 +22,9 @@ from edgehybrid.graph.adoption import adopt
 from edgehybrid.pipeline.options import load_target
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import lower_opset, quantize
-from edgehybrid.runtime import open_runner
 from tests.exports import export
 from tests.golden import fill
-from tests.single import draw, observe
+from tests.single import draw, observe, run
 
 SHAPE = (2, 4, 6, 5)
 Attributes = Mapping[str, int | float | str | Sequence[int]]
@@ -45,13 +44,6 @@ def network(
     proto = helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
     return graphs.from_proto(proto)
-
-
-def answers(graph: Graph, folder: Path, images: NDArray[np.float32]) -> list[NDArray[np.generic]]:
-    path = folder / "model.onnx"
-    path.write_bytes(graph.to_bytes())
-    with open_runner(path, canonical=True) as runner:
-        return list(runner.run({next(iter(runner.inputs)): images}).values())
 
 
 def numbers(*values: int) -> NDArray[np.int64]:
@@ -89,7 +81,7 @@ OLDER: dict[str, tuple[str, Attributes, list[object], int]] = {
 
 
 @pytest.mark.parametrize("case", OLDER)
-def test_the_older_form_is_the_same_function(case: str, tmp_path: Path) -> None:
+def test_the_older_form_is_the_same_function(case: str) -> None:
     op, attributes, constants, opset = OLDER[case]
     newer = network(op, attributes, constants, opset, outputs=2 if op == "Split" else 1)
     lowered = lower_opset(newer, 17)
@@ -97,7 +89,7 @@ def test_the_older_form_is_the_same_function(case: str, tmp_path: Path) -> None:
     assert lowered.outputs == newer.outputs
     onnx.checker.check_model(lowered.to_bytes(), full_check=True)
     images = np.random.default_rng(0).normal(0, 2, SHAPE).astype(np.float32)
-    for before, after in zip(answers(newer, tmp_path, images), answers(lowered, tmp_path, images), strict=True):
+    for before, after in zip(run(newer, images), run(lowered, images), strict=True):
         np.testing.assert_allclose(after, before, rtol=0, atol=2e-6)
 
 
@@ -155,14 +147,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_quantized_network_keeps_its_answers_and_its_pairs(exported: Path, tmp_path: Path) -> None:
+def test_a_quantized_network_keeps_its_answers_and_its_pairs(exported: Path) -> None:
     graph = adopt(exported)
     int8 = quantize(graph, observe(graph, draw(graph)), plan(graph, "fp32"))
     lowered = lower_opset(int8, 17)
     assert (int8.opset, lowered.opset) == (20, 17)
     assert len(list(lowered.nodes("QuantizeLinear"))) == len(list(int8.nodes("QuantizeLinear"))) > 0
     image = draw(graph)[:1]
-    (before,), (after,) = (answers(each, tmp_path, image) for each in (int8, lowered))
+    (before,), (after,) = (run(each, image) for each in (int8, lowered))
     assert np.abs(after - before).max() < 0.1 * np.abs(before - before.mean()).max()  # a rounding may tip in int8
 
 

@@ -17,7 +17,7 @@ def check_parser(path: Path, target: Target) -> None:
     from edgehybrid import graph, quantizer
 
     newest = _newest_opset(target)
-    if newest is not None:
+    if newest is not None and _opset(path) > newest:
         quantizer.lower_opset(graph.load(path), newest)
 
 
@@ -31,7 +31,7 @@ def suit_parser(run: Run, path: Path, target: Target) -> Path:
     figure = target.figures.get("tensorrt")
     version = re.findall(r"\d+", str(None if figure is None else figure.value))[:2]
     spelt = target.dialect == "fp32" and not (8, 6) <= tuple(map(int, version)) < (9,)
-    if not spelt and (newest is None or graph.opset_of(graph.read_proto(path)) <= newest):
+    if not spelt and (newest is None or _opset(path) <= newest):
         return path
 
     def produce(folder: Path) -> None:
@@ -41,6 +41,13 @@ def suit_parser(run: Run, path: Path, target: Target) -> Path:
 
     inputs = {"model": sha256_of(path), "newest": newest, "spelt": spelt}
     return run.do(f"suit {path.stem}", inputs, produce) / "model.onnx"
+
+
+def _opset(path: Path) -> int:
+    """Of a file, without inferring the shapes in it."""
+    from edgehybrid import graph
+
+    return graph.opset_of(graph.read_proto(path))
 
 
 def _newest_opset(target: Target) -> int | None:

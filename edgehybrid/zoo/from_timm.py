@@ -158,9 +158,8 @@ def _count(name: str, size: int) -> tuple[int, int]:
     counter = FlopCounterMode(display=False)
     try:
         with torch.device("meta"), counter, torch.inference_mode():
-            module = _create(name, IMAGENET_CLASSES).requires_grad_(
-                False
-            )  # the counter trips over parameters as inputs
+            module = _create(name, IMAGENET_CLASSES)
+            module.requires_grad_(False)  # or the counter trips over a parameter that is the input of a module
             scores = module(torch.zeros(1, 3, size, size))
         found = str(tuple(scores.shape)) if isinstance(scores, Tensor) else type(scores).__name__
     except Exception as error:  # foreign code runs, any of some 1,400 models: anything can be raised
