@@ -220,13 +220,13 @@ def opset_of(proto: onnx.ModelProto) -> int:
     return versions.get("", versions.get("ai.onnx", 0))
 
 
-def check_opset(proto: onnx.ModelProto) -> None:
-    """Raise GraphError where the opset is outside 13..23."""
+def check_opset(proto: onnx.ModelProto, oldest: int = MIN_OPSET) -> None:
+    """Raise GraphError where the opset is older, or newer than 23."""
     opset = opset_of(proto)
-    if not MIN_OPSET <= opset <= MAX_OPSET:
+    if not oldest <= opset <= MAX_OPSET:
         raise GraphError(
             f"ONNX opset {opset} is not supported",
-            why=f"the rewrites and TensorRT's parser know opsets {MIN_OPSET} to {MAX_OPSET}",
+            why=f"needed is one of {oldest} to {MAX_OPSET}",
             fix="export again with opset_version=17",
         )
 

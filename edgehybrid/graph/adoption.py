@@ -1,6 +1,6 @@
 """Take in an ONNX file that somebody else exported: fix what it leaves open, refuse by name what cannot be built."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgehybrid.errors import GraphError, UsageError
 from edgehybrid.graph import (
+    MIN_OPSET,
     Graph,
     check_opset,
     external_tensors,
@@ -22,14 +23,19 @@ from edgehybrid.graph import (
     shapes,
 )
 from edgehybrid.graph.folding import compute_shapes
+from edgehybrid.graph.image_input import (
+    RUNNABLE,
+    dims_of,
+    find_image,
+    fix_dimensions,
+    has_channels_last,
+    put_channels_first,
+    set_dims,
+    substitute,
+)
 from edgehybrid.graph.naming import name_by_modules
 from edgehybrid.graph.soundness import check_operators, check_structure
-
-REWRITABLE = (onnx.TensorProto.FLOAT,)
-"""Element types of the image that a model to be rewritten and quantized may have."""
-RUNNABLE = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-"""The same of a model that is run as it is."""
-LARGEST_SIDE = 8192  # px
+from edgehybrid.graph.upgrading import OLDEST, raise_opset
 
 
 def ignore(message: str) -> None:
@@ -51,24 +57,26 @@ def adopt(
         Static shapes, standard operators only, weights no longer among the inputs, local functions inlined.
 
     Raises:
-        GraphError: As `load`; a file that is already int8 or fp16; an operator that is unknown or control flow, by the
-            name of its node; inputs other than one image (N, 3, S, S) in float32; a size that stays open.
+        GraphError: As `load`, but for opsets from 7 on; a file that is already int8 or fp16; an operator that is
+            unknown, control flow or without a form in opset 17, by the name of its node; inputs other than one image
+            (N, 3, S, S) in float32; a size that stays open.
         UsageError: `batch` or `input_size` contradicts what the file fixes.
     """
     if batch < 1:
         raise UsageError(f"--batch {batch} is no batch", why="at least 1 image is needed", fix="--batch 1")
     with reading(path):
         proto = read_proto(path)
-        check_opset(proto)
+        check_opset(proto, OLDEST)
         _normalise(proto)
         check_operators(proto)
-        image = _find_image(proto)
+        put_channels_first(proto, notify)
+        image = find_image(proto)
         check_structure(proto)
-        fixed = _fix_dimensions(image, batch, input_size)
+        fixed = fix_dimensions(image, batch, input_size)
         if fixed:
-            notify(f"input '{image.name}' fixed to {_dims(image)}")
-            _substitute(proto, fixed)
-        graph = compute_shapes(from_proto(proto))
+            notify(f"input '{image.name}' fixed to {dims_of(image)}")
+            substitute(proto, fixed)
+        graph = compute_shapes(from_proto(_raised(proto, notify)))
     name_by_modules(graph)
     if (found := precision(graph)) != "fp32":
         raise GraphError(
@@ -101,27 +109,51 @@ def settle(
         notify: Told what was fixed.
 
     Returns:
-        The graph with its open dimensions fixed; None where none was open, and the file can be run itself.
+        The graph with its open dimensions fixed, in an opset that the stages know; None where the file can be run
+        itself.
 
     Raises:
-        GraphError: As `load`; inputs other than one image; a size that stays open.
+        GraphError: As `adopt`, but for fp16 and int8, which are taken.
         UsageError: `batch` or `input_size` contradicts what the file fixes.
     """
     with reading(path):
         proto = read_proto(path)
-        check_opset(proto)
+        check_opset(proto, OLDEST)
         _normalise(proto)
         dims = [dim for value in proto.graph.input for dim in value.type.tensor_type.shape.dim]
-        if not must_be_image and batch == 1 and input_size is None and all(dim.dim_value for dim in dims):
+        fixed: dict[str, int] = {}
+        turned = put_channels_first(proto, notify)
+        if must_be_image or batch > 1 or input_size is not None or not all(dim.dim_value for dim in dims):
+            image = find_image(proto, RUNNABLE)
+            check_structure(proto)
+            fixed = fix_dimensions(image, batch, input_size)
+        if fixed:
+            notify(f"input '{image.name}' fixed to {dims_of(image)}")
+            substitute(proto, fixed)
+        elif not turned and opset_of(proto) >= MIN_OPSET:
             return None
-        image = _find_image(proto, RUNNABLE)
-        check_structure(proto)
-        fixed = _fix_dimensions(image, batch, input_size)
-        if not fixed:
-            return None
-        notify(f"input '{image.name}' fixed to {_dims(image)}")
-        _substitute(proto, fixed)
-        return from_proto(proto)
+        return from_proto(_raised(proto, notify))
+
+
+def as_written(path: Path, adopted: Graph) -> onnx.ModelProto:
+    """The operators of a file as they are in it, with the fixed shapes that it was adopted with, to compare the two.
+
+    Args:
+        path: What `adopt` was given.
+        adopted: What it returned.
+
+    Returns:
+        Its image is (N, S, S, 3) where the file has channels last.
+    """
+    proto = read_proto(path)
+    _normalise(proto)
+    batch, channels, *sides = shape_of(adopted.input)
+    last = has_channels_last(proto)
+    set_dims(proto.graph.input[0], (batch, *sides, channels) if last else (batch, channels, *sides))
+    for output, value in zip(proto.graph.output, adopted.body.outputs, strict=True):
+        set_dims(output, shape_of(value))
+    del proto.graph.value_info[:]
+    return proto
 
 
 def open_unchecked(path: Path) -> Graph:
@@ -189,91 +221,10 @@ def _normalise(proto: onnx.ModelProto) -> None:
     proto.graph.input.extend(inputs)
 
 
-def _find_image(proto: onnx.ModelProto, kinds_taken: Sequence[int] = REWRITABLE) -> onnx.ValueInfoProto:
-    """The one input, an image of three channels."""
-    inputs: list[onnx.ValueInfoProto] = list(proto.graph.input)
-    kinds = [(value.type.tensor_type.elem_type, len(value.type.tensor_type.shape.dim)) for value in inputs]
-    found = ", ".join(f"'{v.name}' {_dims(v)}" for v in inputs) or "none"
-    if len(kinds) != 1 or kinds[0][0] not in kinds_taken or kinds[0][1] != 4:
-        types = ", ".join(onnx.TensorProto.DataType.Name(kind).lower() for kind, _ in kinds)
-        raise GraphError(
-            "the network does not take one image",
-            why=f"inputs are {found} ({types or 'of no type'}); needed one float32 (N, 3, H, W)",
-            fix="export the image network alone, in float32, without its preprocessing",
-        )
-    _, channels, height, width = (d.dim_value for d in inputs[0].type.tensor_type.shape.dim)
-    channels = channels or _count_channels(proto, inputs[0].name)
-    if channels not in (0, 3):
-        thrice = "give --mean and --std the grey value three times"
-        grey = f"grayscale: begin the network with x.mean(1, keepdim=True), export again, {thrice}"
-        last = "channels last: begin the network with x.permute(0, 3, 1, 2) and export again"
-        raise GraphError(
-            f"input {found} is no image of three channels",
-            why=f"found {channels} channels, needed (N, 3, H, W) in RGB",
-            fix=last if width in (1, 3) else grey if channels == 1 else "export a network for RGB images",
-        )
-    if height and width and height != width:
-        raise GraphError(
-            f"input {found} is not square",
-            why="images are cut to a square here",
-            fix="export with height and width equal",
-        )
-    if height > LARGEST_SIDE:
-        raise GraphError(
-            f"input {found} is larger than any camera's",
-            why=f"its side is over {LARGEST_SIDE} px",
-            fix="export for the size that the network will see",
-        )
-    return inputs[0]
-
-
-def _count_channels(proto: onnx.ModelProto, name: str) -> int:
-    """How many channels the first convolution takes of an image that leaves them open; 0 where it does not tell."""
-    kernels = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
-    for node in proto.graph.node:
-        if node.op_type == "Conv" and node.input[0] == name and len(kernels.get(node.input[1], ())) == 4:
-            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-            return int(kernels[node.input[1]][1]) * groups
-    return 0
-
-
-def _fix_dimensions(image: onnx.ValueInfoProto, batch: int, size: int | None) -> dict[str, int]:
-    """Give every open dimension of the input a number; which symbols stand for which number, "" for none."""
-    dims = image.type.tensor_type.shape.dim
-    if size is None and not all(d.dim_value for d in dims[2:]):
-        size = next((d.dim_value for d in dims[2:] if d.dim_value), None)
-    if size is None and not all(d.dim_value for d in dims[2:]):
-        raise GraphError(
-            f"input '{image.name}' {_dims(image)} leaves the image size open",
-            why="an engine here is built for one size",
-            fix="--input-size PX",
-        )
-    wanted = (batch if batch > 1 else None, None, size, size)
-    fixed = {}
-    for dim, asked, value, option in zip(
-        dims, wanted, (batch, 3, size, size), ("batch", "", "input-size", "input-size"), strict=True
-    ):
-        if dim.dim_value and asked not in (None, dim.dim_value):
-            raise UsageError(
-                f"--{option} {asked} does not fit the file",
-                why=f"its input '{image.name}' is fixed to {_dims(image)}",
-                fix=f"leave --{option} out, or export again with that dimension open",
-            )
-        if not dim.dim_value and value is not None:
-            fixed[dim.dim_param] = value
-            dim.dim_value = value
-    return fixed
-
-
-def _substitute(proto: onnx.ModelProto, fixed: dict[str, int]) -> None:
-    """Put numbers for symbols into the outputs, and forget the shapes in between: they are inferred again."""
-    del proto.graph.value_info[:]
-    for output in proto.graph.output:
-        for dim in output.type.tensor_type.shape.dim:
-            if dim.dim_param and dim.dim_param in fixed:
-                dim.dim_value = fixed[dim.dim_param]
-
-
-def _dims(value: onnx.ValueInfoProto) -> str:
-    dims = value.type.tensor_type.shape.dim
-    return f"({', '.join(str(d.dim_value) if d.dim_value else d.dim_param or '?' for d in dims)})"
+def _raised(proto: onnx.ModelProto, notify: Callable[[str], None]) -> onnx.ModelProto:
+    """In an opset that the stages know."""
+    before = opset_of(proto)
+    raised = raise_opset(proto)
+    if raised is not proto:
+        notify(f"written in opset {opset_of(raised)}, as opset {before} is older than all stages know")
+    return raised

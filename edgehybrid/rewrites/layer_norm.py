@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, add_constant, constant, known_shape, name_of
+from edgehybrid.graph import Graph, add_constant, constant, known_shape, name_of, unused
 from edgehybrid.rewrites.pattern import is_op, only_user, operand, replace, scalar
 
 OPSET = 17
@@ -109,11 +109,11 @@ def insert_norm(graph: Graph, norm: Norm, quotient: ir.Node) -> None:
     width = norm.shape[norm.axis]
     kind = norm.data.dtype
     dtype = np.float32 if kind is None else kind.numpy()
-    path, _, _ = (quotient.name or "").rpartition("/")
-    stem, base = (
-        f"{path}/LayerNormalization",
-        name_of(norm.output),
-    )  # a path may hold several, a tensor's name is unique
+    base = name_of(norm.output)
+    name = quotient.name or base
+    path = name.rpartition("/")[0] if "/" in name else name  # not every exporter names by modules
+    taken = {node.name for node in graph.nodes()}  # a module may hold several
+    stem = unused(f"{path}/LayerNormalization", taken)
     parameters = [
         add_constant(graph, f"{stem}.{role}", np.broadcast_to(vector, (width,)).astype(dtype))
         for role, vector in (("weight", np.ones(1) if gain is None else gain), ("bias", bias))
@@ -124,13 +124,14 @@ def insert_norm(graph: Graph, norm: Norm, quotient: ir.Node) -> None:
     nodes = []
     value = norm.data
     if turned:
-        nodes.append(transpose(value, behind, f"{path}/Transpose", f"{base}_turned"))
+        nodes.append(transpose(value, behind, unused(f"{path}/Transpose", taken), f"{base}_turned"))
         value = nodes[-1].outputs[0]
     result = ir.Value(name=f"{base}_normalised", shape=value.shape, type=norm.data.type)
     attributes = {"axis": -1, "epsilon": norm.epsilon}
     nodes.append(ir.node("LayerNormalization", [value, *parameters], attributes, outputs=[result], name=stem))
     if turned:
-        nodes.append(transpose(result, np.argsort(behind).tolist(), f"{path}/Transpose_back", f"{base}_back"))
+        label = unused(f"{path}/Transpose_back", taken)
+        nodes.append(transpose(result, np.argsort(behind).tolist(), label, f"{base}_back"))
     node = last.producer()
     if node is None:
         raise ValueError("the result of a normalisation is not computed")

@@ -11,6 +11,7 @@ from edgehybrid.dataset import Images, apply_stated
 from edgehybrid.errors import NotFoundError, UsageError
 from edgehybrid.progress import listener
 from edgehybrid.records import ModelSpec, Preprocess, Provenance, Stated
+from edgehybrid.stages.agreement import check_agreement
 from edgehybrid.stages.run import Run, require
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 
@@ -175,6 +176,7 @@ def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
 
     path, size = Path(source.model), source.stated.size
     opened = adopt(path, batch=source.batch, input_size=size, notify=listener().note)
+    check_agreement(path, opened)
     side = graph.shape_of(opened.input)[-1]
     scores = graph.shape_of(scores_of(opened))
     classes = scores[-1] if len(scores) == 2 else 0  # 0: a backbone, to export and quantize

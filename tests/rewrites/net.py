@@ -125,6 +125,8 @@ def rewrite(graph: Graph, name: str) -> tuple[Graph, int]:
     """Apply one rewrite, check that the function is the same, return the graph and the number of sites."""
     after, lines = rewrites.apply(graph, only=[name])
     assert difference(graph, after) < EXACT
+    names = [node.name for node in after.nodes() if node.name]
+    assert len(set(names)) == len(names), "ONNX Runtime takes no two nodes of one name"
     return after, int(lines[0].split()[1])
 
 

@@ -88,6 +88,18 @@ def test_norm_that_is_read_twice_keeps_its_gain():
     assert ops(after) == ["Transpose", "LayerNormalization", "Transpose", "Mul", "Sub"]
 
 
+@pytest.mark.parametrize("path", ["/", "/block/", ""])
+def test_two_norms_of_one_module_get_names_of_their_own(path):
+    net = Net(1, 6, 5, 4)
+    y = norm(net, net.op("Abs", norm(net, "input", 1)), 1)
+    for node in net.nodes:
+        node.name = f"{path}{node.name}"
+    after, n = rewrite(net.graph(y), NAME)
+    assert n == 2
+    names = [node.name for node in after.nodes("LayerNormalization", "Transpose")]
+    assert len(set(names)) == len(names) == 6
+
+
 def test_norms_in_a_row_are_found_one_by_one():
     net = Net(1, 6, 5, 4)
     assert sites(net.graph(norm(net, norm(net, "input", 1), 1)), NAME) == 2

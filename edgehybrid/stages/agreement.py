@@ -1,0 +1,54 @@
+"""Whether what was made of a user's file computes what the file computes."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgehybrid import runtime
+from edgehybrid.errors import StageError
+from edgehybrid.progress import listener
+from edgehybrid.store.files import guarding
+
+if TYPE_CHECKING:
+    from edgehybrid.graph import Graph
+
+TOLERANCE = 1e-4
+"""Largest difference, relative to the largest value of an output; sums of float32 that are added in another order."""
+
+
+def check_agreement(path: Path, adopted: "Graph") -> None:
+    """Run a file and the graph that was made of it on one image of noise.
+
+    Args:
+        path: As the user gave it.
+        adopted: Written in another opset, or with channels first.
+
+    Raises:
+        StageError: An output differs by more than 1e-4 of its largest value, or one of the two does not run.
+    """
+    from edgehybrid.graph.adoption import as_written
+
+    with tempfile.TemporaryDirectory(prefix="edgehybrid-") as name, guarding(folder := Path(name)):
+        before, after = folder / "before.onnx", folder / "after.onnx"
+        before.write_bytes(as_written(path, adopted).SerializeToString())
+        after.write_bytes(adopted.to_bytes())
+        with runtime.open_runner(before, canonical=True) as old, runtime.open_runner(after, canonical=True) as new:
+            ((image, wanted),) = new.inputs.items()
+            ((_, written),) = old.inputs.items()
+            noise = np.random.default_rng(0).standard_normal(wanted.shape, np.float32)
+            turned = noise if written.shape == wanted.shape else noise.transpose(0, 2, 3, 1)
+            want = old.run({image: np.ascontiguousarray(turned)})
+            got = new.run({image: noise})
+    worst = 0.0
+    for output, array in want.items():
+        reference, result = (np.nan_to_num(x.astype(np.float64)) for x in (array, got[output]))
+        worst = max(worst, float(np.abs(result - reference).max() / max(np.abs(reference).max(), 1e-30)))
+    if worst > TOLERANCE:
+        raise StageError(
+            f"{path} computes something else in the form that is needed here",
+            why=f"an output differs by {worst:.1e} of its largest value on an image of noise, allowed is {TOLERANCE:g}",
+            fix="export it again with opset_version=17 and channels first",
+        )
+    listener().note(f"computes what {path} does: largest difference {worst:.1e} of an output, on one image of noise")

@@ -1,0 +1,47 @@
+"""What is made of a user's file is held against the file itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edgehybrid.errors import StageError
+from edgehybrid.graph.adoption import adopt
+from edgehybrid.stages.agreement import check_agreement
+from tests.graph.test_adoption import channels_last, make
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[onnx.ModelProto], Path]:
+    def save(model: onnx.ModelProto) -> Path:
+        path = tmp_path / "net.onnx"
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize(
+    "model",
+    [make(), make(opset=9), make((2, 3, 8, 8)), channels_last(("n", 8, 8, 3), scaled=True)],
+    ids=["newest", "old", "two images", "channels last"],
+)
+def test_the_same_network_agrees(write: Callable[[onnx.ModelProto], Path], model: onnx.ModelProto) -> None:
+    path = write(model)
+    check_agreement(path, adopt(path))
+
+
+@pytest.mark.parametrize("name", ["kernel", "offset"])
+def test_another_network_does_not(write: Callable[[onnx.ModelProto], Path], name: str) -> None:
+    model = make()
+    path = write(model)
+    graph = adopt(path)
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), name))
+    with pytest.raises(StageError, match="computes something else") as caught:
+        check_agreement(write(model), graph)
+    assert "of its largest value" in caught.value.why
