@@ -15,18 +15,22 @@ from numpy.typing import NDArray
 
 from edgehybrid.errors import GraphError, ImagesError, InputError, StageError
 from edgehybrid.evaluator import (
+    POSITIONS,
     SQNR_CAP,
     accuracy,
     collapse_note,
     drop,
     fidelity,
+    output_sqnr,
+    positions,
     predict,
+    sample_outputs,
     small_sample_note,
 )
 from edgehybrid.graph import Graph, constant, shape_of
 from edgehybrid.proportions import paired_interval
 from edgehybrid.records import Drop
-from edgehybrid.runtime import TensorInfo, open_runner
+from edgehybrid.runtime import TensorInfo, Tensors, open_runner
 from tests.fakes import FakeRunner
 
 F32 = NDArray[np.float32]
@@ -371,3 +375,88 @@ def test_one_bad_weight_anywhere_in_a_real_network_is_noticed(cmt_ti_graph: Grap
         path.write_bytes(graph.to_bytes())
         with open_runner(path, threads=1, canonical=True) as runner, pytest.raises(StageError, match="not finite"):
             predict(runner, [batch])
+
+
+# --- networks that are no classifiers ---------------------------------------------------------------
+
+
+class Detector(FakeRunner):
+    """Two outputs of floats, one of them perhaps large, and one of places."""
+
+    def __init__(self, batch: int, boxes: int) -> None:
+        super().__init__(shape=(batch, *SHAPE))
+        self.ramp = np.arange(boxes * 4, dtype=np.float32).reshape(boxes, 4)
+        shapes = {"scores": (batch, 1, 6), "boxes": (batch, boxes, 4), "best": (batch,)}
+        kinds = {"best": "int64"}
+        self.outputs = {name: TensorInfo(s, np.dtype(kinds.get(name, "float32"))) for name, s in shapes.items()}
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
+        x = np.asarray(feeds["input"], np.float32)
+        return {
+            "scores": x.mean(axis=(1, 2, 3))[:, None, None].repeat(6, axis=2),
+            "boxes": x.sum(axis=(1, 2, 3))[:, None, None] + self.ramp,
+            "best": np.zeros(len(x), np.int64),
+        }
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_outputs_are_sampled_in_the_order_of_their_names(batch: int) -> None:
+    x = images(5)
+    found = sample_outputs(Detector(batch, 2), [x[:2], x[2:]])
+    assert found.shape == (5, 8 + 6)
+    sums = x.sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(found[:, :8], sums[:, None] + np.arange(8), rtol=1e-6)
+    np.testing.assert_allclose(found[:, 8:], (sums / 12)[:, None].repeat(6, axis=1), rtol=1e-6)
+
+
+def test_of_a_large_output_the_same_values_are_kept_every_time() -> None:
+    kept = positions((2, 3000, 4), 2)
+    assert len(kept) == len(set(kept.tolist())) == POSITIONS < 12_000
+    assert (kept == np.sort(kept)).all()
+    assert kept.max() < 12_000
+    found = sample_outputs(Detector(2, 3000), [images(2)])
+    assert found.shape == (2, POSITIONS + 6)
+    np.testing.assert_allclose(np.diff(found[0, :POSITIONS]), np.diff(kept), rtol=1e-3)
+    np.testing.assert_array_equal(positions((2, 3000, 4), 2), kept)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        ({"input": (2, 3, 2, 2)}, {"boxes": (7, 4)}),
+        ({"input": (1, 12)}, {"boxes": (1, 7, 4)}),
+        ({"input": (1, 3, 2, 2), "mask": (1,)}, {"boxes": (1, 7, 4)}),
+        ({"input": (1, 3, 2, 2)}, {}),
+    ],
+)
+def test_outputs_that_belong_to_no_image_are_an_error(
+    inputs: dict[str, tuple[int, ...]], outputs: dict[str, tuple[int, ...]]
+) -> None:
+    runner = FakeRunner(answer)
+    runner.inputs = {name: TensorInfo(shape, np.dtype("float32")) for name, shape in inputs.items()}
+    runner.outputs = {name: TensorInfo(shape, np.dtype("float32")) for name, shape in outputs.items()}
+    with pytest.raises(GraphError, match="outputs cannot be compared"):
+        sample_outputs(runner, [images(1)])
+
+
+@given(noise=st.floats(1e-3, 1.0), seed=st.integers(0, 99))
+def test_of_several_outputs_the_noisiest_is_told(noise: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    quiet, loud = rng.standard_normal((2, 6, 500)).astype(np.float32)
+    reference = np.concatenate([1000 * quiet, loud], axis=1)
+    found = np.concatenate([1000 * quiet, loud * np.float32(1 + noise)], axis=1)
+    told = fidelity(reference, found, {"quiet": 500, "loud": 500})
+    assert (told.agreement, told.logit_kl, told.n) == (None, None, 6)
+    assert told.sqnr_db == pytest.approx(-20 * np.log10(noise), abs=0.05)
+    each = output_sqnr(reference, found, {"quiet": 500, "loud": 500})
+    assert each == {"quiet": SQNR_CAP, "loud": told.sqnr_db}
+
+
+def test_other_outputs_collapse_by_their_spread_alone() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.standard_normal((20, 50)).astype(np.float32)
+    same_place = reference.copy()
+    same_place[:, 7] = 9
+    assert collapse_note(reference, same_place, classes=False) is None
+    assert collapse_note(reference, same_place) is not None
+    assert collapse_note(reference, reference / 1000, classes=False) is not None

@@ -135,6 +135,40 @@ def test_a_backbone_is_exported_and_quantized_but_not_scored(home: Path) -> None
         edgehybrid.build(model="backbone.onnx", eval="eval.npz", num_calib=4, output=home / "backbone")
 
 
+def test_a_network_that_is_no_classifier_is_built_and_held_against_float32(home: Path) -> None:
+    model = make((1, 3, 16, 16))
+    del model.graph.output[:]
+    for name in ("wider", "active"):
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    (home / "maps.onnx").write_bytes(model.SerializeToString())
+    found = edgehybrid.build(model="maps.onnx", num_calib=6, target="cpu", output=home / "maps")
+    reference, int8 = found.rows
+    assert reference.fidelity is None
+    assert int8.fidelity is not None
+    assert (int8.fidelity.agreement, int8.fidelity.logit_kl, int8.fidelity.n) == (None, None, 6)
+    assert 20 < int8.fidelity.sqnr_db < 60
+    assert int8.latency is not None
+    (told,) = (note for note in found.notes if note.startswith("signal to noise of int8: "))
+    assert f"wider {int8.fidelity.sqnr_db:.1f} dB" in told
+    assert "active 200.0 dB" in told  # the first convolution, which stays float here, and its ReLU
+    page = (home / "maps" / "report.html").read_text()
+    assert "no classifier: accuracy is not measured" in page
+    assert "0 classes" not in page
+    again = edgehybrid.report([home / "maps"])
+    assert json.loads((home / "maps" / "report.json").read_bytes())["rows"][1]["fidelity"]["agreement"] is None
+    assert again is not None
+
+
+def test_a_network_without_numbers_to_compare_is_refused(home: Path) -> None:
+    model = make((1, 3, 16, 16))
+    model.graph.node.append(helper.make_node("ArgMax", ["class scores"], ["best"], axis=1))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("best", TensorProto.INT64, None))
+    (home / "places.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(GraphError, match="no output of floats"):
+        edgehybrid.build(model="places.onnx", num_calib=4, target="cpu", output=home / "places")
+
+
 @pytest.mark.parametrize(
     ("dims", "kind", "words"),
     [

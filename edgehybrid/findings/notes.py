@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgehybrid import benchmark, evaluator
 from edgehybrid.records import (
     Adjustment,
@@ -24,6 +27,7 @@ WORTHWHILE = 1.05
 FEW_CALIBRATION_IMAGES = 32
 LITTLE_INT8 = 25
 """Percent of the multiply-accumulates in int8 below which mixed precision is fp16 with extra conversions."""
+SHOWN_OUTPUTS = 6
 NAMED = 5
 """Groups named in a note; the report has all."""
 _ADJUSTMENTS = {
@@ -86,6 +90,25 @@ def image_notes(
     if evaluation is None:
         seen = "the calibration images" if recipe.ranges is None else f"images of {recipe.calib}"
         notes.append(f"no --eval given: accuracy is not measured; fidelity is on {seen}")
+    return tuple(notes)
+
+
+def output_notes(values: Mapping[Precision, NDArray[np.float32]], outputs: Mapping[str, int]) -> tuple[str, ...]:
+    """What the fidelity of a network says that is no classifier, and how it is at each of its outputs.
+
+    Args:
+        values: Precision -> (images, values); the first is the reference.
+        outputs: How many of the columns belong to each output; empty for a classifier.
+    """
+    if not outputs:
+        return ()
+    (_, reference), *others = values.items()
+    notes = ["the network is no classifier: what is compared with fp32 are its outputs, not answers"]
+    for precision, found in others:
+        ratios = sorted(evaluator.output_sqnr(reference, found, outputs).items(), key=lambda pair: pair[1])
+        listed = ", ".join(f"{name} {ratio:.1f} dB" for name, ratio in ratios[:SHOWN_OUTPUTS])
+        more = f" and {len(ratios) - SHOWN_OUTPUTS} more" if len(ratios) > SHOWN_OUTPUTS else ""
+        notes.append(f"signal to noise of {precision}: {listed}{more}")
     return tuple(notes)
 
 

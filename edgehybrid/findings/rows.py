@@ -31,10 +31,18 @@ def accuracy_rows(
     logits: Mapping[Precision, NDArray[np.float32]],
     labels: NDArray[np.int64] | None,
     trained: bool,
+    outputs: Mapping[str, int] | None = None,
 ) -> tuple[Row, ...]:
     """One row per precision; the first is the reference of drop and fidelity.
 
     Untrained weights get no accuracy: a number there would only look like one.
+
+    Args:
+        files: Precision -> graph.
+        logits: What each answered.
+        labels: (images,); None where the images have none.
+        trained: Whether the weights are.
+        outputs: As of `evaluator.fidelity`.
     """
     precisions = list(logits)
     reference, known = logits[precisions[0]], labels if trained else None
@@ -43,7 +51,8 @@ def accuracy_rows(
         row = Row(precision, HOST, "measured", bytes=files[precision].stat().st_size)
         if precision == "fp16":
             row = replace(row, reason="ONNX Runtime's CPU computes fp16 in float32: only stored values are rounded")
-        rows.append(_judged(row, logits[precision], None if precision == precisions[0] else reference, known))
+        before = None if precision == precisions[0] else reference
+        rows.append(_judged(row, logits[precision], before, known, outputs))
     return tuple(rows)
 
 
@@ -175,6 +184,7 @@ def tried_rows(
     logits: Mapping[Precision, NDArray[np.float32]],
     reference: NDArray[np.float32] | None,
     labels: NDArray[np.int64] | None,
+    outputs: Mapping[str, int] | None = None,
 ) -> tuple[Row, ...]:
     """Rows of engines with what they did on this machine; those that were not run stay as they are.
 
@@ -184,6 +194,7 @@ def tried_rows(
         logits: Per precision, of the images that `reference` and `labels` belong to; empty where there were none.
         reference: Logits of the float32 graph.
         labels: (images,); None where there are none, or where untrained weights get no accuracy.
+        outputs: As of `evaluator.fidelity`.
     """
     found = []
     for row in rows:
@@ -194,7 +205,7 @@ def tried_rows(
                 reason = "no fp16 control" if control is None else against_control(control, latency)
             row = replace(row, status="measured", reason=reason, latency=latency)
         if row.precision in logits:
-            row = _judged(row, logits[row.precision], reference, labels)
+            row = _judged(row, logits[row.precision], reference, labels, outputs)
         found.append(row)
     return tuple(found)
 
@@ -209,12 +220,13 @@ def _judged(
     logits: NDArray[np.float32],
     reference: NDArray[np.float32] | None,
     labels: NDArray[np.int64] | None,
+    outputs: Mapping[str, int] | None = None,
 ) -> Row:
     """The row with accuracy where there are labels, fidelity where there is a reference, and drop where both are."""
     if labels is not None:
         row = replace(row, accuracy=evaluator.accuracy(logits, labels))
     if reference is not None:
-        row = replace(row, fidelity=evaluator.fidelity(reference, logits))
+        row = replace(row, fidelity=evaluator.fidelity(reference, logits, outputs))
         if labels is not None:
             row = replace(row, drop=evaluator.drop(reference, logits, labels))
     return row

@@ -319,6 +319,11 @@ def known_shape(value: ir.Value) -> tuple[int, ...] | None:
     return dims if len(dims) == len(value.shape) else None
 
 
+def holds_floats(value: ir.Value) -> bool:
+    """Whether the elements of a value are known to be floats."""
+    return value.dtype is not None and value.dtype.is_floating_point()
+
+
 def has_open_shapes(graph: Graph) -> bool:
     """Whether shape inference left any value of the main graph without a static shape."""
     return any(known_shape(value) is None for value in values(graph))

@@ -14,6 +14,7 @@ from edgehybrid.graph import (
     check_opset,
     external_tensors,
     from_proto,
+    holds_floats,
     name_of,
     opset_of,
     precision,
@@ -183,9 +184,9 @@ def open_unchecked(path: Path) -> Graph:
 
 
 def scores_of(graph: Graph) -> ir.Value:
-    """The output that is taken for the class scores: the first of shape (N, classes), else the first."""
+    """The output that is taken for the class scores: the first of floats (N, classes), else the first."""
     outputs = graph.body.outputs
-    return next((value for value in outputs if len(shape_of(value)) == 2), outputs[0])
+    return next((value for value in outputs if len(shape_of(value)) == 2 and holds_floats(value)), outputs[0])
 
 
 def companions(path: Path) -> tuple[Path, ...]:

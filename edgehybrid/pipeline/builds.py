@@ -138,6 +138,7 @@ def build(
     made = stages.export(run, source, images)
     stages.check_parser(made.path, goal)
     spec = made.spec
+    outputs = stages.columns_of(made.path, spec)
     check_trained(precision, spec)
     recipe = Recipe(
         model=spec.name,
@@ -181,16 +182,19 @@ def build(
     files = lowered.scored
     latencies = stages.bench(run, files, images, made, state) if goal.backend == "onnxruntime" else {}
     labels_of = {p: lowered.mixed.scored_as if lowered.mixed and p == "mixed" else p for p in files}
-    logits = {p: stages.predict(run, labels_of[p], path, scored, spec.preprocess) for p, path in files.items()}
+    logits = {
+        p: stages.predict(run, labels_of[p], path, scored, spec.preprocess, outputs=outputs)
+        for p, path in files.items()
+    }
     stages.check_collapse(logits, spec)
     products = engines.by_precision(precision, product, control)
-    trial = stages.try_engines(run, products, images, scored, spec.preprocess)
+    trial = stages.try_engines(run, products, images, scored, spec.preprocess, outputs)
     layers = stages.layer_noise(run, lowered.prepared.path, lowered.quantized, images, spec.preprocess)
 
     ranges_used = lowered.prepared.ranges
     recipe = recipe if ranges_used is None else replace(recipe, method=ranges_used.method)
     again = replace(recipe, model=model)
-    rows = findings.accuracy_rows(files, logits, truth, spec.weights.trained)
+    rows = findings.accuracy_rows(files, logits, truth, spec.weights.trained, outputs)
     rows = findings.with_latency(rows, latencies, goal)
     known = truth if spec.weights.trained else None
     answers = findings.merge_answers(
@@ -210,7 +214,7 @@ def build(
         calibration=lowered.calibration,
         method=None if ranges_used is None else ranges_used.method,
         evaluation=evaluation,
-        rows=rows + engines.trial_rows(goal, products, trial, logits["fp32"], known),
+        rows=rows + engines.trial_rows(goal, products, trial, logits["fp32"], known, outputs),
         engine=engines.placed(product, folder),
         stages=tuple(run.stages),
         bundle=str(folder),
@@ -224,6 +228,7 @@ def build(
             *findings.tuning_notes(lowered.prepared.adjustments),
             *findings.uneven_notes(lowered.quantized.plan, ranges_used),
             *findings.sample_notes(rows),
+            *findings.output_notes(logits, outputs),
             *findings.range_notes(lowered.quantized.plan, goal),
             *findings.search_notes(lowered.search, evaluation),
         ),

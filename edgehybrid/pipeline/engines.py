@@ -63,12 +63,13 @@ def trial_rows(
     trial: "Trial",
     reference: "NDArray[np.float32] | None",
     labels: "NDArray[np.int64] | None",
+    outputs: Mapping[str, int] | None,
 ) -> tuple[Row, ...]:
     """A row per engine: what it did on this machine, or why nothing is known."""
     from edgehybrid import findings
 
     rows = findings.target_rows(target, {p: product.engine for p, product in products.items()}, trial.reason)
-    return findings.tried_rows(rows, trial.latencies, trial.logits, reference, labels)
+    return findings.tried_rows(rows, trial.latencies, trial.logits, reference, labels, outputs)
 
 
 def placed(product: Product, folder: Path) -> Engine:
@@ -163,8 +164,10 @@ def build_engines(folder: Path, options: EngineOptions, host: str | None = None,
         control = stages.build_engine(run, opened.control, target, "fp16", options=plain, label="engine fp16")
     pictures = dataset.load("photos", at_most=8, split="calib")
     products = by_precision(opened.precision, product, control)
-    trial = stages.try_engines(run, products, pictures, scored, opened.report.model.preprocess)
-    return _keep(run, folder, opened, product, control, trial, scored)
+    spec = opened.report.model
+    outputs = stages.columns_of(opened.baseline, spec)
+    trial = stages.try_engines(run, products, pictures, scored, spec.preprocess, outputs)
+    return _keep(run, folder, opened, product, control, trial, scored, outputs)
 
 
 def check_host(host: str | None, target: Target) -> None:
@@ -249,6 +252,7 @@ def _keep(
     control: Product | None,
     trial: "Trial",
     scored: "Images | None",
+    outputs: Mapping[str, int] | None = None,
 ) -> Report:
     """Write engines into their bundle, and the report with what they did."""
     from edgehybrid import delivery, device, findings, stages
@@ -256,7 +260,7 @@ def _keep(
     report, target, spec = opened.report, opened.report.target, opened.report.model
     reference = truth = given = None
     if scored is not None and trial.logits:
-        reference = stages.predict(run, "fp32", opened.baseline, scored, spec.preprocess)
+        reference = stages.predict(run, "fp32", opened.baseline, scored, spec.preprocess, outputs=outputs)
         truth = stages.labels_for(scored, spec) if report.evaluation and spec.weights.trained else None
         given = findings.answers(trial.logits, truth, scored.order, spec.weights.trained, backend=target.backend)
     made = by_precision(opened.precision, product, control)
@@ -265,7 +269,7 @@ def _keep(
     found = replace(
         report,
         device=here,
-        rows=(*_elsewhere(report, here), *trial_rows(target, made, trial, reference, truth)),
+        rows=(*_elsewhere(report, here), *trial_rows(target, made, trial, reference, truth, outputs)),
         engine=placed(product, folder),
         stages=(*(s for s in report.stages if s.name not in names), *run.stages),
         bundle=str(folder),

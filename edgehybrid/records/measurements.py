@@ -170,9 +170,9 @@ class Drop:
 class Fidelity:
     """How close outputs are to the reference, labels or not."""
 
-    agreement: float  # percent of images with the same top-1
-    sqnr_db: float  # of the logits
-    logit_kl: float  # mean KL(reference || this) of the softmax, nats
+    agreement: float | None  # percent of images with the same top-1; None, as the next but one, for no classifier
+    sqnr_db: float  # of the logits; of the output where it is lowest for no classifier
+    logit_kl: float | None  # mean KL(reference || this) of the softmax, nats
     n: int
 
 

@@ -48,6 +48,8 @@ def tradeoff_points(report: Report) -> tuple[tuple[Point, ...], str]:
             y, ci95 = row.drop.points, row.drop.ci95
             cost = f"{wording.drop_text(row.drop, row.accuracy.n if row.accuracy else 0)[0]} points"
         elif not by_drop and row.fidelity is not None and row.precision != "fp32":
+            if row.fidelity.agreement is None:
+                continue
             low, high = wording.agreement_interval(row.fidelity)
             y, ci95 = 100 - row.fidelity.agreement, (100 - high, 100 - low)
             cost = f"{wording.fixed(y, 1)} % changed"

@@ -170,6 +170,9 @@ def _cost_tile(report: Report, found: wording.Comparison) -> Tile:
         return Tile("Drop of top-1", f"{points} points", f"95 % {bounds}, n = {images:,}, same images")
     if row.fidelity is None:
         return Tile("Accuracy", "not measured", "no labelled images")
+    if row.fidelity.agreement is None:
+        ratio, about = charts.decibels(row.fidelity.sqnr_db), "no classifier: accuracy is not measured"
+        return Tile("Signal to noise of the outputs", ratio, f"n = {row.fidelity.n:,}, {about}")
     bounds = wording.interval(wording.agreement_interval(row.fidelity), 1, sign=False)
     value = f"{wording.fixed(row.fidelity.agreement, 1)} %"
     return Tile("Agreement with fp32", value, f"95 % {bounds}, n = {row.fidelity.n:,}, no labels")
@@ -212,7 +215,9 @@ def _accuracy_cells(report: Report, row: Row) -> tuple[tuple[str, str], ...]:
     top1 = ("–", "") if row.accuracy is None else wording.top1_text(row.accuracy)
     drop = unknown if row.drop is None else wording.drop_text(row.drop, images)
     agreement = unknown
-    if row.fidelity is not None:
+    if row.fidelity is not None and row.fidelity.agreement is None:
+        agreement = (charts.decibels(row.fidelity.sqnr_db), "")
+    elif row.fidelity is not None and row.fidelity.agreement is not None:
         bounds = wording.interval(wording.agreement_interval(row.fidelity), 1, sign=False)
         agreement = (f"{wording.fixed(row.fidelity.agreement, 1)} %", bounds)
     return (top1, drop, agreement) if scored else (unmeasured, unmeasured, agreement)
@@ -234,10 +239,12 @@ def _numbers(row: Row, trained: bool) -> Iterator[tuple[str, str]]:
         yield "McNemar p", wording.probability(row.drop.mcnemar_p)
         yield "answers that turned right or wrong", f"{row.drop.discordant:,}"
     if row.fidelity is not None:
-        if trained:
-            yield "agreement, %", wording.fixed(row.fidelity.agreement, 2)
-        yield "logit SQNR", charts.decibels(row.fidelity.sqnr_db)
-        yield "KL divergence of the softmax, nats", wording.fixed(row.fidelity.logit_kl, 5)
+        agreement, divergence = row.fidelity.agreement, row.fidelity.logit_kl
+        if trained and agreement is not None:
+            yield "agreement, %", wording.fixed(agreement, 2)
+        yield "SQNR of the outputs" if agreement is None else "logit SQNR", charts.decibels(row.fidelity.sqnr_db)
+        if divergence is not None:
+            yield "KL divergence of the softmax, nats", wording.fixed(divergence, 5)
         yield "images compared", f"{row.fidelity.n:,}"
     if row.latency is not None:
         for name in ("min", "p50", "p90", "p95", "p99", "max", "mean", "std"):

@@ -201,7 +201,7 @@ def _scored(row: Row) -> tuple[str, ...]:
         f"{accuracy.n:,}" if accuracy else f"{fidelity.n:,}" if fidelity else "",
         f"{accuracy.top1:.1f}\n[{accuracy.ci95[0]:.1f}, {accuracy.ci95[1]:.1f}]" if accuracy else "not measured",
         f"{drop.points:+.2f}\n[{drop.ci95[0]:+.2f}, {drop.ci95[1]:+.2f}]" if drop else "-",
-        f"{fidelity.agreement:.1f} %" if fidelity else "-",
+        f"{fidelity.agreement:.1f} %" if fidelity and fidelity.agreement is not None else "-",
     )
 
 

@@ -116,7 +116,7 @@ def _fidelity(row: Row, trained: bool) -> str:
     if row.fidelity is None:
         return "-"
     agreement, sqnr = row.fidelity.agreement, row.fidelity.sqnr_db
-    return f"{wording.fixed(agreement, 1)}%" if trained else f"{wording.fixed(sqnr, 1)} dB"
+    return f"{wording.fixed(agreement, 1)}%" if trained and agreement is not None else f"{wording.fixed(sqnr, 1)} dB"
 
 
 def _latency(row: Row, roomy: bool) -> str:

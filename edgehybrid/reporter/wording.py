@@ -104,6 +104,8 @@ def agreement_interval(fidelity: Fidelity) -> tuple[float, float]:
     Source:
         Wilson 1927; Brown, Cai and DasGupta 2001, "Interval Estimation for a Binomial Proportion".
     """
+    if fidelity.agreement is None:
+        raise ValueError("a network that is no classifier agrees with nothing")
     z, n, share = 1.959963984540054, fidelity.n, fidelity.agreement / 100
     if n < 1 or not 0 <= share <= 1:
         return 0.0, 100.0
@@ -207,14 +209,14 @@ def remarks(report: Report) -> tuple[str, ...]:
     trained = report.model.weights.trained
     if found is not None and found.scored is not None and found.scored.drop is not None and trained:
         said.append(_verdict(found.precision, found.scored.drop, _images(report, found.scored)))
-    elif found is not None and found.scored is not None and found.scored.fidelity is not None and trained:
+    elif found is not None and found.scored is not None and _agrees(found.scored) and trained:
         said.append(
             "without labels nobody knows which answers are right: agreement says how often they stay the same, "
             "not how often they are correct"
         )
     for row in report.rows:
         fidelity = row.fidelity
-        if fidelity is not None and (math.isnan(fidelity.sqnr_db) or not math.isfinite(fidelity.logit_kl)):
+        if fidelity is not None and (math.isnan(fidelity.sqnr_db) or not math.isfinite(fidelity.logit_kl or 0)):
             said.append(f"{row.precision} on {backend(row.backend)} gave outputs that are not finite: do not deploy it")
     device, timed = report.device, any(row.latency is not None for row in report.rows)
     if timed and device.is_busy:
@@ -307,13 +309,23 @@ def _accuracy_clause(report: Report, found: Comparison) -> str:
             f"{found.precision} costs {fixed(row.drop.points, digits)} points of top-1 "
             f"(95 %: {low} to {high}, n = {images:,})"
         )
-    if row is not None and row.fidelity is not None:
+    if row is not None and row.fidelity is not None and row.fidelity.agreement is None:
+        return (
+            f"{found.precision} adds noise {fixed(row.fidelity.sqnr_db, 1)} dB below the signal of the outputs "
+            f"(against fp32, n = {row.fidelity.n:,}; no classifier, so accuracy is not measured)"
+        )
+    if row is not None and row.fidelity is not None and row.fidelity.agreement is not None:
         low, high = (fixed(bound, 1) for bound in agreement_interval(row.fidelity))
         return (
             f"{found.precision} gives the same top-1 as fp32 on {fixed(row.fidelity.agreement, 1)} % of images "
             f"(95 %: {low} to {high}, n = {row.fidelity.n:,}; no labels, so accuracy is not measured)"
         )
     return f"What {found.precision} costs in accuracy is not measured"
+
+
+def _agrees(row: Row) -> bool:
+    """Whether the answers of a classifier were held against fp32's."""
+    return row.fidelity is not None and row.fidelity.agreement is not None
 
 
 def _speed_clause(report: Report, found: Comparison) -> str:

@@ -53,8 +53,8 @@ class TensorInfo(NamedTuple):
 
 
 def scores_of(outputs: Mapping[str, TensorInfo]) -> str | None:
-    """Name of the output that is taken for class scores: the first of shape (N, classes); None where there is none."""
-    return next((name for name, info in outputs.items() if len(info.shape) == 2), None)
+    """Name of the output that is taken for class scores: the first of floats (N, classes); None where there is none."""
+    return next((name for name, info in outputs.items() if len(info.shape) == 2 and info.dtype.kind == "f"), None)
 
 
 class Split(NamedTuple):

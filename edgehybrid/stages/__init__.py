@@ -5,6 +5,7 @@ from edgehybrid.stages.estimate import floors
 from edgehybrid.stages.measurement import (
     bench,
     check_collapse,
+    columns_of,
     labels_for,
     layer_noise,
     measure,
@@ -50,6 +51,7 @@ __all__ = [
     "check_collapse",
     "check_parser",
     "check_torch_flavor",
+    "columns_of",
     "compile_torch",
     "check_ranking",
     "export",

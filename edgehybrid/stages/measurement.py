@@ -118,6 +118,7 @@ def predict(
     preprocess: Preprocess,
     *,
     place: str = "",
+    outputs: Mapping[str, int] | None = None,
 ) -> NDArray[np.float32]:
     """Logits (images, classes) of a graph in canonical numerics, or of an engine, in the order of the images.
 
@@ -128,6 +129,7 @@ def predict(
         images: What it answers.
         preprocess: Of the model.
         place: What an engine's answers hang on besides its file: the machine that runs it.
+        outputs: Of `columns_of`: where there are any, some values of each are what the network answers.
     """
     found = Runnable(file, "onnxruntime") if isinstance(file, Path) else file
     is_graph = found.backend == "onnxruntime"
@@ -138,7 +140,8 @@ def predict(
 
         with open_runner(found.path, found.backend, canonical=is_graph, dla_core=found.dla_core) as runner:
             batches = counted(images.batches(preprocess, FORWARD_BATCH), len(images))
-            np.save(folder / "logits.npy", evaluator.predict(runner, batches), allow_pickle=False)
+            answer = evaluator.sample_outputs if outputs else evaluator.predict
+            np.save(folder / "logits.npy", answer(runner, batches), allow_pickle=False)
 
     inputs = {
         "model": sha256_of(found.path),
@@ -149,6 +152,29 @@ def predict(
     folder = run.do(f"evaluate {label}", inputs, produce)
     logits: NDArray[np.float32] = np.load(folder / "logits.npy", allow_pickle=False)
     return logits
+
+
+def columns_of(path: Path, spec: ModelSpec) -> dict[str, int]:
+    """How many values of each output stand for what a network answers to an image; nothing for a classifier.
+
+    Raises:
+        GraphError: None of its outputs holds floats.
+    """
+    if spec.classes:
+        return {}
+    from edgehybrid import evaluator
+    from edgehybrid.runtime import open_runner
+
+    with open_runner(path, canonical=True) as runner:
+        ((batch, *_), _), *_ = runner.inputs.values()
+        floats = {name: port.shape for name, port in sorted(runner.outputs.items()) if port.dtype.kind == "f"}
+    if not floats:
+        raise GraphError(
+            f"{spec.name} has no output of floats",
+            why="what int8 costs is seen in numbers, not in places of the largest",
+            fix="export it without what comes after its scores",
+        )
+    return {name: len(evaluator.positions(shape, batch)) for name, shape in floats.items()}
 
 
 def check_collapse(logits: Mapping[Precision, NDArray[np.float32]], spec: ModelSpec) -> None:
@@ -162,7 +188,7 @@ def check_collapse(logits: Mapping[Precision, NDArray[np.float32]], spec: ModelS
 
     reference = next(iter(logits.values()))
     for precision, values in logits.items():
-        problem = evaluator.collapse_note(reference, values)
+        problem = evaluator.collapse_note(reference, values, classes=bool(spec.classes))
         if problem is not None and not spec.weights.trained:
             listener().note(f"{precision}: {problem}; the weights are untrained")
         elif problem is not None:

@@ -178,8 +178,9 @@ def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
     opened = adopt(path, batch=source.batch, input_size=size, notify=listener().note)
     check_agreement(path, opened)
     side = graph.shape_of(opened.input)[-1]
-    scores = graph.shape_of(scores_of(opened))
-    classes = scores[-1] if len(scores) == 2 else 0  # 0: a backbone, to export and quantize
+    scores = scores_of(opened)
+    shape = graph.shape_of(scores)
+    classes = shape[-1] if len(shape) == 2 and graph.holds_floats(scores) else 0  # 0: a backbone or detector
     if source.num_classes not in (None, classes):
         raise UsageError(
             f"--num-classes {source.num_classes} does not fit {path}",

@@ -35,6 +35,7 @@ def try_engines(
     pictures: Images,
     scored: Images | None,
     preprocess: Preprocess,
+    outputs: Mapping[str, int] | None = None,
 ) -> Trial:
     """Time engines in turns, then have each answer the evaluation images.
 
@@ -44,6 +45,7 @@ def try_engines(
         pictures: The first ones are what is timed.
         scored: What the engines answer; None: nothing.
         preprocess: Of the model.
+        outputs: As of `predict`.
 
     Returns:
         What they did; nothing, with the reason, where the GPU or a library here cannot run them.
@@ -71,7 +73,7 @@ def try_engines(
         if scored is None:
             return Trial(latencies)
         logits = {
-            precision: predict(run, f"{precision} engine", file, scored, preprocess, place=place)
+            precision: predict(run, f"{precision} engine", file, scored, preprocess, place=place, outputs=outputs)
             for precision, file in files.items()
         }
     except NotReadyError as error:  # the engine stands; what it is worth is for whoever installs what is missing

@@ -97,7 +97,9 @@ class Gallery:
                     "name": one.name,
                     "backend": one.backend,
                     "drop": None if drop is None else {"points": drop.points, "ci95": list(drop.ci95)},
-                    "agreement": None if fidelity is None else {"percent": fidelity.agreement, "n": fidelity.n},
+                    "agreement": None
+                    if fidelity is None or fidelity.agreement is None
+                    else {"percent": fidelity.agreement, "n": fidelity.n},
                     "p50_ms": None if latency is None else latency.p50,
                     "measured_on": one.measured_on,
                 }

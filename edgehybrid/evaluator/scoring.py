@@ -1,58 +1,23 @@
-"""Say how well a network does: its logits, its accuracy, and what it lost against a reference on the same images.
+"""Say how well a network does: its accuracy, and what it lost against a reference on the same images.
 
 A drop is paired: both networks saw the same images, so only the images on which exactly one of them is right
 (the discordant ones) carry information, and far fewer images are needed than for two separate accuracies.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid import proportions
-from edgehybrid.errors import GraphError, ImagesError, StageError
+from edgehybrid.errors import ImagesError
 from edgehybrid.records import Accuracy, Drop, Fidelity
-from edgehybrid.runtime import Runner, TensorInfo, scores_of
 
 SQNR_CAP = 200.0
 """dB. Identical logits have infinite signal to noise, which JSON cannot hold; float32 itself ends near 150 dB."""
 VERDICT = 0.5
 """Percentage points: the drop an evaluation set should be able to resolve."""
-
-
-def predict(runner: Runner, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Run every image through a classifier.
-
-    Args:
-        runner: Open, with one input (B, 3, H, W) and one output (B, classes) for its fixed batch B.
-        batches: Preprocessed images, (b, 3, H, W) with any b. They are cut into pieces of B; the first image
-            of a short piece fills it up, and the logits of the filling are thrown away.
-
-    Returns:
-        Logits, (images, classes), in the order of the images.
-
-    Raises:
-        ImagesError: No images.
-        GraphError: The network is no classifier of one image input.
-        InputError: The images do not fit the network (raised by the runner).
-        StageError: Logits that are NaN or infinite, or the network failed.
-    """
-    (input_name, need), output_name = _classifier(runner)
-    size = need.shape[0]
-    logits: list[NDArray[np.float32]] = []
-    for images in batches:
-        for start in range(0, len(images), size):
-            piece = images[start : start + size]
-            filler = np.repeat(piece[:1], size - len(piece), axis=0)
-            feed = np.ascontiguousarray(np.concatenate([piece, filler]), dtype=need.dtype)
-            outputs = runner.run({input_name: feed})
-            logits.append(outputs[output_name][: len(piece)].astype(np.float32))
-    if not logits:
-        raise ImagesError("no images to evaluate", why="found 0, needed at least 1", fix="check --eval and --num-eval")
-    stacked = np.concatenate(logits)
-    _check_finite(stacked)
-    return stacked
 
 
 def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Accuracy:
@@ -103,7 +68,9 @@ def drop(reference: NDArray[np.float32], logits: NDArray[np.float32], labels: ND
     )
 
 
-def fidelity(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> Fidelity:
+def fidelity(
+    reference: NDArray[np.float32], logits: NDArray[np.float32], outputs: Mapping[str, int] | None = None
+) -> Fidelity:
     """How close logits are to the reference's; needs no labels.
 
     The signal to quantization noise ratio is that of all logits together, 10 log10(sum r^2 / sum (r - x)^2),
@@ -112,11 +79,15 @@ def fidelity(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> Fid
     Args:
         reference: Logits of the reference, (images, classes).
         logits: Logits of the network judged, in the same order of images.
+        outputs: Of a network that is no classifier, how many columns belong to each output: then the ratio is that of
+            the output where it is lowest, and nothing else is told.
 
     Raises:
         ImagesError: No images, or the two saw different numbers of images.
     """
     _check_pair(reference, logits)
+    if outputs:
+        return Fidelity(None, min(output_sqnr(reference, logits, outputs).values()), None, len(reference))
     r, x = reference.astype(np.float64), logits.astype(np.float64)
     log_p, log_q = _log_softmax(r), _log_softmax(x)
     divergence = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
@@ -126,6 +97,24 @@ def fidelity(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> Fid
         logit_kl=max(0.0, float(divergence.mean())),  # rounding can leave -1e-17
         n=len(r),
     )
+
+
+def output_sqnr(
+    reference: NDArray[np.float32], values: NDArray[np.float32], outputs: Mapping[str, int]
+) -> dict[str, float]:
+    """Signal to quantization noise of each output by name, dB, as `fidelity` has it.
+
+    Args:
+        reference: Of `sample_outputs`, (images, values).
+        values: Of the network judged.
+        outputs: How many columns belong to each output, in their order.
+    """
+    found, start = {}, 0
+    for name, columns in outputs.items():
+        r, x = (y[:, start : start + columns].astype(np.float64) for y in (reference, values))
+        found[name] = _decibels(float((r**2).sum()), float(((r - x) ** 2).sum()))
+        start += columns
+    return found
 
 
 def small_sample_note(drop: Drop, images: int) -> str | None:
@@ -151,7 +140,7 @@ def small_sample_note(drop: Drop, images: int) -> str | None:
     )
 
 
-def collapse_note(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> str | None:
+def collapse_note(reference: NDArray[np.float32], logits: NDArray[np.float32], *, classes: bool = True) -> str | None:
     """What to say where a network stopped telling images apart that the reference tells apart, else None.
 
     Collapsed means: the spread of the logits over the images fell below a hundredth of the reference's, or
@@ -162,6 +151,7 @@ def collapse_note(reference: NDArray[np.float32], logits: NDArray[np.float32]) -
     Args:
         reference: Logits of the reference, (images, classes).
         logits: Logits of the network judged, in the same order of images.
+        classes: Whether they are logits; of other outputs only the spread tells.
 
     Raises:
         ImagesError: No images, or the two saw different numbers of images.
@@ -170,45 +160,12 @@ def collapse_note(reference: NDArray[np.float32], logits: NDArray[np.float32]) -
     spread, usual = _spread(logits), _spread(reference)
     if spread < usual / 100:
         return f"outputs hardly depend on the image: they spread {spread:.2g}, the reference's {usual:.2g}"
+    if not classes:
+        return None
     share, most = _largest_share(logits), 100 * _largest_share(reference)
     if len(logits) >= 10 and share == 1.0 and most <= 50:
         return f"every image gets the same class, where the reference gives none more than {most:.0f} %"
     return None
-
-
-def _classifier(runner: Runner) -> tuple[tuple[str, TensorInfo], str]:
-    """The one input of a classifier and its output: of several, the first of shape (N, classes)."""
-    inputs, outputs = dict(runner.inputs), dict(runner.outputs)
-    if len(inputs) == 1:
-        ((name, need),) = inputs.items()
-        scores = scores_of(outputs)
-        if scores is not None and len(need.shape) == 4 and _fit(need, outputs[scores]):
-            return (name, need), scores
-    raise GraphError(
-        "the network is not an image classifier",
-        why=f"found {_shapes(inputs)} -> {_shapes(outputs)}, needed one (N, 3, H, W) -> (N, classes), floats",
-        fix="export the network with its classification head and nothing after it",
-    )
-
-
-def _fit(need: TensorInfo, give: TensorInfo) -> bool:
-    """Whether one output row belongs to each image, in floats."""
-    return need.shape[0] == give.shape[0] and need.dtype.kind == give.dtype.kind == "f"
-
-
-def _shapes(ports: dict[str, TensorInfo]) -> str:
-    return ", ".join(f"{name} {info.dtype}{info.shape}" for name, info in ports.items())
-
-
-def _check_finite(logits: NDArray[np.float32]) -> None:
-    """Refuse NaN and infinity: `argmax` would turn them into a class without a word."""
-    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if len(bad):
-        raise StageError(
-            "the network's output is not finite",
-            why=f"NaN or infinity for {len(bad)} of {len(logits)} images, the first being number {bad[0]}",
-            fix="look for NaN in the weights or for overflow: fp16 ends at 65504; try --precision fp32",
-        )
 
 
 def _checked(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.int64]:
