@@ -48,10 +48,10 @@ from edgehybrid import dataset, device, evaluator, exporter, graph, linter, rewr
 from edgehybrid.calibrator.session import open_session
 from edgehybrid.dataset import Images
 from edgehybrid.dataset.preprocessing import crop, normalise
+from edgehybrid.decibels import decibels
 from edgehybrid.graph.products import bias_place
 from edgehybrid.records import Preprocess
 from edgehybrid.runtime import open_runner
-from edgehybrid.tuner.local import decibels
 
 HERE = Path(__file__).parent
 OURS = "edgehybrid mse"

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgehybrid.decibels import SQNR_LIMIT
 from edgehybrid.errors import GraphError, ImagesError, InputError, StageError
 from edgehybrid.evaluator import (
     POSITIONS,
-    SQNR_CAP,
     accuracy,
     collapse_note,
     drop,
@@ -44,6 +44,15 @@ def images(n: int, seed: int = 0) -> F32:
 def answer(x: F32) -> F32:
     """Logits that tell every image from every other."""
     return np.stack([x.sum(axis=(1, 2, 3)), x[:, 0, 0, 0], x[:, 1, 1, 1], x.max(axis=(1, 2, 3))], axis=1)
+
+
+def runner_of(inputs: dict[str, tuple[int, ...]], outputs: dict[str, tuple[int, ...]]) -> FakeRunner:
+    """A network of these shapes, all in float32."""
+    runner = FakeRunner(answer)
+    runner.inputs, runner.outputs = (
+        {name: TensorInfo(shape, np.dtype("float32")) for name, shape in ports.items()} for ports in (inputs, outputs)
+    )
+    return runner
 
 
 def logits_of(classes: list[int], n: int = 3) -> F32:
@@ -134,9 +143,7 @@ def test_a_single_logit_that_is_not_finite_is_an_error_that_names_the_image(bad:
 def test_a_network_that_is_no_classifier_is_an_error(
     inputs: dict[str, tuple[int, ...]], outputs: dict[str, tuple[int, ...]]
 ) -> None:
-    runner = FakeRunner(answer)
-    runner.inputs = {name: TensorInfo(shape, np.dtype("float32")) for name, shape in inputs.items()}
-    runner.outputs = {name: TensorInfo(shape, np.dtype("float32")) for name, shape in outputs.items()}
+    runner = runner_of(inputs, outputs)
     with pytest.raises(GraphError, match="classifier"):
         predict(runner, [images(1)])
 
@@ -266,9 +273,9 @@ def test_different_images_cannot_be_compared() -> None:
 def test_identical_logits_are_fully_faithful_and_fit_into_json() -> None:
     x = answer(images(20))
     found = fidelity(x, x.copy())
-    assert (found.agreement, found.sqnr_db, found.logit_kl, found.n) == (100.0, SQNR_CAP, 0.0, 20)
-    assert fidelity(x * 0, x * 0).sqnr_db == SQNR_CAP
-    assert fidelity(x * 0, x).sqnr_db == -SQNR_CAP
+    assert (found.agreement, found.sqnr_db, found.logit_kl, found.n) == (100.0, SQNR_LIMIT, 0.0, 20)
+    assert fidelity(x * 0, x * 0).sqnr_db == SQNR_LIMIT
+    assert fidelity(x * 0, x).sqnr_db == -SQNR_LIMIT
     json.dumps([found.sqnr_db, fidelity(x * 0, x).sqnr_db], allow_nan=False)
 
 
@@ -432,9 +439,7 @@ def test_of_a_large_output_the_same_values_are_kept_every_time() -> None:
 def test_outputs_that_belong_to_no_image_are_an_error(
     inputs: dict[str, tuple[int, ...]], outputs: dict[str, tuple[int, ...]]
 ) -> None:
-    runner = FakeRunner(answer)
-    runner.inputs = {name: TensorInfo(shape, np.dtype("float32")) for name, shape in inputs.items()}
-    runner.outputs = {name: TensorInfo(shape, np.dtype("float32")) for name, shape in outputs.items()}
+    runner = runner_of(inputs, outputs)
     with pytest.raises(GraphError, match="outputs cannot be compared"):
         sample_outputs(runner, [images(1)])
 
@@ -449,7 +454,7 @@ def test_of_several_outputs_the_noisiest_is_told(noise: float, seed: int) -> Non
     assert (told.agreement, told.logit_kl, told.n) == (None, None, 6)
     assert told.sqnr_db == pytest.approx(-20 * np.log10(noise), abs=0.05)
     each = output_sqnr(reference, found, {"quiet": 500, "loud": 500})
-    assert each == {"quiet": SQNR_CAP, "loud": told.sqnr_db}
+    assert each == {"quiet": SQNR_LIMIT, "loud": told.sqnr_db}
 
 
 def test_other_outputs_collapse_by_their_spread_alone() -> None:

@@ -1,18 +1,15 @@
 """Compare two graphs layer by layer: how much noise quantization left at each output."""
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid.calibrator.session import open_session, regroup, run_error
+from edgehybrid.decibels import decibels
 from edgehybrid.errors import StageError
 from edgehybrid.graph import Graph, label_nodes, name_of, shape_of
 from edgehybrid.records import LayerError
-
-SQNR_LIMIT = 200.0
-"""dB. Equal outputs have no noise and an infinite ratio, which JSON cannot hold: ratios end here on either side."""
 
 
 def compare(
@@ -73,7 +70,7 @@ def compare(
 
     labels = label_nodes(reference)
     return tuple(
-        LayerError(labels[makers[name]], makers[name].op_type, name, _decibels(s, n))
+        LayerError(labels[makers[name]], makers[name].op_type, name, decibels(s, n))
         for name, s, n in zip(names, signal.tolist(), noise.tolist(), strict=True)
     )
 
@@ -92,12 +89,3 @@ def _finite(array: NDArray[np.generic], name: str, which: str) -> NDArray[np.flo
             fix="check the weights and the preprocessing",
         )
     return wide
-
-
-def _decibels(signal: float, noise: float) -> float:
-    """10 log10(signal / noise), cut to +-SQNR_LIMIT."""
-    if noise == 0:
-        return SQNR_LIMIT
-    if signal == 0:
-        return -SQNR_LIMIT
-    return max(-SQNR_LIMIT, min(SQNR_LIMIT, 10 * (math.log10(signal) - math.log10(noise))))

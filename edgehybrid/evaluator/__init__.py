@@ -1,8 +1,7 @@
 """What a network answers, how often that is right, and what it lost against a reference on the same images."""
 
-from edgehybrid.evaluator.answering import POSITIONS, positions, predict, sample_outputs
+from edgehybrid.evaluator.answering import POSITIONS, positions, predict, sample_outputs, sampled
 from edgehybrid.evaluator.scoring import (
-    SQNR_CAP,
     VERDICT,
     accuracy,
     collapse_note,
@@ -14,7 +13,6 @@ from edgehybrid.evaluator.scoring import (
 
 __all__ = [
     "POSITIONS",
-    "SQNR_CAP",
     "VERDICT",
     "accuracy",
     "collapse_note",
@@ -24,5 +22,6 @@ __all__ = [
     "positions",
     "predict",
     "sample_outputs",
+    "sampled",
     "small_sample_note",
 ]

@@ -52,15 +52,14 @@ def sample_outputs(runner: Runner, batches: Iterable[NDArray[np.float32]]) -> ND
     """
     inputs = dict(runner.inputs)
     (image, need), *others = inputs.items()
-    ports = {name: info for name, info in sorted(runner.outputs.items()) if info.dtype.kind == "f"}
-    whole = need.shape[0] == 1 or all(info.shape[:1] == need.shape[:1] for info in ports.values())
-    if others or len(need.shape) != 4 or not ports or not whole:
+    kept = sampled(runner)
+    whole = need.shape[0] == 1 or all(runner.outputs[name].shape[:1] == need.shape[:1] for name in kept)
+    if others or len(need.shape) != 4 or not kept or not whole:
         raise GraphError(
             "the network's outputs cannot be compared",
             why=f"found {_shapes(inputs)} -> {_shapes(dict(runner.outputs))}, needed (N, 3, H, W) -> floats for each",
             fix="export the network without what comes after it, such as the suppression of double boxes",
         )
-    kept = {name: positions(info.shape, need.shape[0]) for name, info in ports.items()}
 
     def sample(outputs: Tensors) -> NDArray[np.generic]:
         return np.concatenate(
@@ -68,6 +67,13 @@ def sample_outputs(runner: Runner, batches: Iterable[NDArray[np.float32]]) -> ND
         )
 
     return _collect(runner, (image, need), batches, sample)
+
+
+def sampled(runner: Runner) -> dict[str, NDArray[np.int64]]:
+    """Which values of its outputs of floats `sample_outputs` keeps for each image, by name and in its order."""
+    ((batch, *_), _), *_ = runner.inputs.values()
+    floats = {name: info.shape for name, info in sorted(runner.outputs.items()) if info.dtype.kind == "f"}
+    return {name: positions(shape, batch) for name, shape in floats.items()}
 
 
 def positions(shape: Sequence[int], batch: int) -> NDArray[np.int64]:

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid import proportions
+from edgehybrid.decibels import decibels
 from edgehybrid.errors import ImagesError
 from edgehybrid.records import Accuracy, Drop, Fidelity
 
-SQNR_CAP = 200.0
-"""dB. Identical logits have infinite signal to noise, which JSON cannot hold; float32 itself ends near 150 dB."""
 VERDICT = 0.5
 """Percentage points: the drop an evaluation set should be able to resolve."""
 
@@ -74,7 +73,7 @@ def fidelity(
     """How close logits are to the reference's; needs no labels.
 
     The signal to quantization noise ratio is that of all logits together, 10 log10(sum r^2 / sum (r - x)^2),
-    between -200 and 200 dB: identical logits get `SQNR_CAP`.
+    between -200 and 200 dB: identical logits get `SQNR_LIMIT`.
 
     Args:
         reference: Logits of the reference, (images, classes).
@@ -93,7 +92,7 @@ def fidelity(
     divergence = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
     return Fidelity(
         agreement=100 * float((r.argmax(axis=1) == x.argmax(axis=1)).mean()),
-        sqnr_db=_decibels(float((r**2).sum()), float(((r - x) ** 2).sum())),
+        sqnr_db=decibels(float((r**2).sum()), float(((r - x) ** 2).sum())),
         logit_kl=max(0.0, float(divergence.mean())),  # rounding can leave -1e-17
         n=len(r),
     )
@@ -112,7 +111,7 @@ def output_sqnr(
     found, start = {}, 0
     for name, columns in outputs.items():
         r, x = (y[:, start : start + columns].astype(np.float64) for y in (reference, values))
-        found[name] = _decibels(float((r**2).sum()), float(((r - x) ** 2).sum()))
+        found[name] = decibels(float((r**2).sum()), float(((r - x) ** 2).sum()))
         start += columns
     return found
 
@@ -210,15 +209,6 @@ def _log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted = x - x.max(axis=1, keepdims=True)
     log_p: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return log_p
-
-
-def _decibels(signal: float, noise: float) -> float:
-    """10 log10(signal / noise) within the cap; two silent outputs are identical ones."""
-    if noise == 0:
-        return SQNR_CAP
-    if signal == 0:
-        return -SQNR_CAP
-    return max(-SQNR_CAP, min(SQNR_CAP, 10 * (math.log10(signal) - math.log10(noise))))
 
 
 def _spread(logits: NDArray[np.float32]) -> float:

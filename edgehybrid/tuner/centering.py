@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgehybrid.decibels import decibels
 from edgehybrid.errors import ArtifactError
 from edgehybrid.graph import Graph, add_constant, constant, name_of, shape_of, sweep, unused, values
 from edgehybrid.graph.half import FLOAT16_MAX
@@ -25,7 +26,7 @@ from edgehybrid.graph.structure import MOVES, input_of, residual_makers
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Plan
 from edgehybrid.tuner.channels import find_region
-from edgehybrid.tuner.local import ChooseRange, decibels, multiply, multiply_rounded, power, varying
+from edgehybrid.tuner.local import ChooseRange, multiply, multiply_rounded, power, varying
 
 FREE_GAIN = 0.8
 """A norm is centred where the error at its int8 readers falls to this part of what it was, or less: 1 dB."""

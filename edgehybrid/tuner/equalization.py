@@ -25,6 +25,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgehybrid.decibels import decibels
 from edgehybrid.errors import ArtifactError
 from edgehybrid.graph import Graph, name_of
 from edgehybrid.graph.products import Product, find_products, product_at
@@ -34,7 +35,7 @@ from edgehybrid.records import Adjustment, Equalize, Plan
 from edgehybrid.tuner.centering import FREE_GAIN, find_middles
 from edgehybrid.tuner.channels import find_region
 from edgehybrid.tuner.gains import add_gains, drop_idle_gains
-from edgehybrid.tuner.local import ChooseRange, decibels, multiply, multiply_rounded, power, varying
+from edgehybrid.tuner.local import ChooseRange, multiply, multiply_rounded, power, varying
 from edgehybrid.tuner.region import Region, write_factors
 
 ALPHAS = (0.5, 0.75, 1.0)

@@ -55,10 +55,3 @@ def power(y: NDArray[np.float32]) -> float:
 def varying(y: NDArray[np.float32]) -> float:
     """The same of what varies in each channel, (groups, rows, channels): a bias can add the rest."""
     return power(y - y.mean(axis=1, keepdims=True))
-
-
-def decibels(signal: float, noise: float) -> float:
-    """10 log10(signal / noise), cut to -200 and 200."""
-    if noise <= 0 or signal <= 0:
-        return 200.0 if noise <= 0 else -200.0
-    return float(np.clip(10 * np.log10(signal / noise), -200.0, 200.0))

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from edgehybrid.decibels import decibels
 from edgehybrid.graph import Graph
 from edgehybrid.graph.products import Product, bias_place, find_products
 from edgehybrid.graph.structure import find_read
@@ -18,7 +19,6 @@ from edgehybrid.graph.tuning import Tuning
 from edgehybrid.records import Adjustment, Plan, Ranges, Rounding
 from edgehybrid.tuner.local import (
     WeightScales,
-    decibels,
     multiply,
     power,
     round_rows,

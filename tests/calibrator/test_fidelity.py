@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from edgehybrid.calibrator import compare
-from edgehybrid.calibrator.fidelity import SQNR_LIMIT
+from edgehybrid.decibels import SQNR_LIMIT
 from edgehybrid.errors import ImagesError, StageError
 from edgehybrid.graph import Graph
 from tests.calibrator.graphs import make_graph, make_images, make_net
