@@ -187,30 +187,26 @@ def measure(network: Network, python: dict[str, Path], threads: int) -> dict[str
         bench = Bench(folder, model, python, threads)
         bench.store(calibration, preprocess, 0)
         images = np.concatenate(list(evaluation.batches(preprocess, 8)))
+        output = folder / "int8.onnx"
         letters = alphabet(path) if network.images == "words" else []
         reference = run(bench.reference, images)
         right = correct(reference, labels, letters)
-        exclude: tuple[str, ...] = ()
-        rows = []
-        tools = [Tool("edgehybrid mse", "edgehybrid", "mse")]
-        while tools:
-            tool = tools.pop(0)
-            output = folder / "int8.onnx"
+
+        def take(tool: Tool) -> dict[str, object]:
             cost = bench.run(tool, range(len(calibration)), output)
-            row: dict[str, object] = {"quantizer": tool.label}
-            rows.append(row)
             if isinstance(cost, str):
-                row["failed"] = cost
-                continue
-            found = graph.load(output)
+                return {"quantizer": tool.label, "failed": cost}
             answers = run(output, images)
-            row |= {"int8_layers": int8_layers(found), **noise(reference, answers)}
+            row = {"quantizer": tool.label, "int8_layers": int8_layers(graph.load(output)), **noise(reference, answers)}
             if labels:
                 row["drop"] = lost(right, correct(answers, labels, letters))
             print(network.file, row, flush=True)
-            if tool.tool == "edgehybrid":
-                exclude = left_float(model, found)
-                tools = [t for t in peers(["ours"], exclude, with_modelopt=bool(python)) if keeps(network, t)]
+            return row
+
+        rows = [take(Tool("edgehybrid mse", "edgehybrid", "mse"))]
+        exclude = left_float(model, graph.load(output))
+        others = peers(["ours"], exclude, with_modelopt=bool(python))
+        rows += [take(tool) for tool in others if keeps(network, tool)]
     facts = {"package": network.package, "file": network.file, "images": network.images, "evaluated": len(images)}
     known = {"right_percent": 100 * float(np.mean(right))} if labels else {}
     return {**facts, "calibrated": len(calibration), **known, "rows": rows}

@@ -38,14 +38,15 @@ def raise_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph = compute_shapes(Graph(shapes.open_model(proto)))  # the converter looks at how many axes a Softmax has
     for node in graph.nodes("Hardmax"):
         _check_hardmax(node, opset)
-    pixels = {name_of(node.outputs[0]): _pixels(node, opset) for node in graph.nodes("Upsample", "Resize")}
+    unsaid = graph.nodes("Upsample", "Resize") if opset < 11 else ()
+    pixels = {name_of(node.outputs[0]): _pixels(node, opset) for node in unsaid}
     try:
         raised = onnx.version_converter.convert_version(ir.to_proto(graph.model), WRITTEN)
     except Exception as error:  # onnx raises its own types and RuntimeError
         raise _no_form("the network", opset, first_line(error)) from error
-    for node in raised.graph.node if opset < 11 else ():
-        if node.op_type == "Resize":
-            node.attribute.extend(onnx.helper.make_attribute(*pair) for pair in pixels[node.output[0]].items())
+    for node in raised.graph.node:
+        said = pixels.get(node.output[0], {}) if node.op_type == "Resize" else {}
+        node.attribute.extend(onnx.helper.make_attribute(*pair) for pair in said.items())
     return raised
 
 
@@ -53,22 +54,25 @@ def _check_hardmax(node: ir.Node, opset: int) -> None:
     """It looked at all axes from one on, which the converter does not see to as it does with Softmax."""
     axes = len(known_shape(input_of(node, 0)) or ())
     if node.attributes.get_int("axis", 1) not in (-1, axes - 1):
-        raise _no_form(f"node '{node.name or name_of(node.outputs[0])}' (Hardmax)", opset, "its axis is not the last")
+        raise _no_form(_named(node), opset, "its axis is not the last")
 
 
 def _pixels(node: ir.Node, opset: int) -> dict[str, str]:
     """Attributes of opset 11 for what ONNX Runtime computes of a node of opset 10 and before."""
     where = {"coordinate_transformation_mode": "asymmetric"}
-    if opset >= 11 or node.attributes.get_string("mode", "nearest") != "nearest":
+    if node.attributes.get_string("mode", "nearest") != "nearest":
         return where
     rates = np.ones(1) if node.op_type == "Upsample" else constant(input_of(node, 1))
     if rates is None:
-        raise _no_form(f"node '{node.name or name_of(node.outputs[0])}' (Resize)", opset, "its scales are computed")
+        raise _no_form(_named(node), opset, "its scales are computed")
     shrinks, grows = bool(np.less(rates, 1).any()), bool(np.greater(rates, 1).any())
     if shrinks and grows:
-        why = "it shrinks one axis and stretches another"
-        raise _no_form(f"node '{node.name or name_of(node.outputs[0])}' (Resize)", opset, why)
+        raise _no_form(_named(node), opset, "it shrinks one axis and stretches another")
     return {**where, "nearest_mode": "ceil" if shrinks else "floor"}
+
+
+def _named(node: ir.Node) -> str:
+    return f"node '{node.name or name_of(node.outputs[0])}' ({node.op_type})"
 
 
 def _no_form(what: str, opset: int, why: str) -> GraphError:

@@ -47,9 +47,7 @@ def tradeoff_points(report: Report) -> tuple[tuple[Point, ...], str]:
         if by_drop and row.drop is not None:
             y, ci95 = row.drop.points, row.drop.ci95
             cost = f"{wording.drop_text(row.drop, row.accuracy.n if row.accuracy else 0)[0]} points"
-        elif not by_drop and row.fidelity is not None and row.precision != "fp32":
-            if row.fidelity.agreement is None:
-                continue
+        elif not by_drop and row.precision != "fp32" and row.fidelity and row.fidelity.agreement is not None:
             low, high = wording.agreement_interval(row.fidelity)
             y, ci95 = 100 - row.fidelity.agreement, (100 - high, 100 - low)
             cost = f"{wording.fixed(y, 1)} % changed"

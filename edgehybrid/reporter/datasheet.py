@@ -215,11 +215,11 @@ def _accuracy_cells(report: Report, row: Row) -> tuple[tuple[str, str], ...]:
     top1 = ("–", "") if row.accuracy is None else wording.top1_text(row.accuracy)
     drop = unknown if row.drop is None else wording.drop_text(row.drop, images)
     agreement = unknown
-    if row.fidelity is not None and row.fidelity.agreement is None:
-        agreement = (charts.decibels(row.fidelity.sqnr_db), "")
-    elif row.fidelity is not None and row.fidelity.agreement is not None:
+    if row.fidelity is not None and row.fidelity.agreement is not None:
         bounds = wording.interval(wording.agreement_interval(row.fidelity), 1, sign=False)
         agreement = (f"{wording.fixed(row.fidelity.agreement, 1)} %", bounds)
+    elif row.fidelity is not None:
+        agreement = (charts.decibels(row.fidelity.sqnr_db), "")
     return (top1, drop, agreement) if scored else (unmeasured, unmeasured, agreement)
 
 

@@ -309,12 +309,12 @@ def _accuracy_clause(report: Report, found: Comparison) -> str:
             f"{found.precision} costs {fixed(row.drop.points, digits)} points of top-1 "
             f"(95 %: {low} to {high}, n = {images:,})"
         )
-    if row is not None and row.fidelity is not None and row.fidelity.agreement is None:
-        return (
-            f"{found.precision} adds noise {fixed(row.fidelity.sqnr_db, 1)} dB below the signal of the outputs "
-            f"(against fp32, n = {row.fidelity.n:,}; no classifier, so accuracy is not measured)"
-        )
-    if row is not None and row.fidelity is not None and row.fidelity.agreement is not None:
+    if row is not None and row.fidelity is not None:
+        if row.fidelity.agreement is None:
+            return (
+                f"{found.precision} adds noise {fixed(row.fidelity.sqnr_db, 1)} dB below the signal of the outputs "
+                f"(against fp32, n = {row.fidelity.n:,}; no classifier, so accuracy is not measured)"
+            )
         low, high = (fixed(bound, 1) for bound in agreement_interval(row.fidelity))
         return (
             f"{found.precision} gives the same top-1 as fp32 on {fixed(row.fidelity.agreement, 1)} % of images "

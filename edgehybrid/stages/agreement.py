@@ -23,7 +23,7 @@ def check_agreement(path: Path, adopted: "Graph") -> None:
 
     Args:
         path: As the user gave it.
-        adopted: Written in another opset, or with channels first.
+        adopted: What was made of it: local functions inlined, shapes computed, perhaps another opset or channels first.
 
     Raises:
         StageError: An output differs by more than 1e-4 of its largest value, or one of the two does not run.

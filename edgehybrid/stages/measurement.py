@@ -166,15 +166,14 @@ def columns_of(path: Path, spec: ModelSpec) -> dict[str, int]:
     from edgehybrid.runtime import open_runner
 
     with open_runner(path, canonical=True) as runner:
-        ((batch, *_), _), *_ = runner.inputs.values()
-        floats = {name: port.shape for name, port in sorted(runner.outputs.items()) if port.dtype.kind == "f"}
-    if not floats:
+        kept = evaluator.sampled(runner)
+    if not kept:
         raise GraphError(
             f"{spec.name} has no output of floats",
             why="what int8 costs is seen in numbers, not in places of the largest",
             fix="export it without what comes after its scores",
         )
-    return {name: len(evaluator.positions(shape, batch)) for name, shape in floats.items()}
+    return {name: len(where) for name, where in kept.items()}
 
 
 def check_collapse(logits: Mapping[Precision, NDArray[np.float32]], spec: ModelSpec) -> None:
