@@ -35,6 +35,7 @@ from edgehybrid.graph.image_input import (
     substitute,
 )
 from edgehybrid.graph.naming import name_by_modules
+from edgehybrid.graph.padding import write_pads
 from edgehybrid.graph.soundness import check_operators, check_structure
 from edgehybrid.graph.upgrading import OLDEST, raise_opset
 
@@ -78,6 +79,7 @@ def adopt(
             notify(f"input '{image.name}' fixed to {dims_of(image)}")
             substitute(proto, fixed)
         graph = compute_shapes(from_proto(_raised(proto, notify)))
+    write_pads(graph)
     name_by_modules(graph)
     if (found := precision(graph)) != "fp32":
         raise GraphError(
