@@ -139,12 +139,21 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
     made: Graph | None = None
 
     def produce(folder: Path) -> None:
-        from edgehybrid import calibrator, tuner
+        from edgehybrid import calibrator, placement, tuner
 
         nonlocal made
         model, plan = few.opened
         kept, pick = few.samples, calibrator.range_of
-        made, factors, records = tuner.equalize(model, plan, kept.rows, kept.span, kept.early_span, pick, sites=sites)
+        made, factors, records = tuner.equalize(
+            model,
+            plan,
+            kept.rows,
+            kept.span,
+            kept.early_span,
+            pick,
+            tied=placement.tie(model, plan),
+            sites=sites,
+        )
         offsets: dict[str, str] = {}
         if sites == "all":
             rows = tuner.scale_rows(model, factors, kept.rows)

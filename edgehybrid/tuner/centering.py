@@ -278,7 +278,8 @@ def _error(
 ) -> float:
     """Noise over signal at the output of a reader; the signal is what varies there."""
     exact = multiply(rows, product.weight)
-    got = multiply_rounded(rows - offset, product.weight, choose_range) + multiply(offset, product.weight)
+    centred = rows - offset
+    got = multiply_rounded(centred, product.weight, choose_range(centred)) + multiply(offset, product.weight)
     return power(got - exact) / max(varying(exact), float(np.finfo(np.float64).tiny))
 
 

@@ -3,6 +3,7 @@
 A factor f_c > 0 for channel c of a tensor is the same function if what computes the tensor multiplies its constants by
 f_c, and what reads it divides its own by f_c. Between the two the factor passes through whatever is homogeneous: layout
 changes, ReLU, pooling, products, the values of an attention. Channels are followed by moving an array of their numbers.
+Where a tensor is concatenated with others, they get factors of their own in the same region: one range will serve all.
 """
 
 import math
@@ -17,6 +18,7 @@ from edgehybrid.tuner.region import (
     Edit,
     Index,
     Region,
+    broadcast,
     drop_axis,
     insert_axis,
     lay_along,
@@ -39,25 +41,45 @@ def find_region(seed: ir.Value, axis: int) -> Region | None:
     Returns:
         None where some reader or maker can neither take the factors nor pass them on. The graph is not changed.
     """
-    for preferred in (1, 0):  # which operand of a product of two tensors takes the factors
-        try:
-            shape = _shape(seed)
-            flood = _Flood(Region(shape[axis]), preferred)
-            flood.join(seed, lay_along(np.arange(shape[axis], dtype=np.int32), shape, axis), 1)
-            flood.run()
-        except Blocked:
-            continue
-        return flood.region
+    for alone in (False, True):
+        floods = [_Flood(preferred, alone=alone) for preferred in (1, 0)]
+        for flood in floods:
+            if flood.fill(seed, axis):
+                return flood.region
+        if not any(flood.met_others for flood in floods):
+            break  # alone, it would meet the same
     return None
 
 
 class _Flood:
-    """Follows the factors in both directions until nothing new is reached."""
+    """Follows the factors in both directions until nothing new is reached.
 
-    def __init__(self, region: Region, preferred: int) -> None:
-        self.region = region
+    Args:
+        preferred: Which operand of a product of two tensors takes the factors.
+        alone: What is concatenated with a tensor of the region gets no factors.
+    """
+
+    def __init__(self, preferred: int, *, alone: bool) -> None:
+        self.region = Region(0)
+        self.met_others = False
         self._preferred = preferred
+        self._alone = alone
         self._pending: list[ir.Value] = []
+
+    def fill(self, seed: ir.Value, axis: int) -> bool:
+        """Start at a tensor; whether it and all that it leads to can be multiplied."""
+        try:
+            self.join(seed, self._number(_shape(seed), axis), 1)
+            self.run()
+        except Blocked:
+            return False
+        return True
+
+    def _number(self, shape: tuple[int, ...], axis: int) -> Index:
+        """New factors for the channels of a tensor."""
+        first = self.region.factors
+        self.region.factors += shape[axis]
+        return lay_along(np.arange(first, self.region.factors, dtype=np.int32), shape, axis)
 
     def join(self, value: ir.Value | None, index: Index, sign: int) -> None:
         """The tensor is multiplied by the factors (divided, where the sign is negative).
@@ -197,10 +219,7 @@ class _Flood:
         elif op == "Split" and place == 0:
             self._down_split(node, index, sign)
         elif op == "Concat":
-            axis = node.attributes.get_int("axis", 0) % index.ndim
-            parts = [np.full(_shape(part), -1, np.int32) for part in node.inputs]
-            parts[place] = index
-            self._merge(node.outputs[0], np.concatenate(parts, axis), sign)
+            self._down_concat(node, place, index, sign)
         elif op == "Transpose":
             self.join(node.outputs[0], index.transpose(_permutation(node, index.ndim)), sign)
         elif op in _RESHAPES and place == 0:
@@ -247,13 +266,35 @@ class _Flood:
             self.join(part, np.take(index, np.arange(start, end), axis), sign)
             start = end
 
-    def _merge(self, output: ir.Value, index: Index, sign: int) -> None:
-        """The output of a Concat, which may have its factors from another part already."""
-        known = self.region.tensors.get(output)
+    def _down_concat(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
+        """The output carries the factors, and with them those of what else is concatenated, where it can have any."""
+        axis, known = node.attributes.get_int("axis", 0) % index.ndim, self.region.tensors.get(node.outputs[0])
         if known is None:
-            self.join(output, index, sign)
-        elif known[1] != sign or not np.array_equal(np.where(index < 0, known[0], index), known[0]):
+            parts = [
+                index if i == place else self._beside(part, index, axis, sign) for i, part in enumerate(node.inputs)
+            ]
+            self.join(node.outputs[0], np.concatenate(parts, axis), sign)
+            return
+        start = sum(_shape(part)[axis] for part in node.inputs[:place])
+        carried = np.take(known[0], np.arange(start, start + index.shape[axis]), axis)
+        if known[1] != sign or not np.array_equal(carried, index):
             raise Blocked
+
+    def _beside(self, part: ir.Value | None, index: Index, axis: int, sign: int) -> Index:
+        """The factors of a tensor that is concatenated with one whose factors are known; -1 where it has none."""
+        shape = _shape(part)
+        known = None if part is None else self.region.tensors.get(part)
+        if known is not None:
+            if known[1] != sign:
+                raise Blocked
+            return known[0]
+        self.met_others = True
+        first = np.take(index, [0], axis)
+        if not self._alone and (index == first).all():  # tokens beside tokens: channels lie on another axis
+            return broadcast(first, shape)
+        if self._alone or part is None or not any(_Flood(each, alone=True).fill(part, axis) for each in (1, 0)):
+            return np.full(shape, -1, np.int32)
+        return self._number(shape, axis)
 
     # --- constants ----------------------------------------------------------------------------------
 

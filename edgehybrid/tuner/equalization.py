@@ -7,6 +7,9 @@ real numbers the network stays the same function: what makes the tensor (the gai
 layer, the values of an attention, the constant of a product) takes the factors, what reads it is divided by them. A
 GELU written as one operator gets such a constant (gains.py).
 
+Tensors that are concatenated or pooled share one range (placement/ties.py). They get their factors together where they
+are one region, and are judged with that range in any case: a stem of 11 beside a map of 29 has 7 of its 8 bits no more.
+
 A norm whose channels stand far from zero will be centred afterwards (centering.py). Its factors are also sought with
 a_c the largest distance from the channel's mean, and judged with the means taken off. Alpha is 1 there: every channel
 then has as little noise as one scale for all allows, so every output of the readers gets the least that activations
@@ -18,6 +21,7 @@ Source:
 """
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +33,7 @@ from edgehybrid.decibels import decibels
 from edgehybrid.errors import ArtifactError
 from edgehybrid.graph import Graph, name_of
 from edgehybrid.graph.products import Product, find_products, product_at
-from edgehybrid.graph.structure import input_of
+from edgehybrid.graph.structure import find_read, input_of
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Equalize, Plan
 from edgehybrid.tuner.centering import FREE_GAIN, find_middles
@@ -59,6 +63,7 @@ def equalize(
     early_span: Mapping[str, NDArray[np.float32]],
     choose_range: ChooseRange,
     *,
+    tied: Sequence[Sequence[str]] = (),
     sites: Equalize = "all",
 ) -> tuple[Graph, dict[str, str], tuple[Adjustment, ...]]:
     """Equalize every quantized tensor whose makers and readers allow it, where that measures better.
@@ -76,6 +81,7 @@ def equalize(
         span: The same key -> smallest and largest value of every channel of its input, (2, channels).
         early_span: The same in the first half of the images.
         choose_range: How the range of a tensor will be chosen.
+        tied: Tensors that must share one range: their readers are judged with that of all of them.
         sites: `folded` leaves alone what only a scalar could take, such as the constant of a GELU; `off` all.
 
     Returns:
@@ -88,11 +94,13 @@ def equalize(
     gains = add_gains(result)
     makers = {name_of(node.outputs[0]): node for node in result.nodes()}
     products = [p for p in find_products(result, plan).values() if p.output in samples]
+    activations = [d.tensor for d in plan.decisions if d.kind == "activation"]
+    reads = {p.output: tensor for p in products if (tensor := find_read(p.node, 0, set(activations))) is not None}
     halves = {p.output: np.split(samples[p.output], [samples[p.output].shape[1] // 2], axis=1) for p in products}
     rows = {output: late for output, (_, late) in halves.items()}
     done: set[str] = set()
     records, written = [], {}
-    for tensor in dict.fromkeys(d.tensor for d in plan.decisions if d.kind == "activation"):
+    for tensor in dict.fromkeys(activations):
         seed = next((out for out in makers.get(tensor, _none()).outputs if out.name == tensor), None)
         if seed is None or tensor in done:
             continue
@@ -108,7 +116,7 @@ def equalize(
         early = _Known(early_span, _middles(region, firsts))
         if sites == "folded" or not (early.middles and known.strays()):
             known, early = _Known(span, {}), _Known(early_span, {})
-        site = _Site(region, readers, rows, known, early)
+        site = _Site(region, readers, _share_ranges(products, readers, reads, tied), rows, known, early)
         record, exponents = _try(site, tensor, choose_range)
         records.append(record)
         if exponents is None:
@@ -191,13 +199,30 @@ def _none() -> ir.Node:
 
 
 def _region(seed: ir.Value) -> Region | None:
-    """Maps have their channels on axis 1, tokens on the last one, and some networks write maps as tokens."""
+    """Maps have their channels on axis 1, tokens on the last one, and some networks write maps as tokens.
+
+    Of a concatenation that cannot be scaled as a whole, the region of the first part that can.
+    """
     maps = seed.shape is not None and len(seed.shape) == 4
     for axis in (1, -1) if maps else (-1,):
         region = find_region(seed, axis)
         if region is not None:
             return region
-    return None
+    maker = seed.producer()
+    parts = maker.inputs if maker is not None and maker.op_type == "Concat" else ()
+    return next((found for part in parts if part is not None and (found := _region(part)) is not None), None)
+
+
+def _share_ranges(
+    products: Sequence[Product], readers: Sequence[Product], reads: Mapping[str, str], tied: Sequence[Sequence[str]]
+) -> tuple[tuple[Product, ...], ...]:
+    """The readers, alone or together with all whose tensors must have the same range, readers or not."""
+    shared = {name: group[0] for group in tied for name in group}
+    groups: dict[str, list[Product]] = defaultdict(list)
+    for product in products:
+        groups[shared.get(reads.get(product.output, ""), product.output)].append(product)
+    outputs = {product.output for product in readers}
+    return tuple(tuple(group) for group in groups.values() if any(product.output in outputs for product in group))
 
 
 def _middles(region: Region, rows: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
@@ -250,13 +275,21 @@ class _Site:
 
     region: Region
     readers: Sequence[Product]
+    ranges: Sequence[Sequence[Product]]  # readers and others, those together that share a range
     rows: Mapping[str, NDArray[np.float32]]
     known: _Known
     early: _Known
 
+    @property
+    def judged(self) -> Iterator[Product]:
+        """Every product at whose output the site is judged."""
+        return itertools.chain.from_iterable(self.ranges)
+
 
 def _columns(region: Region, product: Product, factors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The factor of every column of a reader, (groups, 1, in); its weight is divided by them."""
+    """The factor of every column of a product, (groups, 1, in); its weight is divided by them."""
+    if input_of(product.node, 0) not in region.tensors:  # it only shares a range with a reader
+        return np.ones((product.weight.shape[0], 1, product.weight.shape[2]), np.float32)
     line, sign = region.line(input_of(product.node, 0), product.axis)
     each = np.where(line < 0, np.float32(1), factors[line])
     return product.column((each if sign > 0 else 1 / each).astype(np.float32))
@@ -264,7 +297,7 @@ def _columns(region: Region, product: Product, factors: NDArray[np.float32]) -> 
 
 def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustment, NDArray[np.int64] | None]:
     """Exponents of factors for the site, None where the best do not pay; and the record of the attempt."""
-    exact = [multiply(site.rows[product.output], product.weight) for product in site.readers]
+    exact = [multiply(site.rows[product.output], product.weight) for product in site.judged]
     before = best = _errors(site, exact, np.ones(site.region.factors, np.float32), choose_range)
     alphas, centrings = (WHOLE, (False, True)) if site.early.middles else (ALPHAS, (False,))
     recipe, accepted = None, False
@@ -283,14 +316,14 @@ def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustmen
         if accepted:
             break
     takers = "+".join(dict.fromkeys(node.op_type for node in site.region.takers))
-    readers = len(site.readers)
+    count = len(exact)
     record = Adjustment(
         kind="equalization",
         site=tensor,
         accepted=accepted,
-        before_db=decibels(readers, sum(before)),
-        after_db=decibels(readers, sum(best)),
-        note=f"{recipe}; {takers} takes the factors, {counted(readers, 'int8 reader')}"
+        before_db=decibels(count, sum(before)),
+        after_db=decibels(count, sum(best)),
+        note=f"{recipe}; {takers} takes the factors, {counted(len(site.readers), 'int8 reader')}"
         if recipe
         else f"none of alpha {', '.join(f'{a:g}' for a in alphas)} lowers the error",
     )
@@ -335,13 +368,33 @@ def _errors(
     """
     middles = site.early.middles
     signals = [max(varying(y) if middles else power(y), np.finfo(np.float64).tiny) for y in exact]
-    plain, centred = [], []
-    for product, true, signal in zip(site.readers, exact, signals, strict=True):
-        rows, column = site.rows[product.output], _columns(site.region, product, factors)
-        weight = product.weight / column
-        plain.append(power(multiply_rounded(rows * column, weight, choose_range) - true) / signal)
-        if middles:
-            offset = product.column(middles[product.output])
-            got = multiply_rounded((rows - offset) * column, weight, choose_range) + multiply(offset, product.weight)
-            centred.append(power(got - true) / signal)
+
+    def judge(middles: Mapping[str, NDArray[np.float32]]) -> list[float]:
+        found = itertools.chain.from_iterable(
+            _rounded_outputs(site, group, factors, middles, choose_range) for group in site.ranges
+        )
+        return [power(got - true) / signal for got, true, signal in zip(found, exact, signals, strict=True)]
+
+    plain = judge({})
+    centred = judge(middles) if middles else []
     return centred if centred and sum(centred) <= FREE_GAIN * sum(plain) else plain
+
+
+def _rounded_outputs(
+    site: _Site,
+    group: Sequence[Product],
+    factors: NDArray[np.float32],
+    middles: Mapping[str, NDArray[np.float32]],
+    choose_range: ChooseRange,
+) -> Iterator[NDArray[np.float32]]:
+    """What products that share a range put out with both sides rounded, middles taken off before and added after."""
+    columns = [_columns(site.region, product, factors) for product in group]
+    offsets = [product.column(middles[product.output]) if product.output in middles else None for product in group]
+    rows = [
+        (site.rows[product.output] if offset is None else site.rows[product.output] - offset) * column
+        for product, offset, column in zip(group, offsets, columns, strict=True)
+    ]
+    amax = choose_range(rows[0] if len(rows) == 1 else np.concatenate([each.reshape(-1) for each in rows]))
+    for product, offset, column, scaled in zip(group, offsets, columns, rows, strict=True):
+        got = multiply_rounded(scaled, product.weight / column, amax)
+        yield got if offset is None else got + multiply(offset, product.weight)

@@ -40,11 +40,9 @@ def multiply(rows: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[
     return np.asarray(rows @ weight.transpose(0, 2, 1), np.float32)
 
 
-def multiply_rounded(
-    rows: NDArray[np.float32], weight: NDArray[np.float32], choose_range: ChooseRange
-) -> NDArray[np.float32]:
-    """`multiply` with both sides rounded: rows in the range chosen for them, weights in one that clips nothing."""
-    return multiply(round_rows(rows, choose_range(rows)), round_weight(weight, peak_scales(weight)))
+def multiply_rounded(rows: NDArray[np.float32], weight: NDArray[np.float32], amax: float) -> NDArray[np.float32]:
+    """`multiply` with both sides rounded: rows in a range, weights in one that clips nothing."""
+    return multiply(round_rows(rows, amax), round_weight(weight, peak_scales(weight)))
 
 
 def power(y: NDArray[np.float32]) -> float:

@@ -73,6 +73,40 @@ def joined() -> Graph:
     return net.graph(net.conv(net.op("Concat", *parts, axis=1), 32, 16))
 
 
+def overlapping() -> Graph:
+    """Three tensors, of which the second is concatenated with either other."""
+    net = SingleNet(1, 24, 6, 6)
+    first, second, third = (net.op("Relu", net.conv("input", 24, channels)) for channels in (16, 8, 12))
+    left = net.conv(net.op("Concat", first, second, axis=1), 24, 16)
+    right = net.conv(net.op("Concat", second, third, axis=1), 20, 16)
+    return net.graph(net.op("Mul", left, right))
+
+
+def half_fixed() -> Graph:
+    """A sum, which nothing may scale, concatenated with a tensor that can be."""
+    net = SingleNet(1, 24, 6, 6)
+    x = net.conv("input", 24, 16)
+    fixed = net.op("Add", x, net.conv(x, 16, 16))
+    free = net.op("Relu", net.conv("input", 24, 16))
+    return net.graph(net.conv(net.op("Concat", fixed, free, axis=1), 32, 16))
+
+
+def prepended() -> Graph:
+    """Tokens computed in two ways, one after the other."""
+    net = SingleNet(1, 16, 24)
+    tokens = net.op("Concat", net.linear("input", 24, 32), net.op("Relu", net.linear("input", 24, 32)), axis=1)
+    return net.graph(net.linear(tokens, 32, 16))
+
+
+def shared_stem(*, louder: float = 4.0) -> Graph:
+    """A stem whose map is read by one layer and, pooled and beside a louder one, by another: one range for both."""
+    net = SingleNet(1, 24, 8, 8)
+    stem = net.op("Relu", net.conv("input", 24, 32))
+    pooled = net.op("MaxPool", stem, kernel_shape=[2, 2], strides=[2, 2])
+    loud = net.op("Conv", stem, net.const(louder * net.random.normal(size=(32, 32, 2, 2))), strides=[2, 2])
+    return net.graph(net.conv(net.op("Concat", pooled, net.op("Relu", loud), axis=1), 64, 16))
+
+
 def residual() -> Graph:
     """A sum that a norm and a layer read: nothing may scale it."""
     net = SingleNet(1, 16, 32)

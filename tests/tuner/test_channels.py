@@ -58,6 +58,57 @@ def test_the_function_stays_and_the_tensor_is_scaled(case: str, seed: int) -> No
     np.testing.assert_allclose(after[1], wanted, atol=2e-5 * np.abs(wanted).max(), rtol=0)
 
 
+def check_scaled(graph: Graph, region: Region, *names: str) -> None:
+    """Each tensor is multiplied by its factors, and the network is the same function."""
+    x = draw(graph)
+    before = run(graph, x, *names)
+    factors = np.exp2(np.random.default_rng(0).uniform(-3, 3, region.factors)).astype(np.float32)
+    indices = [index for name in names for value, (index, _) in region.tensors.items() if value.name == name]
+    assert len(indices) == len(names)
+    write_factors(graph, region, factors)
+    after = run(graph, x, *names)
+    np.testing.assert_allclose(after[0], before[0], atol=2e-5 * np.abs(before[0]).max(), rtol=0)
+    for old, new, index in zip(before[1:], after[1:], indices, strict=True):
+        wanted = old * np.where(index < 0, 1, factors[index])
+        np.testing.assert_allclose(new, wanted, atol=2e-5 * np.abs(wanted).max(), rtol=0)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_what_is_concatenated_with_a_tensor_gets_factors_too(last: bool) -> None:
+    graph = nets.joined()
+    region = region_of(graph, tensor(graph, "Relu", last), 1)
+    assert region is not None
+    assert region.factors == 32
+    check_scaled(graph, region, tensor(graph, "Relu", False), tensor(graph, "Relu"), tensor(graph, "Concat"))
+
+
+@pytest.mark.parametrize("start", range(3))
+def test_concatenations_that_share_a_tensor_are_one_region(start: int) -> None:
+    graph = nets.overlapping()
+    parts = [name_of(node.outputs[0]) for node in graph.nodes("Relu")]
+    region = region_of(graph, parts[start], 1)
+    assert region is not None
+    assert region.factors == 16 + 8 + 12
+    check_scaled(graph, region, *parts, tensor(graph, "Concat", False), tensor(graph, "Concat"))
+
+
+def test_beside_what_cannot_be_scaled_a_tensor_is_scaled_alone() -> None:
+    graph = nets.half_fixed()
+    assert region_of(graph, tensor(graph, "Concat"), 1) is None
+    region = region_of(graph, tensor(graph, "Relu"), 1)
+    assert region is not None
+    assert region.factors == 16
+    check_scaled(graph, region, tensor(graph, "Relu"), tensor(graph, "Concat"))
+
+
+def test_tokens_one_after_the_other_have_the_same_factors() -> None:
+    graph = nets.prepended()
+    region = region_of(graph, tensor(graph, "Relu"), -1)
+    assert region is not None
+    assert region.factors == 32
+    check_scaled(graph, region, tensor(graph, "Relu"), tensor(graph, "Concat"))
+
+
 def test_powers_of_two_change_no_bit_of_the_output() -> None:
     graph = nets.rectified()
     region = region_of(graph, tensor(graph, "BatchNormalization"), 1)

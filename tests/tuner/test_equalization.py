@@ -11,7 +11,7 @@ from edgehybrid.calibrator import Samples, range_of, sample
 from edgehybrid.errors import ArtifactError
 from edgehybrid.graph import Graph, load, name_of
 from edgehybrid.graph.products import find_products
-from edgehybrid.placement import plan
+from edgehybrid.placement import plan, tie
 from edgehybrid.records import Adjustment, Equalize
 from edgehybrid.tuner import apply_factors, center, equalize, scale_rows
 from tests.single import SingleNet, draw, run
@@ -142,6 +142,35 @@ def judge(samples: Mapping[str, NDArray[np.float32]]) -> tuple[Adjustment, dict[
     )
     _, factors, (record,) = equalize(graph, plan(graph, "fp32"), rows, span, early, range_of)
     return record, factors
+
+
+def test_a_tensor_that_shares_its_range_is_judged_and_scaled_with_the_others() -> None:
+    graph = nets.shared_stem()
+    made = plan(graph, "fp32")
+    (tied,) = tie(graph, made)
+    kept = taken(graph)
+    alone, together = (
+        equalize(graph, made, kept.rows, kept.span, kept.early_span, range_of, tied=groups)[2][0]
+        for groups in ((), (tied,))
+    )
+    assert alone.site == together.site == tied[0]
+    assert together.accepted
+    assert together.before_db < alone.before_db - 15  # the stem has the range of what is loud
+    assert together.after_db > together.before_db + 15
+
+
+def test_a_range_shared_with_a_tensor_of_another_region_counts() -> None:
+    net = SingleNet(1, 32, 6, 6)
+    quiet = net.op("Relu", net.conv("input", 32, 32))
+    fixed = net.op("Add", net.op("Mul", "input", net.const(64.0)), "input")
+    first, second = net.conv(quiet, 32, 32), net.conv(fixed, 32, 32)
+    graph = net.graph(net.op("Add", first, second))
+    made, kept = plan(graph, "fp32"), taken(graph)
+    records = {}
+    for tied in ((), ((quiet, fixed),)):
+        _, _, found = equalize(graph, made, kept.rows, kept.span, kept.early_span, range_of, tied=tied)
+        (records[bool(tied)],) = (record for record in found if record.site == quiet)
+    assert records[True].before_db < records[False].before_db - 15
 
 
 NETS = [nets.normed(), nets.rectified(), nets.gated(), nets.fused(), nets.attending()]
