@@ -90,7 +90,9 @@ def adopt(
     for output in graph.body.outputs:
         shape_of(output)  # raises where it stayed open
     if len(graph.outputs) > 1:
-        notify(f"of {len(graph.outputs)} outputs, '{name_of(scores_of(graph))}' is taken for the class scores")
+        scores = scores_of(graph)
+        said = "none holds class scores" if scores is None else f"'{name_of(scores)}' is taken for the class scores"
+        notify(f"of {len(graph.outputs)} outputs, {said}")
     return graph
 
 
@@ -185,10 +187,9 @@ def open_unchecked(path: Path) -> Graph:
         return Graph(shapes.open_model(proto))
 
 
-def scores_of(graph: Graph) -> ir.Value:
-    """The output that is taken for the class scores: the first of floats (N, classes), else the first."""
-    outputs = graph.body.outputs
-    return next((value for value in outputs if len(shape_of(value)) == 2 and holds_floats(value)), outputs[0])
+def scores_of(graph: Graph) -> ir.Value | None:
+    """The output that is taken for the class scores: the first of floats (N, classes); None where there is none."""
+    return next((value for value in graph.body.outputs if len(shape_of(value)) == 2 and holds_floats(value)), None)
 
 
 def companions(path: Path) -> tuple[Path, ...]:

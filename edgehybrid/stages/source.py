@@ -179,8 +179,7 @@ def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
     check_agreement(path, opened)
     side = graph.shape_of(opened.input)[-1]
     scores = scores_of(opened)
-    shape = graph.shape_of(scores)
-    classes = shape[-1] if len(shape) == 2 and graph.holds_floats(scores) else 0  # 0: a backbone or detector
+    classes = 0 if scores is None else graph.shape_of(scores)[-1]  # 0: a backbone or detector
     if source.num_classes not in (None, classes):
         raise UsageError(
             f"--num-classes {source.num_classes} does not fit {path}",

@@ -343,9 +343,18 @@ def test_companions_are_weights_in_constants_too_and_lie_beside_the_file(save: S
 def test_class_scores_are_the_first_output_of_two_dimensions(save: Save) -> None:
     model = make()
     model.graph.output.insert(0, helper.make_tensor_value_info("map", TensorProto.FLOAT, None))
-    assert name_of(scores_of(adopt(save(model)))) == "class scores"
-    del model.graph.output[1:]
-    assert name_of(scores_of(adopt(save(model)))) == "map"
+    scores = scores_of(adopt(save(model)))
+    assert scores is not None
+    assert name_of(scores) == "class scores"
+
+
+def test_a_network_of_maps_has_no_class_scores_and_that_is_said(save: Save) -> None:
+    model = make()
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("map", "wider"))
+    heard: list[str] = []
+    assert scores_of(adopt(save(model), notify=heard.append)) is None
+    assert heard[-1] == "of 2 outputs, none holds class scores"
 
 
 @pytest.mark.parametrize("case", ["above", "absolute", "link", "linked folder", "missing", "short", "longer"])
