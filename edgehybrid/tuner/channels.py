@@ -62,6 +62,7 @@ class _Flood:
     def __init__(self, preferred: int, *, alone: bool) -> None:
         self.region = Region(0)
         self.met_others = False
+        self._fixed: set[ir.Value] = set()
         self._preferred = preferred
         self._alone = alone
         self._pending: list[ir.Value] = []
@@ -289,12 +290,18 @@ class _Flood:
                 raise Blocked
             return known[0]
         self.met_others = True
-        first = np.take(index, [0], axis)
-        if not self._alone and (index == first).all():  # tokens beside tokens: channels lie on another axis
-            return broadcast(first, shape)
-        if self._alone or part is None or not any(_Flood(each, alone=True).fill(part, axis) for each in (1, 0)):
+        if self._alone or part is None or part in self._fixed:
             return np.full(shape, -1, np.int32)
-        return self._number(shape, axis)
+        first = np.take(index, [0], axis)
+        if (index == first).all():  # tokens beside tokens: channels lie on another axis
+            found = broadcast(first, shape)
+        elif any(_Flood(each, alone=True).fill(part, axis) for each in (1, 0)):
+            found = self._number(shape, axis)
+        else:
+            self._fixed.add(part)
+            return np.full(shape, -1, np.int32)
+        self.join(part, found, sign)  # at once: other concatenations must not number it again
+        return found
 
     # --- constants ----------------------------------------------------------------------------------
 

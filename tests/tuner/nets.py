@@ -82,6 +82,16 @@ def overlapping() -> Graph:
     return net.graph(net.op("Mul", left, right))
 
 
+def dense() -> Graph:
+    """Every layer reads all before it, as in DenseNet and HGNet."""
+    net = SingleNet(1, 24, 5, 5)
+    parts = [net.op("Relu", net.conv("input", 24, 8))]
+    for _ in range(3):
+        before = net.op("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
+        parts.append(net.op("Relu", net.conv(before, 8 * len(parts), 8, 3, pads=[1, 1, 1, 1])))
+    return net.graph(net.conv(net.op("Concat", *parts, axis=1), 32, 16))
+
+
 def half_fixed() -> Graph:
     """A sum, which nothing may scale, concatenated with a tensor that can be."""
     net = SingleNet(1, 24, 6, 6)

@@ -92,6 +92,16 @@ def test_concatenations_that_share_a_tensor_are_one_region(start: int) -> None:
     check_scaled(graph, region, *parts, tensor(graph, "Concat", False), tensor(graph, "Concat"))
 
 
+@pytest.mark.parametrize("start", range(4))
+def test_a_dense_block_is_one_region(start: int) -> None:
+    graph = nets.dense()
+    parts = [name_of(node.outputs[0]) for node in graph.nodes("Relu")]
+    region = region_of(graph, parts[start], 1)
+    assert region is not None
+    assert region.factors == 32
+    check_scaled(graph, region, *parts, tensor(graph, "Concat"))
+
+
 def test_beside_what_cannot_be_scaled_a_tensor_is_scaled_alone() -> None:
     graph = nets.half_fixed()
     assert region_of(graph, tensor(graph, "Concat"), 1) is None
