@@ -8,7 +8,7 @@ layer, the values of an attention, the constant of a product) takes the factors,
 GELU written as one operator gets such a constant (gains.py).
 
 Tensors that are concatenated or pooled share one range (placement/ties.py). They get their factors together where they
-are one region, and are judged with that range in any case: a stem of 11 beside a map of 29 has 7 of its 8 bits no more.
+are one region, and are judged with that range in any case.
 
 A norm whose channels stand far from zero will be centred afterwards (centering.py). Its factors are also sought with
 a_c the largest distance from the channel's mean, and judged with the means taken off. Alpha is 1 there: every channel

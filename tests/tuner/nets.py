@@ -108,12 +108,12 @@ def prepended() -> Graph:
     return net.graph(net.linear(tokens, 32, 16))
 
 
-def shared_stem(*, louder: float = 4.0) -> Graph:
+def shared_stem() -> Graph:
     """A stem whose map is read by one layer and, pooled and beside a louder one, by another: one range for both."""
     net = SingleNet(1, 24, 8, 8)
     stem = net.op("Relu", net.conv("input", 24, 32))
     pooled = net.op("MaxPool", stem, kernel_shape=[2, 2], strides=[2, 2])
-    loud = net.op("Conv", stem, net.const(louder * net.random.normal(size=(32, 32, 2, 2))), strides=[2, 2])
+    loud = net.op("Conv", stem, net.const(4 * net.random.normal(size=(32, 32, 2, 2))), strides=[2, 2])
     return net.graph(net.conv(net.op("Concat", pooled, net.op("Relu", loud), axis=1), 64, 16))
 
 

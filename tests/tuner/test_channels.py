@@ -44,62 +44,40 @@ def test_the_function_stays_and_the_tensor_is_scaled(case: str, seed: int) -> No
     name = tensor(graph, op)
     region = region_of(graph, name, axis)
     assert region is not None
+    index, sign = next(region.line(value, axis) for value in region.tensors if value.name == name)
+    assert (index.tolist(), sign) == (list(range(region.factors)), 1)
     assert {node.op_type for node in region.takers} == takers
-    x = draw(graph, seed)
-    before = run(graph, x, name)
-    factors = np.exp2(np.random.default_rng(seed).uniform(-3, 3, region.factors)).astype(np.float32)
-    write_factors(graph, region, factors)
-    after = run(graph, x, name)
-    scale = np.abs(before[0]).max()
-    np.testing.assert_allclose(after[0], before[0], atol=2e-5 * scale, rtol=0)
-    shape = [1] * before[1].ndim
-    shape[axis] = -1
-    wanted = before[1] * factors.reshape(shape)
-    np.testing.assert_allclose(after[1], wanted, atol=2e-5 * np.abs(wanted).max(), rtol=0)
+    check_scaled(graph, region, name, seed=seed)
 
 
-def check_scaled(graph: Graph, region: Region, *names: str) -> None:
+def check_scaled(graph: Graph, region: Region, *names: str, seed: int = 0) -> None:
     """Each tensor is multiplied by its factors, and the network is the same function."""
-    x = draw(graph)
+    x = draw(graph, seed)
     before = run(graph, x, *names)
-    factors = np.exp2(np.random.default_rng(0).uniform(-3, 3, region.factors)).astype(np.float32)
-    indices = [index for name in names for value, (index, _) in region.tensors.items() if value.name == name]
-    assert len(indices) == len(names)
+    factors = np.exp2(np.random.default_rng(seed).uniform(-3, 3, region.factors)).astype(np.float32)
+    carried = {name_of(value): spread for value, spread in region.tensors.items()}
     write_factors(graph, region, factors)
     after = run(graph, x, *names)
     np.testing.assert_allclose(after[0], before[0], atol=2e-5 * np.abs(before[0]).max(), rtol=0)
-    for old, new, index in zip(before[1:], after[1:], indices, strict=True):
+    for name, old, new in zip(names, before[1:], after[1:], strict=True):
+        index, _ = carried[name]
         wanted = old * np.where(index < 0, 1, factors[index])
         np.testing.assert_allclose(new, wanted, atol=2e-5 * np.abs(wanted).max(), rtol=0)
 
 
-@pytest.mark.parametrize("last", [False, True])
-def test_what_is_concatenated_with_a_tensor_gets_factors_too(last: bool) -> None:
-    graph = nets.joined()
-    region = region_of(graph, tensor(graph, "Relu", last), 1)
-    assert region is not None
-    assert region.factors == 32
-    check_scaled(graph, region, tensor(graph, "Relu", False), tensor(graph, "Relu"), tensor(graph, "Concat"))
+JOINED = {nets.joined: (2, 32), nets.overlapping: (3, 16 + 8 + 12), nets.dense: (4, 32)}
 
 
-@pytest.mark.parametrize("start", range(3))
-def test_concatenations_that_share_a_tensor_are_one_region(start: int) -> None:
-    graph = nets.overlapping()
-    parts = [name_of(node.outputs[0]) for node in graph.nodes("Relu")]
+@pytest.mark.parametrize(
+    ("make", "start"), [(make, start) for make, (parts, _) in JOINED.items() for start in range(parts)]
+)
+def test_what_is_concatenated_is_one_region(make: Callable[[], Graph], start: int) -> None:
+    graph = make()
+    parts, wholes = ([name_of(node.outputs[0]) for node in graph.nodes(op)] for op in ("Relu", "Concat"))
     region = region_of(graph, parts[start], 1)
     assert region is not None
-    assert region.factors == 16 + 8 + 12
-    check_scaled(graph, region, *parts, tensor(graph, "Concat", False), tensor(graph, "Concat"))
-
-
-@pytest.mark.parametrize("start", range(4))
-def test_a_dense_block_is_one_region(start: int) -> None:
-    graph = nets.dense()
-    parts = [name_of(node.outputs[0]) for node in graph.nodes("Relu")]
-    region = region_of(graph, parts[start], 1)
-    assert region is not None
-    assert region.factors == 32
-    check_scaled(graph, region, *parts, tensor(graph, "Concat"))
+    assert (len(parts), region.factors) == JOINED[make]
+    check_scaled(graph, region, *parts, *wholes)
 
 
 def test_beside_what_cannot_be_scaled_a_tensor_is_scaled_alone() -> None:
