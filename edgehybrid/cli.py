@@ -94,8 +94,9 @@ def as_command(verb: Callable[..., Result]) -> Callable[..., None]:
     for parameter in signature.parameters.values():
         is_argument = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         kind = typer.Argument if is_argument else typer.Option
+        read = _parsed(parameter.annotation)
         # mypy cannot know that an annotation held in a variable is a type
-        annotated = Annotated[parameter.annotation, kind(help=helps[parameter.name], show_default=True)]  # type: ignore[name-defined]
+        annotated = Annotated[read, kind(help=helps[parameter.name], show_default=True)]  # type: ignore[valid-type]
         parameters.append(parameter.replace(annotation=annotated, kind=parameter.KEYWORD_ONLY))
     for name, flags, text in (
         ("as_json", ["--json"], "Print one JSON document instead of a table."),
@@ -115,6 +116,11 @@ def as_command(verb: Callable[..., Result]) -> Callable[..., None]:
     command.__doc__ = inspect.cleandoc(verb.__doc__ or "").split("\n\nArgs:")[0].split("\n\nReturns:")[0]
     command.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     return command
+
+
+def _parsed(annotation: object) -> object:
+    """As typer can read it: it knows no choice between a number and text, and text can hold the number."""
+    return str | None if annotation == int | str | None else annotation
 
 
 def _readable(options: dict[str, object]) -> dict[str, object]:

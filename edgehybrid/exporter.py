@@ -21,6 +21,7 @@ from edgehybrid.graph.adoption import adopt
 from edgehybrid.graph.folding import compute_shapes
 from edgehybrid.records import ModelSpec
 from edgehybrid.runtime import open_runner
+from edgehybrid.sizes import sides
 from edgehybrid.store.files import guarding
 
 OPSET = 17
@@ -92,11 +93,11 @@ def trace(
         raise UsageError(f"--batch {batch} is no batch", why="at least 1 image is needed", fix="--batch 1")
     if any(part.training for part in module.modules()):
         raise ValueError("the module must be in eval mode")
-    side = spec.preprocess.size
+    height, width = sides(spec.preprocess.size)
     if images is None:
-        images = np.random.default_rng(0).standard_normal((batch, 3, side, side), np.float32)
-    if images.shape[1:] != (3, side, side) or len(images) < 1:
-        raise ValueError(f"images must be (M, 3, {side}, {side}) with M > 0, got {images.shape}")
+        images = np.random.default_rng(0).standard_normal((batch, 3, height, width), np.float32)
+    if images.shape[1:] != (3, height, width) or len(images) < 1:
+        raise ValueError(f"images must be (M, 3, {height}, {width}) with M > 0, got {images.shape}")
     with _one_thread(), tempfile.TemporaryDirectory(prefix="edgehybrid-") as folder, guarding(Path(folder)):
         graph = _graph_of(module, spec, batch, Path(folder) / "raw.onnx", notify)
         _check_interface(graph, spec, batch)
@@ -150,7 +151,7 @@ def _graph_of(module: nn.Module, spec: ModelSpec, batch: int, path: Path, notify
 
 
 def _export(module: nn.Module, spec: ModelSpec, batch: int, path: Path) -> None:
-    example = torch.zeros(batch, 3, spec.preprocess.size, spec.preprocess.size)
+    example = torch.zeros(batch, 3, *sides(spec.preprocess.size))
     try:
         with warnings.catch_warnings(), torch.inference_mode(), _unlogged():
             # torch says that this exporter is the old one; the docstring of `trace` says why it is used
@@ -187,7 +188,7 @@ def _unlogged() -> Iterator[None]:
 
 def _capture(module: nn.Module, spec: ModelSpec, batch: int, path: Path) -> Graph:
     """By torch's newer exporter, as the file of a user who took that one is opened."""
-    example = torch.zeros(batch, 3, spec.preprocess.size, spec.preprocess.size)
+    example = torch.zeros(batch, 3, *sides(spec.preprocess.size))
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)  # it warns that torchvision is not there
@@ -240,14 +241,13 @@ def _failed(what: str, error: BaseException) -> StageError:
 
 def _check_interface(graph: Graph, spec: ModelSpec, batch: int) -> None:
     """Exporters have been seen to write another opset than asked for, so nothing is taken on trust."""
-    side = spec.preprocess.size
     found = (
         graph.opset,
         tuple((name_of(v), shape_of(v)) for v in graph.body.inputs),
         tuple((name_of(v), shape_of(v)) for v in graph.body.outputs),
     )
     opset = CAPTURED_OPSET if graph.opset == CAPTURED_OPSET else OPSET
-    needed = (opset, ((INPUT, (batch, 3, side, side)),), ((OUTPUT, (batch, spec.classes)),))
+    needed = (opset, ((INPUT, (batch, 3, *sides(spec.preprocess.size))),), ((OUTPUT, (batch, spec.classes)),))
     if found != needed:
         raise StageError(
             f"the export of {spec.name} is not what was asked for",

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,32 @@ def test_a_file_with_open_shapes_is_timed_at_those_asked_for() -> None:
         edgehybrid.bench(Path("open.onnx"), **quick)
     with pytest.raises(UsageError, match="--batch 2 does not fit"):
         edgehybrid.bench(Path("fixed.onnx"), batch=2, **quick)
+
+
+def test_an_input_need_not_be_square(home: Path) -> None:
+    asked = {"input_size": "16x24", "eval": "eval.npz", **OPTIONS}
+    made = edgehybrid.build(model="open.onnx", **asked, num_calib=8, target="cpu", output=home / "wide")
+    assert made.model.preprocess == replace(OWN, size=(16, 24))
+    assert [row.status for row in made.rows] == ["measured", "measured"]
+    document = json.loads((home / "wide" / "report.json").read_bytes())
+    assert document["model"]["input"] == [1, 3, 16, 24]
+    page = (home / "wide" / "report.html").read_text()
+    assert "to cover 16 × 24 px (bilinear), centre 16 px high and 24 px wide, RGB" in page
+    assert edgehybrid.report([home / "wide"]).model == made.model
+    for command in (made.command, made.next_command):
+        words = command.split()
+        assert words[words.index("--input-size") + 1] == "16x24"
+    timed = edgehybrid.bench(home / "wide", warmup=0, duration=0, iterations=2)
+    assert [row.status for row in timed.rows] == ["measured"] * 4  # two networks, each alone and end to end
+    for name in ("wide", "open.onnx"):
+        found = edgehybrid.evaluate(home / name, **asked)
+        assert found.rows[0].accuracy == made.rows[0].accuracy
+
+
+def test_a_model_by_name_takes_squares() -> None:
+    with pytest.raises(UsageError, match="cmt_ti cannot take 64x96 px") as caught:
+        edgehybrid.export(model="cmt_ti", weights="random", input_size="64x96")
+    assert caught.value.fix.startswith("--input-size 96, or export it")
 
 
 def test_shapes_are_not_for_a_bundle(built: Report) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from edgehybrid.errors import ArtifactError
 from edgehybrid.printable import counted
 from edgehybrid.records import Answers, DeviceState, ImageSet, Measurement, Report, Row, Timing
+from edgehybrid.sizes import spelled
 
 PLAIN = "one call at a time, copies included"
 """How calls are made unless `bench` was told otherwise."""
@@ -61,7 +62,7 @@ def side_of(path: str, found: Report | Measurement, answers: Answers | None) -> 
     settings = {
         "model": model.name,
         "weights": model.weights.source,
-        "input": f"{model.preprocess.size} px",
+        "input": f"{spelled(model.preprocess.size)} px",
         "batch": str(found.batch),
         "target": found.target.name,
         "calibration": "none" if found.calibration is None else f"{found.calibration.name}, {found.method}",

@@ -12,11 +12,20 @@ from edgehybrid import resources
 from edgehybrid.dataset.folder import shown
 from edgehybrid.dataset.preprocessing import check, crop, normalise, preprocess_image, preprocess_pixels
 from edgehybrid.dataset.sources import Pictures, resolve
-from edgehybrid.dataset.stated import apply_stated, read_stated
+from edgehybrid.dataset.stated import apply_stated, read_size, read_stated
 from edgehybrid.errors import ImagesError, UsageError
 from edgehybrid.records import ImageSet, Preprocess
 
-__all__ = ["Images", "apply_stated", "load", "overlap", "preprocess_image", "preprocess_pixels", "read_stated"]
+__all__ = [
+    "Images",
+    "apply_stated",
+    "load",
+    "overlap",
+    "preprocess_image",
+    "preprocess_pixels",
+    "read_size",
+    "read_stated",
+]
 
 TOLERATED = 1
 """Percent of unreadable images that are skipped and reported; above it, the set is refused."""

@@ -6,6 +6,7 @@ from PIL import Image
 
 from edgehybrid.errors import UsageError
 from edgehybrid.records import Preprocess
+from edgehybrid.sizes import sides, spelled
 
 
 def preprocess_image(image: Image.Image, preprocess: Preprocess) -> NDArray[np.float32]:
@@ -16,7 +17,7 @@ def preprocess_image(image: Image.Image, preprocess: Preprocess) -> NDArray[np.f
         preprocess: What the network was trained with.
 
     Returns:
-        (3, size, size), contiguous.
+        (3, H, W) of `Preprocess`, contiguous.
 
     Raises:
         UsageError: `size`, `crop_pct` or `std` is out of range.
@@ -39,25 +40,25 @@ def preprocess_pixels(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDAr
 
 
 def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """The resized centre of a picture, before normalisation: (size, size, 3)."""
+    """The resized centre of a picture, before normalisation: (H, W, 3) of `Preprocess`."""
     check(preprocess)
     if image.mode != "RGB":
         raise ValueError(f"found a picture of mode {image.mode}, needed RGB")
-    size = preprocess.size
-    short = int(size / preprocess.crop_pct)
+    rows, columns = sides(preprocess.size)
+    least_height, least_width = int(rows / preprocess.crop_pct), int(columns / preprocess.crop_pct)
     width, height = image.size
-    if width <= height:
-        width, height = short, int(short * height / width)
+    if width * least_height <= height * least_width:
+        width, height = least_width, int(least_width * height / width)
     else:
-        width, height = int(short * width / height), short
+        width, height = int(least_height * width / height), least_height
     # PIL widens the filter when it shrinks (antialiasing); other libraries do not, and accuracy moves by points.
     resized = np.asarray(image.resize((width, height), Image.Resampling[preprocess.interpolation.upper()]))
-    left, top = round((width - size) / 2), round((height - size) / 2)  # half to even, as in torchvision
-    return resized[top : top + size, left : left + size]
+    left, top = round((width - columns) / 2), round((height - rows) / 2)  # half to even, as in torchvision
+    return resized[top : top + rows, left : left + columns]
 
 
 def normalise(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
-    """(B, size, size, 3) pixels to (B, 3, size, size) input, contiguous.
+    """(B, H, W, 3) pixels to (B, 3, H, W) input, contiguous.
 
     Single precision, in the order of ToTensor and Normalize: folding the constants would change the last bit.
     """
@@ -76,8 +77,9 @@ def check(preprocess: Preprocess) -> None:
     Raises:
         UsageError: `size`, `crop_pct` or `std` is out of range.
     """
-    if preprocess.size < 1:
-        raise UsageError("no such input size", why=f"found {preprocess.size} px, needed 1 or more", fix="--input-size")
+    if min(sides(preprocess.size)) < 1:
+        found = f"found {spelled(preprocess.size)} px, needed 1 or more"
+        raise UsageError("no such input size", why=found, fix="--input-size")
     if not 0 < preprocess.crop_pct <= 1:
         raise UsageError(
             "no such crop",

@@ -11,11 +11,13 @@ from edgehybrid.dataset.class_names import check_class_names, read_class_names
 from edgehybrid.errors import EdgeHybridError, InputError, NotFoundError, UsageError
 from edgehybrid.records import Interpolation, ModelSpec, Preprocess, Stated
 from edgehybrid.resources.tables import read_toml
+from edgehybrid.sizes import Size, size_of, spelled
 
 KEYS = ("size", "crop_pct", "mean", "std", "interpolation", "labels")
 COPIED = ("crop_pct", "mean", "std", "interpolation")
 """Fields of `Stated` that are those of `Preprocess`."""
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+SIZE = re.compile(r"0*([1-9]\d{0,5})(?:[xX\u00d7]0*([1-9]\d{0,5}))?")
 LARGEST_MEAN, LARGEST_STD = 1.0, 4.0
 """Of pixels between 0 and 1; larger ones are those of pixels up to 255."""
 
@@ -23,7 +25,7 @@ LARGEST_MEAN, LARGEST_STD = 1.0, 4.0
 def read_stated(
     preprocess: Path | None = None,
     labels: Path | None = None,
-    size: int | None = None,
+    size: int | str | None = None,
     crop_pct: float | None = None,
     mean: str | None = None,
     std: str | None = None,
@@ -34,7 +36,7 @@ def read_stated(
     Args:
         preprocess: A TOML file with any of `KEYS`; `labels` is a list of names, or a file beside it.
         labels: A file of class names, see `read_class_names`.
-        size: Input side, px.
+        size: As `read_size` takes it.
         crop_pct: As in `Preprocess`.
         mean: "R,G,B" of pixels between 0 and 1.
         std: Likewise.
@@ -47,7 +49,7 @@ def read_stated(
     """
     found = Stated() if preprocess is None else _read_file(preprocess)
     if size is not None:
-        found = replace(found, size=size)  # held against the model when it is opened
+        found = replace(found, size=read_size(size))  # held against the model when it is opened
     if crop_pct is not None:
         found = replace(found, crop_pct=_check_crop(crop_pct, None))
     if mean is not None:
@@ -59,6 +61,22 @@ def read_stated(
     if labels is not None:
         found = replace(found, labels=read_class_names(labels), labels_from=str(labels))
     return found
+
+
+def read_size(value: int | str | None) -> Size | None:
+    """The size of the input that an option asks for: None, or px as a number, as text, or as "384x640", height first.
+
+    Raises:
+        UsageError: Anything else.
+    """
+    if value is None:
+        return None
+    parts = SIZE.fullmatch(str(value).strip())
+    if isinstance(value, bool) or parts is None:
+        why = f"found {value!r}, needed a side in px from 1 on, or height and width"
+        raise UsageError("--input-size cannot be used", why=why, fix="such as 224 or 384x640, height first")
+    height, width = parts.groups()
+    return size_of(int(height), int(width or height))
 
 
 def apply_stated(spec: ModelSpec, stated: Stated, *, assumed: bool) -> ModelSpec:
@@ -74,10 +92,10 @@ def apply_stated(spec: ModelSpec, stated: Stated, *, assumed: bool) -> ModelSpec
         InputError: Another number of names than the model has classes.
     """
     own = spec.preprocess
-    if stated.size not in (None, own.size):
+    if stated.size is not None and stated.size != own.size:
         raise UsageError(
-            f"{spec.name} does not take {stated.size} px",
-            why=f"it is built for {own.size} px",
+            f"{spec.name} does not take {spelled(stated.size)} px",
+            why=f"it is built for {spelled(own.size)} px",
             fix="leave the size out, or build again with it",
         )
     merged = _fill(own, stated)
@@ -131,13 +149,11 @@ def _read_file(path: Path) -> Stated:
             raise _wrong(path, key, "no such key", f"known: {', '.join(KEYS)}")
     size, crop = values.get("size"), values.get("crop_pct")
     mean, std, way = values.get("mean"), values.get("std"), values.get("interpolation")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise _wrong(path, "size", f"found {size!r}", "give the side of the input in px")
     if way is not None and way not in get_args(Interpolation):
         raise _wrong(path, "interpolation", f"found {way!r}", f"give one of {', '.join(get_args(Interpolation))}")
     names, origin = _names(path, values.get("labels"))
     return Stated(
-        size=size,
+        size=None if size is None else _check_size(size, path),
         crop_pct=None if crop is None else _check_crop(crop, path),
         mean=None if mean is None else _check_colour("mean", mean, path),
         std=None if std is None else _check_colour("std", std, path),
@@ -181,6 +197,14 @@ def _check_colour(name: str, value: object, path: Path | None) -> tuple[float, f
         raise _wrong(path, name, f"found {_text(tuple(plain))}", "give three numbers above 0")
     red, green, blue = (float(number) for number in plain)
     return red, green, blue
+
+
+def _check_size(value: object, path: Path) -> Size:
+    parts = value if isinstance(value, list) and len(value) == 2 else [value]
+    plain = [p for p in parts if isinstance(p, int) and not isinstance(p, bool) and p > 0]
+    if len(plain) != len(parts):
+        raise _wrong(path, "size", f"found {value!r}", "give the side of the input in px, or [height, width]")
+    return size_of(plain[0], plain[-1])
 
 
 def _check_crop(value: object, path: Path | None) -> float:

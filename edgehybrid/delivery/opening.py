@@ -20,6 +20,7 @@ from edgehybrid.records import (
     Verification,
 )
 from edgehybrid.runtime import open_runner, scores_of
+from edgehybrid.sizes import size_of
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,11 @@ def spec_of(path: Path) -> ModelSpec:
     if path.is_dir():
         return read_report(path).model
     with open_runner(path) as runner:
-        side = next(iter(runner.inputs.values())).shape[-1]
+        height, width = next(iter(runner.inputs.values())).shape[-2:]
         scores = scores_of(runner.outputs)
         classes = 0 if scores is None else runner.outputs[scores].shape[-1]
     provenance = Provenance(str(path), store.sha256_of(path), trained=True)
-    return ModelSpec(path.stem, Preprocess(side), classes, provenance)
+    return ModelSpec(path.stem, Preprocess(size_of(height, width)), classes, provenance)
 
 
 def verify(folder: Path) -> Verification:

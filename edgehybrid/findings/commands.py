@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from edgehybrid.records import Recipe, Target
+from edgehybrid.sizes import spelled
 
 DEFAULTS = {
     "batch": 1,
@@ -28,7 +29,7 @@ def command(recipe: Recipe) -> str:
         "model": recipe.model,
         "weights": recipe.weights,
         "num-classes": recipe.num_classes,
-        "input-size": recipe.input_size,
+        "input-size": spelled(recipe.input_size),
         "crop-pct": recipe.crop_pct,
         "mean": recipe.mean,
         "std": recipe.std,
@@ -67,7 +68,7 @@ def next_command(recipe: Recipe, target: Target, folder: Path) -> str:
         return shlex.join(["edgehybrid", "verify", str(folder)])
     options = ["--model", recipe.model]
     options += [] if recipe.model.endswith(".onnx") else ["--weights", recipe.weights]
-    options += ["--input-size", str(recipe.input_size), "--crop-pct", str(recipe.crop_pct)]
+    options += ["--input-size", spelled(recipe.input_size), "--crop-pct", str(recipe.crop_pct)]
     options += ["--precision", recipe.precision]
     for name, default in DEFAULTS.items():
         value = getattr(recipe, name)

@@ -20,6 +20,7 @@ from edgehybrid.records import (
     Runnable,
     Target,
 )
+from edgehybrid.sizes import spelled
 from edgehybrid.store import sha256_of
 
 HOST = "onnxruntime-cpu"
@@ -112,7 +113,7 @@ def subject_of(spec: ModelSpec, files: Mapping[Precision, Runnable], batch: int 
         files: Precision -> file and backend.
         batch: Images per call, where calls were timed.
     """
-    told = {"model": spec.name, "weights": spec.weights.source, "input": f"{spec.preprocess.size} px"}
+    told = {"model": spec.name, "weights": spec.weights.source, "input": f"{spelled(spec.preprocess.size)} px"}
     told |= {} if batch is None else {"batch": str(batch)}
     for precision, file in files.items():
         told[f"{precision}/{_place(file)} file"] = sha256_of(file.path)[:16]

@@ -369,14 +369,20 @@ def precision(graph: Graph) -> Precision:
     """int8 with Q/DQ, fp16 with half-precision weights, fp32 otherwise."""
     if any(graph.nodes("QuantizeLinear")):
         return "int8"
-    weights = [constant(v) for v in graph.body.initializers.values()]
-    return "fp16" if any(w is not None and w.dtype == np.float16 for w in weights) else "fp32"
+    return "fp16" if any(array.dtype == np.float16 for array in _constants(graph)) else "fp32"
 
 
 def count_params(graph: Graph) -> int:
     """Number of float weights."""
-    arrays = (constant(v) for v in graph.body.initializers.values())
-    return sum(a.size for a in arrays if a is not None and a.dtype.kind == "f")
+    return sum(array.size for array in _constants(graph) if array.dtype.kind == "f")
+
+
+def _constants(graph: Graph) -> Iterator[NDArray[np.generic]]:
+    """Initializers, and the values of Constant nodes, in which some exporters keep weights."""
+    made = (node.outputs[0] for node in graph.nodes("Constant"))
+    for value in (*graph.body.initializers.values(), *made):
+        if (array := constant(value)) is not None:
+            yield array
 
 
 def count_macs(graph: Graph) -> int:

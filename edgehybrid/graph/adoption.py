@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 import onnx.inliner
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from edgehybrid.errors import GraphError, UsageError
 from edgehybrid.graph import (
@@ -38,6 +39,7 @@ from edgehybrid.graph.naming import name_by_modules
 from edgehybrid.graph.padding import write_pads
 from edgehybrid.graph.soundness import check_operators, check_structure
 from edgehybrid.graph.upgrading import OLDEST, raise_opset
+from edgehybrid.sizes import Size
 
 
 def ignore(message: str) -> None:
@@ -45,23 +47,24 @@ def ignore(message: str) -> None:
 
 
 def adopt(
-    path: Path, *, batch: int = 1, input_size: int | None = None, notify: Callable[[str], None] = ignore
+    path: Path, *, batch: int = 1, input_size: Size | None = None, notify: Callable[[str], None] = ignore
 ) -> Graph:
     """Open somebody's classifier or backbone as a graph that every stage can take.
 
     Args:
         path: An `.onnx` file with one image input of any name and any number of outputs, wherever it came from.
         batch: N of the graph where the file leaves it open.
-        input_size: Side in px where the file leaves it open.
+        input_size: Of the image, where the file leaves it open.
         notify: Told what was fixed.
 
     Returns:
-        Static shapes, standard operators only, weights no longer among the inputs, local functions inlined.
+        Static shapes, standard operators only, weights neither among the inputs nor in Constant nodes, local functions
+        inlined.
 
     Raises:
         GraphError: As `load`, but for opsets from 7 on; a file that is already int8 or fp16; an operator that is
             unknown, control flow or without a form in opset 17, by the name of its node; inputs other than one image
-            (N, 3, S, S) in float32; a size that stays open.
+            (N, 3, H, W) in float32; a size that stays open.
         UsageError: `batch` or `input_size` contradicts what the file fixes.
     """
     if batch < 1:
@@ -79,6 +82,7 @@ def adopt(
             notify(f"input '{image.name}' fixed to {dims_of(image)}")
             substitute(proto, fixed)
         graph = compute_shapes(from_proto(_raised(proto, notify)))
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=1)(graph.model)  # some keep weights in nodes
     write_pads(graph)
     name_by_modules(graph)
     if (found := precision(graph)) != "fp32":
@@ -100,7 +104,7 @@ def settle(
     path: Path,
     *,
     batch: int = 1,
-    input_size: int | None = None,
+    input_size: Size | None = None,
     must_be_image: bool = True,
     notify: Callable[[str], None] = ignore,
 ) -> Graph | None:
@@ -148,7 +152,7 @@ def as_written(path: Path, adopted: Graph) -> onnx.ModelProto:
         adopted: What it returned.
 
     Returns:
-        Its image is (N, S, S, 3) where the file has channels last.
+        Its image is (N, H, W, 3) where the file has channels last.
     """
     proto = read_proto(path)
     _normalise(proto)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import onnx
 
 from edgehybrid.errors import GraphError, UsageError
+from edgehybrid.sizes import Size, sides, spelled
 
 REWRITABLE = (onnx.TensorProto.FLOAT,)
 """Element types of the image that a model to be rewritten and quantized may have."""
@@ -87,16 +88,10 @@ def find_image(proto: onnx.ModelProto, kinds_taken: Sequence[int] = REWRITABLE) 
             why=f"found {channels} channels, needed (N, 3, H, W) in RGB",
             fix=last if width in (1, 3) else grey if channels == 1 else "export a network for RGB images",
         )
-    if height and width and height != width:
-        raise GraphError(
-            f"input {found} is not square",
-            why="images are cut to a square here",
-            fix="export with height and width equal",
-        )
-    if height > LARGEST_SIDE:
+    if max(height, width) > LARGEST_SIDE:
         raise GraphError(
             f"input {found} is larger than any camera's",
-            why=f"its side is over {LARGEST_SIDE} px",
+            why=f"a side is over {LARGEST_SIDE} px",
             fix="export for the size that the network will see",
         )
     return inputs[0]
@@ -112,25 +107,26 @@ def _count_channels(proto: onnx.ModelProto, name: str) -> int:
     return 0
 
 
-def fix_dimensions(image: onnx.ValueInfoProto, batch: int, size: int | None) -> dict[str, int]:
+def fix_dimensions(image: onnx.ValueInfoProto, batch: int, size: Size | None) -> dict[str, int]:
     """Give every open dimension of the input a number; which symbols stand for which number, "" for none."""
     dims = image.type.tensor_type.shape.dim
     if size is None and not all(d.dim_value for d in dims[2:]):
-        size = next((d.dim_value for d in dims[2:] if d.dim_value), None)
-    if size is None and not all(d.dim_value for d in dims[2:]):
+        known = "x".join(str(d.dim_value or side) for d, side in zip(dims[2:], ("HEIGHT", "WIDTH"), strict=True))
         raise GraphError(
             f"input '{image.name}' {dims_of(image)} leaves the image size open",
             why="an engine here is built for one size",
-            fix="--input-size PX",
+            fix=f"--input-size {known}" if any(d.dim_value for d in dims[2:]) else "--input-size PX, or HEIGHTxWIDTH",
         )
-    wanted = (batch if batch > 1 else None, None, size, size)
+    height, width = (None, None) if size is None else sides(size)
+    wanted = (batch if batch > 1 else None, None, height, width)
     fixed = {}
     for dim, asked, value, option in zip(
-        dims, wanted, (batch, 3, size, size), ("batch", "", "input-size", "input-size"), strict=True
+        dims, wanted, (batch, 3, height, width), ("batch", "", "input-size", "input-size"), strict=True
     ):
         if dim.dim_value and asked not in (None, dim.dim_value):
+            said = asked if option == "batch" or size is None else spelled(size)
             raise UsageError(
-                f"--{option} {asked} does not fit the file",
+                f"--{option} {said} does not fit the file",
                 why=f"its input '{image.name}' is fixed to {dims_of(image)}",
                 fix=f"leave --{option} out, or export again with that dimension open",
             )

@@ -18,6 +18,7 @@ from edgehybrid.pipeline.options import (
 )
 from edgehybrid.progress import listener
 from edgehybrid.records import Equalize, Interpolation, Method, Precision, Recipe, Refine, Report, Rounding
+from edgehybrid.sizes import spelled
 from edgehybrid.version import __version__
 
 
@@ -27,7 +28,7 @@ def build(
     model: str = "cmt_ti",
     weights: str = "auto",
     num_classes: int | None = None,
-    input_size: int | None = None,
+    input_size: int | str | None = None,
     crop_pct: float | None = None,
     mean: str | None = None,
     std: str | None = None,
@@ -67,7 +68,8 @@ def build(
         model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
         weights: auto, imagenet, fashion-mnist, random, or a checkpoint file (.safetensors, .pth, .pt).
         num_classes: Classes of the model; inferred from a checkpoint.
-        input_size: Side of the square input in px; the published size or the checkpoint's by default.
+        input_size: Side of the square input in px; the published size or the checkpoint's by default. Of an ONNX file
+            that leaves it open also HEIGHTxWIDTH.
         crop_pct: Fraction of the resized image that the crop keeps; the model's own by default.
         mean: R,G,B subtracted from pixels between 0 and 1; the model's own by default, as for the next three.
         std: R,G,B by which they are then divided.
@@ -286,4 +288,4 @@ def _text(path: Path | None) -> str | None:
 def _bundle_folder(recipe: Recipe) -> Path:
     """Where a bundle goes unless told."""
     place = recipe.target.replace("@", "-")
-    return Path("builds") / f"{recipe.model}-{recipe.input_size}-b{recipe.batch}-{recipe.precision}-{place}"
+    return Path("builds") / f"{recipe.model}-{spelled(recipe.input_size)}-b{recipe.batch}-{recipe.precision}-{place}"

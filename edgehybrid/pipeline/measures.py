@@ -9,7 +9,7 @@ from edgehybrid.records import DeviceState, Interpolation, Measurement, Precisio
 def bench(
     model: Path,
     *,
-    input_size: int | None = None,
+    input_size: int | str | None = None,
     batch: int = 1,
     warmup: float = 0.2,
     duration: float = 3.0,
@@ -27,7 +27,7 @@ def bench(
 
     Args:
         model: A bundle folder, one of its engines (engine.plan), or an ONNX file.
-        input_size: Side of the square input in px, where the file leaves it open.
+        input_size: Side of the input in px, or HEIGHTxWIDTH, where the file leaves it open.
         batch: Images per call, where the file leaves it open.
         warmup: Seconds of untimed calls first.
         duration: Seconds of timed calls, at least.
@@ -45,11 +45,12 @@ def bench(
     """
     from edgehybrid import dataset, delivery, device, findings, stages
 
+    size = dataset.read_size(input_size)
     options = bench_options(warmup, duration, iterations, percentile, streams, cuda_graph, transfers, layers)
     state = device.state(threads=0)
     files, notes = _engines_here(model, state, with_control=True)
     whole = model.parent if files and model.is_file() else model
-    settled = stages.settle(stages.Run(), whole, batch=batch, input_size=input_size, must_be_image=False)
+    settled = stages.settle(stages.Run(), whole, batch=batch, input_size=size, must_be_image=False)
     if not files:
         files = {label: Runnable(path, "onnxruntime") for label, path in delivery.runnable_files(settled).items()}
     spec = delivery.spec_of(settled)
@@ -68,7 +69,7 @@ def evaluate(
     *,
     eval: str,
     num_eval: int | None = None,
-    input_size: int | None = None,
+    input_size: int | str | None = None,
     crop_pct: float | None = None,
     mean: str | None = None,
     std: str | None = None,
@@ -86,7 +87,7 @@ def evaluate(
         model: A bundle folder, one of its engines (engine.plan), or an ONNX file.
         eval: Labelled images: a named set, a folder of classes, or an .npz file.
         num_eval: How many of them; all by default.
-        input_size: Side of the square input in px, where an ONNX file leaves it open.
+        input_size: Side of the input in px, or HEIGHTxWIDTH, where an ONNX file leaves it open.
         crop_pct: Fraction of the resized image that the crop keeps; the bundle's own by default.
         mean: R,G,B subtracted from pixels between 0 and 1; the bundle's own by default, as for the next three.
         std: R,G,B by which they are then divided.

@@ -13,7 +13,7 @@ def sensitivity(
     model: str = "cmt_ti",
     weights: str = "auto",
     num_classes: int | None = None,
-    input_size: int | None = None,
+    input_size: int | str | None = None,
     crop_pct: float | None = None,
     mean: str | None = None,
     std: str | None = None,
@@ -38,7 +38,7 @@ def sensitivity(
         model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
         weights: auto, imagenet, fashion-mnist, random, or a checkpoint file.
         num_classes: Classes of the model; inferred from a checkpoint.
-        input_size: Side of the square input in px.
+        input_size: Side of the square input in px; of an ONNX file that leaves it open also HEIGHTxWIDTH.
         crop_pct: Fraction of the resized image that the crop keeps.
         mean: R,G,B subtracted from pixels between 0 and 1; the model's own by default, as for the next three.
         std: R,G,B by which they are then divided.

@@ -14,6 +14,7 @@ from edgehybrid.pipeline.options import (
     load_target,
 )
 from edgehybrid.records import Artifact, Equalize, Interpolation, Method, Refine, Rounding
+from edgehybrid.sizes import spelled
 
 
 def export(
@@ -21,7 +22,7 @@ def export(
     model: str = "cmt_ti",
     weights: str = "auto",
     num_classes: int | None = None,
-    input_size: int | None = None,
+    input_size: int | str | None = None,
     crop_pct: float | None = None,
     mean: str | None = None,
     std: str | None = None,
@@ -41,7 +42,7 @@ def export(
         model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
         weights: auto, imagenet, fashion-mnist, random, or a checkpoint file.
         num_classes: Classes of the model; inferred from a checkpoint.
-        input_size: Side of the square input in px.
+        input_size: Side of the square input in px; of an ONNX file that leaves it open also HEIGHTxWIDTH.
         crop_pct: Fraction of the resized image that the crop keeps.
         mean: R,G,B subtracted from pixels between 0 and 1; the model's own by default, as for the next three.
         std: R,G,B by which they are then divided.
@@ -64,7 +65,7 @@ def export(
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
     made = stages.export(run, source, calibration_images("photos", None, seed))
     path = stages.rewrite(run, made.path) if rewrite else made.path
-    name = f"{made.spec.name}-{made.spec.preprocess.size}-b{made.batch}-fp32.onnx"
+    name = f"{made.spec.name}-{spelled(made.spec.preprocess.size)}-b{made.batch}-fp32.onnx"
     return deliver(output or Path(name), path, "onnx", made.spec)
 
 
@@ -73,7 +74,7 @@ def calibrate(
     model: str = "cmt_ti",
     weights: str = "auto",
     num_classes: int | None = None,
-    input_size: int | None = None,
+    input_size: int | str | None = None,
     crop_pct: float | None = None,
     mean: str | None = None,
     std: str | None = None,
@@ -97,7 +98,7 @@ def calibrate(
         model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
         weights: auto, imagenet, fashion-mnist, random, or a checkpoint file.
         num_classes: Classes of the model; inferred from a checkpoint.
-        input_size: Side of the square input in px.
+        input_size: Side of the square input in px; of an ONNX file that leaves it open also HEIGHTxWIDTH.
         crop_pct: Fraction of the resized image that the crop keeps.
         mean: R,G,B subtracted from pixels between 0 and 1; the model's own by default, as for the next three.
         std: R,G,B by which they are then divided.
@@ -131,7 +132,7 @@ def calibrate(
     baseline, prepared = stages.rewrite(run, made.path), made.spec.preprocess
     content = stages.write_calibration(run, baseline, images, prepared, method or "mse")
     part = "" if shard is None else "-" + shard.replace("/", "-of-")
-    name = f"{made.spec.name}-{prepared.size}-calibration{part}.json"
+    name = f"{made.spec.name}-{spelled(prepared.size)}-calibration{part}.json"
     return deliver(output or Path(name), content, "calibration", made.spec)
 
 
@@ -140,7 +141,7 @@ def quantize(
     model: str = "cmt_ti",
     weights: str = "auto",
     num_classes: int | None = None,
-    input_size: int | None = None,
+    input_size: int | str | None = None,
     crop_pct: float | None = None,
     mean: str | None = None,
     std: str | None = None,
@@ -168,7 +169,7 @@ def quantize(
         model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
         weights: auto, imagenet, fashion-mnist, random, or a checkpoint file.
         num_classes: Classes of the model; inferred from a checkpoint.
-        input_size: Side of the square input in px.
+        input_size: Side of the square input in px; of an ONNX file that leaves it open also HEIGHTxWIDTH.
         crop_pct: Fraction of the resized image that the crop keeps.
         mean: R,G,B subtracted from pixels between 0 and 1; the model's own by default, as for the next three.
         std: R,G,B by which they are then divided.
@@ -221,6 +222,6 @@ def quantize(
     else:
         peaks = stages.find_peaks(run, level, images, ready)
         written = stages.quantize(run, level, precision, scales, peaks, tuning=tuning).deployed(goal)
-    name = f"{made.spec.name}-{made.spec.preprocess.size}-b{made.batch}-{precision}.onnx"
+    name = f"{made.spec.name}-{spelled(made.spec.preprocess.size)}-b{made.batch}-{precision}.onnx"
     product = stages.suit_parser(run, written, goal)
     return deliver(output or Path(name), product, "onnx", made.spec)

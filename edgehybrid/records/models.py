@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgehybrid.records.choices import Interpolation
+from edgehybrid.sizes import Size
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """How an image becomes network input; one object for calibration, evaluation and stream.
 
-    Resize the shorter side to int(size / crop_pct), cut the centre size x size, scale to [0, 1],
-    subtract mean, divide by std. RGB order.
+    Resize, with its proportions kept, to the smallest picture that covers int(height / crop_pct) x int(width /
+    crop_pct); of a square input the shorter side decides. Cut the centre height x width, scale to [0, 1], subtract
+    mean, divide by std. RGB order.
     """
 
-    size: int  # px
+    size: Size
     crop_pct: float = 0.875
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -26,7 +28,7 @@ class Preprocess:
 class Stated:
     """What the user says of a model's input and classes; None or empty where the model is to tell."""
 
-    size: int | None = None  # px
+    size: Size | None = None
     crop_pct: float | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgehybrid.records.choices import Dialect, Equalize, Interpolation, Method, Precision, Refine, Rounding
+from edgehybrid.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Recipe:
     precision: Precision
     target: str
     batch: int
-    input_size: int
+    input_size: Size
     crop_pct: float
     num_classes: int
     calib: str

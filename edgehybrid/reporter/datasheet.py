@@ -17,6 +17,7 @@ from edgehybrid.printable import plain
 from edgehybrid.records import Conditions, Decision, Preprocess, Report, Row
 from edgehybrid.reporter import charts, explanation, wording
 from edgehybrid.reporter.document import publishable
+from edgehybrid.sizes import sides
 
 WORST_LAYERS = 10
 INT8 = ("activation", "weight")
@@ -104,6 +105,7 @@ def page(report: Report) -> str:
         floor_sentence=wording.floor_sentence(report),
         time_sentence=wording.time_sentence(report) if report.stages else "",
         resized=_resized(report.model.preprocess),
+        centre=_centre(report.model.preprocess),
         longest=max([1e-3, *(stage.seconds for stage in report.stages)]),
     )
 
@@ -134,9 +136,17 @@ def _template() -> tuple[Template, str]:
 
 
 def _resized(preprocess: Preprocess) -> str:
-    """Side in px to which an image's shorter side is brought before the crop."""
-    enlarged = preprocess.size / preprocess.crop_pct if 0 < preprocess.crop_pct <= 1 else math.inf
-    return str(int(enlarged)) if math.isfinite(enlarged) else "unknown"
+    """To which px an image is brought before the crop: of a square its shorter side."""
+    crop = preprocess.crop_pct
+    enlarged = (side / crop if 0 < crop <= 1 else math.inf for side in sides(preprocess.size))
+    height, width = (str(int(side)) if math.isfinite(side) else "unknown" for side in enlarged)
+    return f"shorter side to {height} px" if height == width else f"to cover {height} × {width} px"
+
+
+def _centre(preprocess: Preprocess) -> str:
+    """What is cut out of it."""
+    height, width = sides(preprocess.size)
+    return f"{height} × {width} px" if height == width else f"{height} px high and {width} px wide"
 
 
 def _finalize(value: object) -> object:

@@ -9,6 +9,7 @@ from typing import cast
 
 from edgehybrid.errors import ArtifactError
 from edgehybrid.records import Measurement, Report, Row
+from edgehybrid.sizes import sides
 from edgehybrid.store import decode
 
 SCHEMA = "edgehybrid.report/1"
@@ -43,7 +44,7 @@ def to_json(report: Report) -> dict[str, object]:
             "trained": model.weights.trained,
             "params": report.params,
             "macs": report.macs,
-            "input": [report.batch, 3, model.preprocess.size, model.preprocess.size],
+            "input": [report.batch, 3, *sides(model.preprocess.size)],
             "classes": model.classes,
         },
         "target": asdict(report.target),
@@ -200,18 +201,20 @@ def _row_keys(rows: Sequence[tuple[object, object]]) -> list[str]:
 def _record_tree(document: Mapping[str, object]) -> dict[str, object]:
     """The document rearranged into the shape of `records.Report`; the schema's own keys win over `details`."""
     details, model = _object(document, "details"), _object(document, "model")
-    size, spec = _list(model, "input"), dict(_object(details, "model"))
-    if len(size) != 4:
-        raise ValueError(f"model.input has {len(size)} numbers, needed 4")
+    shape, spec = _list(model, "input"), dict(_object(details, "model"))
+    if len(shape) != 4:
+        raise ValueError(f"model.input has {len(shape)} numbers, needed 4")
     spec |= {"name": model["name"], "classes": model["classes"]}
     spec["weights"] = _object(spec, "weights") | {"source": model["weights"], "trained": model["trained"]}
-    spec["preprocess"] = _object(spec, "preprocess") | {"size": size[3]}
+    preprocess = _object(spec, "preprocess")
+    is_square = shape[2] == shape[3] and not isinstance(preprocess.get("size"), list)
+    spec["preprocess"] = preprocess | {"size": shape[3] if is_square else shape[2:]}
     return {
         "version": document["edgehybrid"],
         "model": spec,
         "params": model["params"],
         "macs": model["macs"],
-        "batch": size[0],
+        "batch": shape[0],
         "target": document["target"],
         "device": document["device"],
         "calibration": _image_set(document, details, "calibration"),

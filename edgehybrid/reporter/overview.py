@@ -18,6 +18,7 @@ from edgehybrid.printable import counted, plain
 from edgehybrid.records import Report, Row
 from edgehybrid.reporter import wording
 from edgehybrid.reporter.document import publishable
+from edgehybrid.sizes import spelled
 
 COLUMNS = ("bundle", "precision", "backend", "top-1 %", "drop", "p50 / p99 ms", "mJ/call", "size", "status")
 
@@ -78,7 +79,7 @@ def _cells(report: Report, row: Row) -> tuple[str, ...]:
     model, latency = report.model, row.latency
     stamp = "" if model.weights.trained else " UNTRAINED"
     power = None if latency is None or latency.conditions is None else latency.conditions.power
-    name = f"{model.name} {model.preprocess.size} px b{report.batch} for {report.target.name}{stamp}"
+    name = f"{model.name} {spelled(model.preprocess.size)} px b{report.batch} for {report.target.name}{stamp}"
     images = 0 if row.accuracy is None else row.accuracy.n
     return (
         plain(report.bundle),

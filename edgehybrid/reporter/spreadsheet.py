@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgehybrid.records import Report, Row
 from edgehybrid.reporter.document import publishable
+from edgehybrid.sizes import spelled
 
 Cell = str | int | float | bool | None
 
@@ -47,7 +48,7 @@ def _line(report: Report, row: Row) -> dict[str, Cell]:
         report.model.name,
         report.model.weights.source,
         report.model.weights.trained,
-        report.model.preprocess.size,
+        spelled(report.model.preprocess.size),
         report.batch,
         report.target.name,
         report.device.name,

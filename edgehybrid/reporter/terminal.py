@@ -13,6 +13,7 @@ from edgehybrid.printable import counted, plain
 from edgehybrid.records import Report, Row
 from edgehybrid.reporter import explanation, wording
 from edgehybrid.reporter.document import publishable
+from edgehybrid.sizes import sides
 
 ROOMY = 104
 """Columns from which a number and its interval fit on one line."""
@@ -49,8 +50,8 @@ def table(report: Report, width: int = 80) -> RenderableType:
 
 
 def _title(report: Report) -> Text:
-    size = report.model.preprocess.size
-    facts = f"{size}x{size} px, batch {report.batch}, {wording.scaled(report.params)} parameters"
+    height, width = sides(report.model.preprocess.size)
+    facts = f"{height}x{width} px, batch {report.batch}, {wording.scaled(report.params)} parameters"
     title = Text(plain(report.model.name), style="bold")
     return title.append(f"  {facts}, {wording.scaled(report.macs)} MACs", style="not bold dim")
 

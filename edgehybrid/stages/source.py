@@ -11,6 +11,7 @@ from edgehybrid.dataset import Images, apply_stated
 from edgehybrid.errors import NotFoundError, UsageError
 from edgehybrid.progress import listener
 from edgehybrid.records import ModelSpec, Preprocess, Provenance, Stated
+from edgehybrid.sizes import Size, size_of, spelled
 from edgehybrid.stages.agreement import check_agreement
 from edgehybrid.stages.run import Run, require
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
@@ -100,7 +101,7 @@ def export(run: Run, source: Source, images: Images) -> Exported:
     return Exported(folder / "model.onnx", spec, facts["params"], facts["macs"], facts["batch"])
 
 
-def settle(run: Run, path: Path, *, batch: int, input_size: int | None, must_be_image: bool) -> Path:
+def settle(run: Run, path: Path, *, batch: int, input_size: Size | None, must_be_image: bool) -> Path:
     """A bundle or ONNX file that can be run as it is; of a file that leaves shapes open, one that fixes them.
 
     Raises:
@@ -146,9 +147,21 @@ def load_module(source: Source) -> "tuple[Module, ModelSpec, str]":
         source.model, source.weights, num_classes=source.num_classes, seed=source.seed, notify=listener().note
     )
     module, spec = zoo.load(
-        source.model, found, source.num_classes, source.stated.size, seed=source.seed, notify=listener().note
+        source.model, found, source.num_classes, _side(source), seed=source.seed, notify=listener().note
     )
     return module, spec, found.sha256
+
+
+def _side(source: Source) -> int | None:
+    """Of the square that a zoo model takes, where the user says it (UsageError for another rectangle)."""
+    size = source.stated.size
+    if isinstance(size, tuple):
+        raise UsageError(
+            f"{source.model} cannot take {spelled(size)} px images",
+            why="models by name take square images",
+            fix=f"--input-size {max(size)}, or export it for that size yourself and give the ONNX file",
+        )
+    return size
 
 
 def _traced(source: Source, found: "Weights", images: Images) -> "tuple[Graph, ModelSpec, int]":
@@ -160,7 +173,7 @@ def _traced(source: Source, found: "Weights", images: Images) -> "tuple[Graph, M
         source.model,
         found,
         source.num_classes,
-        source.stated.size,
+        _side(source),
         seed=source.seed,
         notify=listener().note,
     )
@@ -177,7 +190,7 @@ def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
     path, size = Path(source.model), source.stated.size
     opened = adopt(path, batch=source.batch, input_size=size, notify=listener().note)
     check_agreement(path, opened)
-    side = graph.shape_of(opened.input)[-1]
+    height, width = graph.shape_of(opened.input)[2:]
     scores = scores_of(opened)
     classes = 0 if scores is None else graph.shape_of(scores)[-1]  # 0: a backbone or detector
     if source.num_classes not in (None, classes):
@@ -187,5 +200,5 @@ def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
             fix="leave --num-classes out",
         )
     provenance = Provenance(source.model, sha256, trained=True, note="weights are those in the ONNX file")
-    spec = ModelSpec(source.name, Preprocess(side), classes, provenance)
+    spec = ModelSpec(source.name, Preprocess(size_of(height, width)), classes, provenance)
     return opened, spec, graph.count_params(opened)

@@ -15,6 +15,7 @@ from edgehybrid.dataset import Images, preprocess_pixels
 from edgehybrid.errors import UsageError
 from edgehybrid.progress import listener
 from edgehybrid.records import BenchOptions, Latency, LayerTime, Precision, Preprocess, Runnable, Timing
+from edgehybrid.sizes import sides
 from edgehybrid.stages.measurement import measure_power
 from edgehybrid.store import write_atomic
 
@@ -168,7 +169,7 @@ def _measure_whole(wholes: Sequence[Whole], options: BenchOptions) -> tuple[Late
 
 def _pictures(shape: tuple[int, ...], preprocess: Preprocess, images: Images) -> list[NDArray[np.uint8]] | None:
     """As many decoded pictures as a batch holds; None where the input takes none of this model's."""
-    if len(shape) != 4 or shape[1:] != (3, preprocess.size, preprocess.size):
+    if len(shape) != 4 or shape[1:] != (3, *sides(preprocess.size)):
         return None
     return [images.image(index % len(images)) for index in range(shape[0])]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgehybrid.errors import NotReadyError, UsageError
 from edgehybrid.records import Engine, EngineOptions, EngineStamp, Precision, Product, Target
+from edgehybrid.sizes import sides
 from edgehybrid.stages.product import builds_here, why_not_here
 from edgehybrid.stages.run import Run, require
 from edgehybrid.stages.source import Source, load_module
@@ -60,8 +61,7 @@ def compile_torch(
     def produce(folder: Path) -> None:
         module, spec, _ = load_module(source)
         program, plan = folder / "program.pt2", folder / "engine.pt2"
-        side = spec.preprocess.size
-        made = engine.compile_torch(module, (batch, 3, side, side), program, plan, precision, options)
+        made = engine.compile_torch(module, (batch, 3, *sides(spec.preprocess.size)), program, plan, precision, options)
         found = Engine("torch-tensorrt", "built", f"built by Torch-TensorRT {made.version} here", str(plan), made.bytes)
         mark = engine.stamp(
             made,

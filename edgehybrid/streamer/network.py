@@ -12,6 +12,7 @@ from edgehybrid import dataset
 from edgehybrid.errors import EdgeHybridError, InputError, StageError, UsageError
 from edgehybrid.records import Drop, Fidelity, Latency, Preprocess
 from edgehybrid.runtime import Runner, open_runner, scores_of
+from edgehybrid.sizes import sides
 from edgehybrid.streamer.frame import Frame
 
 TOP = 5
@@ -184,9 +185,9 @@ class Network:
         """The runner, and the name of its class scores."""
         threads = self._threads if variant.backend in CPU_BACKENDS else 0
         runner = open_runner(variant.path, variant.backend, threads=threads, dla_core=variant.dla_core)
-        size = self._subject.preprocess.size
+        height, width = sides(self._subject.preprocess.size)
         shapes, scores = [info.shape for info in runner.inputs.values()], scores_of(runner.outputs)
-        if shapes == [(1, 3, size, size)] and scores is not None:
+        if shapes == [(1, 3, height, width)] and scores is not None:
             return runner, scores
         gives = [info.shape for info in runner.outputs.values()]
         runner.__exit__(None, None, None)
@@ -198,13 +199,13 @@ class Network:
             )
         raise InputError(
             f"{variant.path.name} cannot run on a stream",
-            why=f"found inputs {shapes}, needed one of (1, 3, {size}, {size}): one frame per call",
+            why=f"found inputs {shapes}, needed one of (1, 3, {height}, {width}): one frame per call",
             fix="build it with --batch 1",
         )
 
 
 def tensor(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
-    """Network input (1, 3, size, size) of a picture (H, W, 3): to the last bit what evaluation makes of it."""
+    """Network input (1, 3, H, W) of a picture (H, W, 3): to the last bit what evaluation makes of it."""
     return dataset.preprocess_pixels(pixels, preprocess)[None]
 
 

@@ -11,7 +11,10 @@ from edgehybrid.dataset import preprocess_image
 from edgehybrid.dataset.preprocessing import crop, normalise
 from edgehybrid.errors import UsageError
 from edgehybrid.records import Preprocess
+from edgehybrid.sizes import Size, sides, size_of
 from tests.dataset.samples import noise
+
+SIDES = st.integers(1, 200)
 
 
 def bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -31,23 +34,29 @@ def weights(old: int, new: int) -> NDArray[np.float64]:
 
 def reference(pixels: NDArray[np.uint8], p: Preprocess) -> NDArray[np.float64]:
     height, width = pixels.shape[:2]
-    short = int(p.size / p.crop_pct)
-    new_h, new_w = (int(short * height / width), short) if width <= height else (short, int(short * width / height))
+    rows, columns = (p.size, p.size) if isinstance(p.size, int) else p.size
+    least_h, least_w = int(rows / p.crop_pct), int(columns / p.crop_pct)
+    new_h, new_w = least_w * height // width, least_w
+    if new_h < least_h:
+        new_h, new_w = least_h, least_h * width // height
     across = np.einsum("vw,hwc->hvc", weights(width, new_w), pixels.astype(float))
     resized = np.einsum("uh,hvc->uvc", weights(height, new_h), np.clip(np.round(across), 0, 255))
-    top, left = round((new_h - p.size) / 2), round((new_w - p.size) / 2)
-    cut = np.clip(np.round(resized), 0, 255)[top : top + p.size, left : left + p.size]
+    top, left = round((new_h - rows) / 2), round((new_w - columns) / 2)
+    cut = np.clip(np.round(resized), 0, 255)[top : top + rows, left : left + columns]
     return ((cut / 255 - p.mean) / p.std).transpose(2, 0, 1)
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (64, 64), (37, 101), (101, 37), (20, 24), (28, 28)])
-@pytest.mark.parametrize(("size", "crop_pct"), [(32, 0.875), (32, 1.0), (40, 0.9), (31, 0.875), (64, 0.95)])
-def test_it_equals_the_formulas(height: int, width: int, size: int, crop_pct: float) -> None:
+@pytest.mark.parametrize(
+    ("size", "crop_pct"),
+    [(32, 0.875), (32, 1.0), (40, 0.9), (31, 0.875), (64, 0.95), ((24, 48), 1.0), ((48, 24), 0.875), ((9, 64), 0.9)],
+)
+def test_it_equals_the_formulas(height: int, width: int, size: Size, crop_pct: float) -> None:
     p = Preprocess(size, crop_pct)
     pixels = noise(height, width) // 2 + 64  # no overshoot is clipped between the passes, whichever comes first
     found = preprocess_image(Image.fromarray(pixels), p)
     expected = reference(pixels, p)
-    assert found.shape == (3, size, size)
+    assert found.shape == (3, *sides(size))
     level = 1 / 255 / min(p.std)  # one of 256: sums are rounded between the passes, and their order is Pillow's choice
     assert np.abs(found - expected).max() <= 1.01 * level
 
@@ -60,6 +69,18 @@ def test_a_square_image_without_crop_is_only_resized() -> None:
 
 def test_an_image_of_the_right_size_is_not_resampled() -> None:
     assert np.array_equal(crop(Image.fromarray(noise(256, 300)), Preprocess(224)), noise(256, 300)[16:240, 38:262])
+
+
+def test_an_image_of_the_inputs_proportions_is_only_resized() -> None:
+    image = Image.fromarray(noise(30, 50))
+    expected = np.asarray(image.resize((100, 60), Image.Resampling.BICUBIC))
+    assert np.array_equal(crop(image, Preprocess((60, 100), 1.0)), expected)
+
+
+@given(height=SIDES, width=SIDES, rows=SIDES, columns=SIDES, crop_pct=st.floats(0.2, 1))
+def test_every_image_covers_every_input(height: int, width: int, rows: int, columns: int, crop_pct: float) -> None:
+    found = crop(Image.new("RGB", (width, height)), Preprocess(size_of(rows, columns), crop_pct))
+    assert found.shape == (rows, columns, 3)
 
 
 def test_bilinear_is_another_filter() -> None:
@@ -104,6 +125,7 @@ def test_normalising_a_batch_is_normalising_each() -> None:
     "wrong",
     [
         Preprocess(0),
+        Preprocess((8, 0)),
         Preprocess(32, 0.0),
         Preprocess(32, 1.2),
         Preprocess(32, float("nan")),

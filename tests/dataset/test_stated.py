@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from edgehybrid import zoo
-from edgehybrid.dataset import apply_stated, read_stated
+from edgehybrid.dataset import apply_stated, read_size, read_stated
 from edgehybrid.errors import InputError, NotFoundError, UsageError
 from edgehybrid.records import ModelSpec, Preprocess, Provenance, Stated
+from edgehybrid.sizes import Size
 
 FILE = ModelSpec("mine", Preprocess(64), 3, Provenance("mine.onnx", "0" * 64, trained=True))
 """A user's ONNX file: no card."""
@@ -84,6 +85,31 @@ def test_another_size_than_the_networks_is_refused() -> None:
     assert apply_stated(FILE, Stated(size=64), assumed=False) == FILE
     with pytest.raises(UsageError, match="does not take 96 px"):
         apply_stated(FILE, Stated(size=96), assumed=False)
+    with pytest.raises(UsageError, match="does not take 64x96 px"):
+        apply_stated(FILE, Stated(size=(64, 96)), assumed=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [(None, None), (64, 64), ("64", 64), ("48x320", (48, 320)), (" 48X320 ", (48, 320)), ("64x64", 64), ("064", 64)],
+)
+def test_a_size_is_one_side_or_height_and_width(value: int | str | None, size: Size | None) -> None:
+    assert read_size(value) == read_stated(size=value).size == size
+
+
+@pytest.mark.parametrize(
+    "value", [0, -64, True, "", "x", "64x", "x64", "64x0", "64x64x3", "64,96", "6.4", "1e2", 10**9]
+)
+def test_what_is_no_size_is_refused(value: int | str) -> None:
+    with pytest.raises(UsageError, match="--input-size cannot be used") as caught:
+        read_size(value)
+    assert "384x640, height first" in caught.value.fix
+
+
+def test_a_file_may_say_height_and_width(path: Path) -> None:
+    path.write_text("size = [48, 320]")
+    assert read_stated(preprocess=path).size == (48, 320)
+    assert read_stated(preprocess=path, size=96).size == 96
 
 
 @pytest.mark.parametrize(
@@ -116,6 +142,10 @@ def test_an_option_out_of_range_is_refused(option: str, value: str | float, word
         ("size = 0", "size"),
         ("size = true", "size"),
         ("size = 64.0", "size"),
+        ("size = [64, 0]", "size"),
+        ("size = [64, 64, 3]", "size"),
+        ("size = [64, true]", "size"),
+        ("size = '64x96'", "size"),
         ("crop_pct = '1'", "crop_pct"),
         ("crop_pct = true", "crop_pct"),
         ("mean = 0.5", "mean"),

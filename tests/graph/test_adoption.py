@@ -19,11 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgehybrid import rewrites, zoo
 from edgehybrid.errors import EdgeHybridError, GraphError, UsageError
-from edgehybrid.graph import Graph, constant, load, name_of, shape_of, values
+from edgehybrid.graph import Graph, constant, count_params, load, name_of, shape_of, values
 from edgehybrid.graph.adoption import adopt, companions, scores_of, settle
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16
 from edgehybrid.records import Ranges
+from edgehybrid.sizes import Size
 from tests.exports import export
 from tests.golden import fill
 
@@ -191,7 +192,42 @@ def test_an_open_size_takes_the_one_asked_for(save: Save) -> None:
     graph = adopt(save(make((None, "channels", "height", "width"))), input_size=12)
     assert shape_of(graph.input) == (1, 3, 12, 12)
     check_static(graph)
-    assert shape_of(adopt(save(make((1, 3, "height", 8)))).input) == (1, 3, 8, 8)  # square: the other side tells
+    assert shape_of(adopt(save(make((None, 3, "height", "width"))), input_size=(12, 20)).input) == (1, 3, 12, 20)
+
+
+@pytest.mark.parametrize(("size", "width"), [(8, 8), ((8, 24), 24)])
+def test_one_open_side_is_not_guessed(save: Save, size: Size, width: int) -> None:
+    path = save(make((1, 3, 8, "width")))
+    with pytest.raises(GraphError, match="leaves the image size open") as caught:
+        adopt(path)
+    assert caught.value.fix == "--input-size 8xWIDTH"
+    assert shape_of(adopt(path, input_size=size).input) == (1, 3, 8, width)
+
+
+def test_an_image_need_not_be_square(save: Save) -> None:
+    path = save(make((1, 3, 8, 12)))
+    graph = adopt(path)
+    check_static(graph)
+    image = np.random.default_rng(0).standard_normal((1, 3, 8, 12)).astype(np.float32)
+    for want, got in zip(run(path.read_bytes(), image), run(graph.to_bytes(), image), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    with pytest.raises(UsageError, match="--input-size 12x8 does not fit"):
+        adopt(path, input_size=(12, 8))
+
+
+def test_weights_in_constant_nodes_are_weights(save: Save) -> None:
+    """As Paddle writes them."""
+    model, image = make(), np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    before = adopt(save(model))
+    held = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in model.graph.initializer]
+    nodes = [*held, *model.graph.node]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.node.extend(nodes)
+    path = save(model)
+    graph = adopt(path)
+    assert not list(graph.nodes("Constant"))
+    assert count_params(graph) == count_params(before) == count_params(load(path)) > 0
+    np.testing.assert_array_equal(run(graph.to_bytes(), image)[0], run(before.to_bytes(), image)[0])
 
 
 def test_torch_with_an_open_batch_is_as_good_as_without(save: Save, tmp_path: Path, cmt_ti_graph: Graph) -> None:
@@ -511,7 +547,7 @@ def test_other_opsets_are_refused(save: Save, opset: int) -> None:
         ((1, 1, 8, 8), TensorProto.FLOAT, ["1 channels", "grayscale", "x.mean(1, keepdim=True)"]),
         ((1, 8, 8, 3), TensorProto.FLOAT, ["channels last", "permute"]),
         ((1, 4, 8, 8), TensorProto.FLOAT, ["4 channels", "RGB"]),
-        ((1, 3, 8, 12), TensorProto.FLOAT, ["not square"]),
+        ((1, 3, 8, 10**5), TensorProto.FLOAT, ["over 8192 px"]),
         ((1, 3, 10**5, 10**5), TensorProto.FLOAT, ["over 8192 px"]),
         ((1, 3, 64), TensorProto.FLOAT, ["does not take one image", "(1, 3, 64)"]),
         ((1, 3, 8, 8), TensorProto.FLOAT16, ["does not take one image", "float16"]),
