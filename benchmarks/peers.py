@@ -32,7 +32,7 @@ def main() -> None:
 
 def images_of(order: dict[str, Any]) -> Iterator[NDArray[np.float32]]:
     """Preprocessed images (1, 3, H, W) in the order asked for, read from the file one at a time."""
-    shape = (1, 3, order["side"], order["side"])
+    shape = tuple(order["shape"])
     size = 4 * int(np.prod(shape))
     with Path(order["images"]).open("rb") as file:
         for index in order["indexes"]:

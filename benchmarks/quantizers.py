@@ -91,7 +91,7 @@ class Bench:
         self.folder, self.model, self.python, self.threads = folder, model, python, threads
         self.reference = folder / "fp32.onnx"
         self.reference.write_bytes(model.to_bytes())
-        self.side = graph.shape_of(model.input)[-1]
+        self.shape = (1, *graph.shape_of(model.input)[1:])
 
     def store(self, images: Images, preprocess: Preprocess, most: int) -> None:
         """Write crops for us and finished inputs for the others, repeated up to `most`."""
@@ -105,7 +105,7 @@ class Bench:
     def run(self, tool: Tool, indexes: Sequence[int], output: Path) -> dict[str, float] | str:
         """Quantize in a fresh process: its costs, or the last line of what it complained about."""
         order: dict[str, object] = {
-            "tool": tool.tool, "method": tool.method, "model": str(self.reference), "side": self.side,
+            "tool": tool.tool, "method": tool.method, "model": str(self.reference), "shape": self.shape,
             "input": self.model.input.name, "images": str(self.folder / "images.raw"), "indexes": list(indexes),
             "exclude": list(tool.exclude), "output": str(output), "threads": self.threads,
         }  # fmt: skip

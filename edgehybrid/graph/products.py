@@ -1,6 +1,7 @@
 """Read a convolution or linear layer as one matrix product: its weight as a matrix, its input as rows, its bias."""
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,16 +163,16 @@ def raise_constant(
         graph: That holds the node.
         node: A convolution, linear layer, sum or norm.
         index: Of its input that is the constant; the old one stays for others, unread if there are none.
-        amount: (channels,).
+        amount: (channels,), or in a shape that broadcasts with the constant; of one number it makes one per channel.
         taken: Names in use, extended by the new one.
 
     Raises:
-        ValueError: There is no constant of this size.
+        ValueError: The constant is of another size.
     """
     old = node.inputs[index] if index < len(node.inputs) else None
     array = constant(old)
     before = np.zeros(amount.shape, np.float32) if array is None else array.astype(np.float32)
-    if before.shape[-1:] != amount.shape:
+    if math.prod(np.broadcast_shapes(before.shape, amount.shape)) > max(before.size, amount.size):
         raise ValueError(f"the bias of '{node.name}' has another size")
     if index >= len(node.inputs):
         node.resize_inputs(index + 1)

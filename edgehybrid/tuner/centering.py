@@ -2,7 +2,8 @@
 
 Residual streams carry offsets: channels that stand at 400 and vary by 6. One scale for all channels must reach 400,
 and leaves a handful of levels for what varies. In real numbers W x + b = W (x - c) + (b + W c). A layer norm that only
-layers read takes c off its own bias, which costs an engine nothing, so it does wherever that measures better. What
+layers read takes c off its own bias, and the sum of a tensor and a constant (the affine that PP-LCNetV3 and HGNetV2
+learn behind an activation) off the constant. That costs an engine nothing, so they do wherever it measures better. What
 subtracts c from a sum of branches is an operator that the engine has to run, so it is put in only where int8 hurts and
 this helps a lot; nothing that makes such a sum could take the offsets, as others read it too.
 
@@ -10,8 +11,9 @@ Source:
     Wei et al., "Outlier Suppression+", EMNLP 2023 (channel-wise shifting).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -29,9 +31,9 @@ from edgehybrid.tuner.channels import find_region
 from edgehybrid.tuner.local import ChooseRange, multiply, multiply_rounded, power, varying
 
 FREE_GAIN = 0.8
-"""A norm is centred where the error at its int8 readers falls to this part of what it was, or less: 1 dB."""
+"""What has a bias is centred where the error at its int8 readers falls to this part of what it was, or less: 1 dB."""
 GAIN = 0.25
-"""A sum is centred where it falls to this part or less: 6 dB."""
+"""A sum of branches is centred where it falls to this part or less: 6 dB."""
 NOISY_DB = 35.0
 """And where it was above this: a layer that loses less to int8 is worth no operator."""
 
@@ -41,7 +43,7 @@ _MOVES = MOVES | {"Slice", "Split"}
 def center(
     graph: Graph, plan: Plan, samples: Mapping[str, NDArray[np.float32]], choose_range: ChooseRange
 ) -> tuple[Graph, dict[str, str], tuple[Adjustment, ...]]:
-    """Centre the channels of norms and quantized sums, for the int8 products reading them, where that measures better.
+    """Centre the channels of norms and sums, for the int8 products reading them, where that measures better.
 
     Offsets are the means of one half of the images and are judged on the other; where they hold, the tensor gets the
     means of all.
@@ -72,7 +74,7 @@ def center(
         judged = [reader for reader in site.readers if reader.node in nodes]
         if not judged or len(judged) < len(nodes) or any(reader.product.output not in samples for reader in judged):
             continue  # nothing quantizes it, or something else does too
-        if site.norm is None and len(judged) < len(site.readers):
+        if site.bias is None and len(judged) < len(site.readers):
             continue  # a layer stays float
         record, found = _try(site, judged, samples, choose_range)
         records.append(record)
@@ -121,20 +123,22 @@ def center_rows(
     return centred
 
 
-def find_middles(norm: ir.Node, rows: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """What centring a norm would take off what its int8 readers read.
+def find_middles(value: ir.Value, rows: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """What centring a tensor without an operator would take off what its int8 readers read.
 
     Args:
-        norm: A layer norm.
+        value: What a layer norm computes, or any other tensor.
         rows: Output of each int8 product -> rows of its input, (groups, rows, in).
 
     Returns:
-        Output of each reader in `rows` -> the mean of every channel of its input, (channels,); empty where the norm
-        cannot be centred.
+        Output of each reader in `rows` -> the mean of every channel of its input, (channels,); empty where the tensor
+        cannot be centred, or not without an operator.
     """
-    site = _find(norm.outputs[0])
-    readers = [] if site is None else [reader for reader in site.readers if reader.product.output in rows]
-    if site is None or not readers:
+    site = _find(value)
+    if site is None or site.bias is None:
+        return {}
+    readers = [reader for reader in site.readers if reader.product.output in rows]
+    if not readers:
         return {}
     means = _means(site, readers, [rows[reader.product.output] for reader in readers])
     return {reader.product.output: means[reader.line] for reader in readers}
@@ -164,7 +168,13 @@ class _Site:
     readers: Sequence[_Reader]
     axis: int
     channels: int
-    norm: ir.Node | None  # takes the offsets off its bias; None: an operator does, and others read the tensor as it is
+    bias: tuple[ir.Node, int] | None
+    """The maker's own, as node and input, that takes the offsets; None: an operator does, as others read the tensor."""
+
+    def along(self, offset: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The offsets in a shape that broadcasts with the tensor: (channels, 1, 1) for maps."""
+        behind = -1 - self.axis if self.axis < 0 else len(shape_of(self.value)) - 1 - self.axis
+        return offset.reshape(-1, *[1] * behind)
 
 
 def _outputs(graph: Graph) -> dict[str, ir.Value]:
@@ -191,7 +201,9 @@ def _find(value: ir.Value) -> _Site | None:
     maker = value.producer()
     if maker is None or value.is_graph_output():
         return None
-    return _find_norm(value, maker) if maker.op_type == "LayerNormalization" else _find_sum(value)
+    if maker.op_type == "LayerNormalization":
+        return _find_norm(value, maker)
+    return _find_shifted(value, maker) or _find_sum(value)
 
 
 def _find_norm(value: ir.Value, norm: ir.Node) -> _Site | None:
@@ -208,13 +220,29 @@ def _find_norm(value: ir.Value, norm: ir.Node) -> _Site | None:
                 readers.append(_Reader(product, region.line(tensor, product.axis)[0].astype(np.int64)))
             elif node.op_type not in MOVES:
                 return None
-    return _Site(value, readers, -1, region.factors, norm) if readers else None
+    return _Site(value, readers, -1, region.factors, (norm, 2)) if readers else None
+
+
+def _find_shifted(value: ir.Value, add: ir.Node) -> _Site | None:
+    """The sum of a tensor and a constant, one number or one per channel, that only products read."""
+    place = next((i for i, operand in enumerate(add.inputs) if constant(operand) is not None), None)
+    site = None if add.op_type != "Add" or place is None else _find_direct(value)
+    if site is None or place is None or len(site.readers) < len(value.uses()):
+        return None
+    added, column = constant(add.inputs[place]), site.along(np.zeros(site.channels, np.float32))
+    if added is None or added.dtype != np.float32:
+        return None
+    size = math.prod(np.broadcast_shapes(added.shape, column.shape))
+    return replace(site, bias=(add, place)) if size == max(added.size, column.size) else None
 
 
 def _find_sum(value: ir.Value) -> _Site | None:
     """A sum of branches that products read, among others."""
-    if not _is_sum(value):
-        return None
+    return _find_direct(value) if _is_sum(value) else None
+
+
+def _find_direct(value: ir.Value) -> _Site | None:
+    """The products that read a tensor as it is, if they agree where its channels are."""
     products = [product for use in value.uses() if (product := _product(*use)) is not None]
     if not products or len({product.axis for product in products}) > 1:
         return None
@@ -255,9 +283,9 @@ def _try(
     )
     count, everything = len(readers), _means(site, readers, [samples[reader.product.output] for reader in readers])
     before_db, after_db = decibels(count, before), decibels(count, after)
-    pays = after <= FREE_GAIN * before if site.norm else after <= GAIN * before and before_db < NOISY_DB
+    pays = after <= FREE_GAIN * before if site.bias else after <= GAIN * before and before_db < NOISY_DB
     accepted = pays and float(np.abs(everything).max()) < FLOAT16_MAX
-    who = "the bias of the norm" if site.norm else "before rounding"
+    who = f"the bias of the {'sum' if site.bias[0].op_type == 'Add' else 'norm'}" if site.bias else "before rounding"
     note = f"mean of each channel taken off {who} and given to the bias of {counted(count, 'int8 reader')}"
     return Adjustment("centering", name_of(site.value), accepted, before_db, after_db, note), everything
 
@@ -284,11 +312,11 @@ def _error(
 
 
 def _write(graph: Graph, site: _Site, offset: NDArray[np.float32], taken: set[str | None]) -> None:
-    """Take the offsets off a tensor, for its products or at its norm, and give them to the biases, in place."""
-    if site.norm is None:
+    """Take the offsets off a tensor, for its products or at its maker, and give them to the biases, in place."""
+    if site.bias is None:
         _subtract(graph, site, offset, taken)
     else:
-        raise_constant(graph, site.norm, 2, -offset, taken)
+        raise_constant(graph, *site.bias, -site.along(offset), taken)
     for reader in site.readers:
         lost = reader.product.weight @ reader.column(offset).transpose(0, 2, 1)
         raise_bias(graph, reader.node, lost.reshape(-1), taken)

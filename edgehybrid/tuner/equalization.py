@@ -10,11 +10,11 @@ GELU written as one operator gets such a constant (gains.py).
 Tensors that are concatenated or pooled share one range (placement/ties.py). They get their factors together where they
 are one region, and are judged with that range in any case.
 
-A norm whose channels stand far from zero will be centred afterwards (centering.py). Its factors are also sought with
-a_c the largest distance from the channel's mean, and judged with the means taken off. Alpha is 1 there: every channel
-then has as little noise as one scale for all allows, so every output of the readers gets the least that activations
-can give it. A lower alpha spares the weights and lowers the sum over outputs, but the queries and keys that decide an
-attention can be small ones among large (benchmarks/README.md, Conformer of CIFAR-10).
+What stands far from zero, and can be centred without an operator, will be afterwards (centering.py). Factors for it are
+also sought with a_c the largest distance from the channel's mean, and judged with the means taken off. Alpha is 1
+there: every channel then has as little noise as one scale for all allows, so every output of the readers gets the least
+that activations can give it. A lower alpha spares the weights and lowers the sum over outputs, but the queries and keys
+that decide an attention can be small ones among large (benchmarks/README.md, Conformer of CIFAR-10).
 
 Source:
     Xiao et al., "SmoothQuant", ICML 2023 (layer norm); Nagel et al., "Data-Free Quantization", ICCV 2019 (ReLU).
@@ -112,8 +112,8 @@ def equalize(
         if not readers:
             continue
         firsts = {p.output: halves[p.output][0] for p in readers}
-        known = _Known(span, _middles(region, {name: samples[name] for name in firsts}))
-        early = _Known(early_span, _middles(region, firsts))
+        known = _Known(span, _middles(region, seed, {name: samples[name] for name in firsts}))
+        early = _Known(early_span, _middles(region, seed, firsts))
         if sites == "folded" or not (early.middles and known.strays()):
             known, early = _Known(span, {}), _Known(early_span, {})
         site = _Site(region, readers, _share_ranges(products, readers, reads, tied), rows, known, early)
@@ -225,11 +225,12 @@ def _share_ranges(
     return tuple(tuple(group) for group in groups.values() if any(product.output in outputs for product in group))
 
 
-def _middles(region: Region, rows: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+def _middles(region: Region, seed: ir.Value, rows: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """What centring will take off each channel, where it can without an operator at all readers; else nothing."""
-    if len(region.takers) != 1 or region.takers[0].op_type != "LayerNormalization":
+    norms = [node for node in region.takers if node.op_type == "LayerNormalization"]
+    if norms and len(region.takers) > 1:
         return {}
-    found = find_middles(region.takers[0], rows)
+    found = find_middles(norms[0].outputs[0] if norms else seed, rows)
     return found if len(found) == len(rows) else {}
 
 

@@ -54,6 +54,22 @@ def normed(reader: str, *, offset: float = OFFSET) -> Graph:
     return net.graph(net.op("Add", net.linear(x, 16, 16), x))
 
 
+def shifted(shape: tuple[int, ...] = (1,), *, offset: float = OFFSET, tokens: bool = False, reader: str = "") -> Graph:
+    """Channels far from zero behind an activation, then a learned constant, as PP-LCNetV3 has them."""
+    net = SingleNet(1, 16, 32) if tokens else SingleNet(1, 32, 4, 4)
+    away = net.const(offset * net.random.uniform(1, 2, 32 if tokens else (32, 1, 1)))
+    layer = net.linear if tokens else net.conv
+    x = net.op("Relu", net.op("Add", layer("input", 32, 32), away))
+    x = net.op("Add", x, net.weight(*shape))
+    if reader == "padded":
+        return net.graph(net.conv(x, 32, 32, 3, pads=[1, 1, 1, 1]))
+    y = layer(x, 32, 32)
+    return net.graph(net.op("Add", y, x) if reader == "sum too" else y)
+
+
+SUMS = [shifted(), shifted(()), shifted((32, 1, 1)), shifted((1, 32, 1, 1)), shifted(tokens=True)]
+
+
 def taken(graph: Graph) -> Samples:
     """Rows of eight images."""
     products = list(find_products(graph, plan(graph, "fp32")).values())
@@ -126,10 +142,45 @@ def test_a_norm_without_offsets_stays(reader: str) -> None:
 
 @pytest.mark.parametrize(
     "graph",
-    [stream(reader="padded"), stream(reader="unbiased"), nets.attending(), normed("padded too"), normed("sum too")],
+    [
+        *(
+            stream(reader="padded"),
+            stream(reader="unbiased"),
+            nets.attending(),
+            normed("padded too"),
+            normed("sum too"),
+        ),
+        *(shifted(reader="padded"), shifted(reader="sum too"), shifted((4, 4)), shifted((1, 1, 4, 4))),
+    ],
 )
 def test_padding_a_missing_bias_and_other_makers_or_readers_are_no_sites(graph: Graph) -> None:
     assert centred(graph)[1:] == ({}, ())
+
+
+@pytest.mark.parametrize("graph", SUMS)
+def test_a_sum_with_a_constant_takes_the_offsets_off_the_constant(graph: Graph, tmp_path: Path) -> None:
+    result, offsets, (record,) = centred(graph)
+    assert record.accepted
+    assert record.after_db > record.before_db + 20
+    assert "the bias of the sum" in record.note
+    assert [n.op_type for n in result.nodes()] == [n.op_type for n in graph.nodes()]  # it costs no operator
+    (tensor,) = offsets
+    x = draw(graph, 99)
+    (before, there), (after, moved) = run(graph, x, tensor), run(result, x, tensor)
+    assert np.abs(there).max() > OFFSET
+    assert np.abs(moved).max() < OFFSET / 20
+    np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
+    assert apply_offsets(graph, offsets).digest() == result.digest()
+    (tmp_path / "centred.onnx").write_bytes(result.to_bytes())
+    assert load(tmp_path / "centred.onnx").to_bytes() == result.to_bytes()
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_sum_with_a_constant_without_offsets_stays(tokens: bool) -> None:
+    graph = shifted(offset=0.0, tokens=tokens)
+    result, offsets, (record,) = centred(graph)
+    assert not record.accepted
+    assert (result, offsets) == (graph, {})
 
 
 def test_offsets_are_exact_in_float16_and_make_the_same_graph_again() -> None:
@@ -142,7 +193,7 @@ def test_offsets_are_exact_in_float16_and_make_the_same_graph_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "graph", [stream(), stream(reader="strided"), normed("layer"), normed("convolution"), normed("float too")]
+    "graph", [stream(), stream(reader="strided"), normed("layer"), normed("convolution"), normed("float too"), *SUMS]
 )
 def test_centred_rows_are_what_the_centred_graph_gives(graph: Graph) -> None:
     result, offsets, _ = centred(graph)
