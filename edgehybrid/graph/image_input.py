@@ -118,6 +118,12 @@ def fix_dimensions(image: onnx.ValueInfoProto, batch: int, size: Size | None) ->
             fix=f"--input-size {known}" if any(d.dim_value for d in dims[2:]) else "--input-size PX, or HEIGHTxWIDTH",
         )
     height, width = (None, None) if size is None else sides(size)
+    if size is not None and max(sides(size)) > LARGEST_SIDE:
+        raise UsageError(
+            f"--input-size {spelled(size)} is larger than any camera's",
+            why=f"a side is over {LARGEST_SIDE} px",
+            fix="give the size that the network will see",
+        )
     wanted = (batch if batch > 1 else None, None, height, width)
     fixed = {}
     for dim, asked, value, option in zip(

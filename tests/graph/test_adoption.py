@@ -568,6 +568,8 @@ def test_options_that_contradict_the_file_are_refused(save: Save) -> None:
         with pytest.raises(UsageError, match=f"{word} does not fit") as caught:
             adopt(path, **options)
         assert "(2, 3, 8, 8)" in caught.value.why
+    with pytest.raises(UsageError, match="--input-size 8x9000 is larger"):
+        adopt(save(make((1, 3, "h", "w"))), input_size=(8, 9000))
     with pytest.raises(UsageError, match="--batch 0"):
         adopt(path, batch=0)
 
