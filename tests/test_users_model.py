@@ -116,6 +116,7 @@ def test_an_input_need_not_be_square(home: Path) -> None:
     document = json.loads((home / "wide" / "report.json").read_bytes())
     assert document["model"]["input"] == [1, 3, 16, 24]
     page = (home / "wide" / "report.html").read_text()
+    assert "16 × 24 px · batch 1 · 5 classes" in page
     assert "to cover 16 × 24 px (bilinear), centre 16 px high and 24 px wide, RGB" in page
     assert edgehybrid.report([home / "wide"]).model == made.model
     for command in (made.command, made.next_command):

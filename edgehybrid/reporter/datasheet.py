@@ -78,6 +78,7 @@ def page(report: Report) -> str:
     report = publishable(report)
     template, style = _template()
     found = wording.compare(report)
+    height, width = sides(report.model.preprocess.size)
     return template.render(
         report=report,
         style=Markup(style),
@@ -104,6 +105,8 @@ def page(report: Report) -> str:
         engine_sentence=wording.engine_sentence(report),
         floor_sentence=wording.floor_sentence(report),
         time_sentence=wording.time_sentence(report) if report.stages else "",
+        height=height,
+        width=width,
         resized=_resized(report.model.preprocess),
         centre=_centre(report.model.preprocess),
         longest=max([1e-3, *(stage.seconds for stage in report.stages)]),
