@@ -82,7 +82,7 @@ def adopt(
             notify(f"input '{image.name}' fixed to {dims_of(image)}")
             substitute(proto, fixed)
         graph = compute_shapes(from_proto(_raised(proto, notify)))
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=1)(graph.model)  # some keep weights in nodes
+    LiftConstantsToInitializersPass()(graph.model)  # those of 16 numbers and more: some keep weights in nodes
     write_pads(graph)
     name_by_modules(graph)
     if (found := precision(graph)) != "fp32":
