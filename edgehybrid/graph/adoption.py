@@ -58,8 +58,8 @@ def adopt(
         notify: Told what was fixed.
 
     Returns:
-        Static shapes, standard operators only, weights neither among the inputs nor in Constant nodes, local functions
-        inlined.
+        Static shapes, standard operators only, weights no longer among the inputs nor (from 16 numbers on) in Constant
+        nodes, local functions inlined.
 
     Raises:
         GraphError: As `load`, but for opsets from 7 on; a file that is already int8 or fp16; an operator that is

@@ -124,6 +124,12 @@ def fix_dimensions(image: onnx.ValueInfoProto, batch: int, size: Size | None) ->
             why=f"a side is over {LARGEST_SIDE} px",
             fix="give the size that the network will see",
         )
+    if isinstance(size, tuple) and dims[2].dim_param and dims[2].dim_param == dims[3].dim_param:
+        raise UsageError(
+            f"--input-size {spelled(size)} does not fit the file",
+            why=f"its input '{image.name}' {dims_of(image)} has one name for both sides",
+            fix="export again with a name for each, or give one side",
+        )
     wanted = (batch if batch > 1 else None, None, height, width)
     fixed = {}
     for dim, asked, value, option in zip(

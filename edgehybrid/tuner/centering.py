@@ -2,10 +2,10 @@
 
 Residual streams carry offsets: channels that stand at 400 and vary by 6. One scale for all channels must reach 400,
 and leaves a handful of levels for what varies. In real numbers W x + b = W (x - c) + (b + W c). A layer norm that only
-layers read takes c off its own bias, and the sum of a tensor and a constant (the affine that PP-LCNetV3 and HGNetV2
-learn behind an activation) off the constant. That costs an engine nothing, so they do wherever it measures better. What
-subtracts c from a sum of branches is an operator that the engine has to run, so it is put in only where int8 hurts and
-this helps a lot; nothing that makes such a sum could take the offsets, as others read it too.
+layers read takes c off its own bias, and the sum of a tensor and a constant (the affine that PP-LCNetV3 learns behind
+activations) off the constant. That costs an engine nothing, so they do wherever it measures better. What subtracts c
+from a sum of branches is an operator that the engine has to run, so it is put in only where int8 hurts and this helps a
+lot; nothing that makes such a sum could take the offsets, as others read it too.
 
 Source:
     Wei et al., "Outlier Suppression+", EMNLP 2023 (channel-wise shifting).

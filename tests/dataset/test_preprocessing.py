@@ -34,7 +34,7 @@ def weights(old: int, new: int) -> NDArray[np.float64]:
 
 def reference(pixels: NDArray[np.uint8], p: Preprocess) -> NDArray[np.float64]:
     height, width = pixels.shape[:2]
-    rows, columns = (p.size, p.size) if isinstance(p.size, int) else p.size
+    rows, columns = sides(p.size)
     least_h, least_w = int(rows / p.crop_pct), int(columns / p.crop_pct)
     new_h, new_w = least_w * height // width, least_w
     if new_h < least_h:

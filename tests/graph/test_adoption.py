@@ -569,6 +569,9 @@ def test_options_that_contradict_the_file_are_refused(save: Save) -> None:
         with pytest.raises(UsageError, match=f"{word} does not fit") as caught:
             adopt(path, **options)
         assert "(2, 3, 8, 8)" in caught.value.why
+    with pytest.raises(UsageError, match="--input-size 8x12 does not fit") as caught:
+        adopt(save(make((1, 3, "side", "side"))), input_size=(8, 12))
+    assert "(1, 3, side, side) has one name for both" in caught.value.why
     with pytest.raises(UsageError, match="--input-size 8x9000 is larger"):
         adopt(save(make((1, 3, "h", "w"))), input_size=(8, 9000))
     with pytest.raises(UsageError, match="--batch 0"):

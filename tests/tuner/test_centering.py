@@ -143,14 +143,11 @@ def test_a_norm_without_offsets_stays(reader: str) -> None:
 @pytest.mark.parametrize(
     "graph",
     [
-        *(
-            stream(reader="padded"),
-            stream(reader="unbiased"),
-            nets.attending(),
-            normed("padded too"),
-            normed("sum too"),
-        ),
-        *(shifted(reader="padded"), shifted(reader="sum too"), shifted((4, 4)), shifted((1, 1, 4, 4))),
+        *(stream(reader=reader) for reader in ("padded", "unbiased")),
+        nets.attending(),
+        *(normed(reader) for reader in ("padded too", "sum too")),
+        *(shifted(reader=reader) for reader in ("padded", "sum too")),
+        *(shifted(shape) for shape in ((4, 4), (1, 1, 4, 4))),
     ],
 )
 def test_padding_a_missing_bias_and_other_makers_or_readers_are_no_sites(graph: Graph) -> None:
