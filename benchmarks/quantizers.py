@@ -11,11 +11,11 @@ Every result is scored in canonical numerics: ONNX Runtime with graph optimisati
 - drop: top-1 lost, paired, with its 95 % interval, for peers also by how much ours is behind on the same images;
   agreement and SQNR of the logits.
 - layers: SQNR at the outputs of all convolutions and products, biases included, that every result still computes under
-  its name, up to one factor per channel, as equalization moves such factors into the next layer; the mean over layers,
-  and the worst difference of one layer to ours. Of evaluation images: on those of calibration a range that reaches
-  their maximum clips nothing. Once of all images together, where one that puts out ten times as much counts a hundred
-  times, and once of each image, in dB, averaged over images (the factors are medians then, as an image that puts out
-  hardly anything but noise would else spoil them for all).
+  its name, up to one factor and one constant per channel, as equalization and zero points move such into the next
+  layer; the mean over layers, and the worst difference of one layer to ours. Of evaluation images: on those of
+  calibration a range that reaches their maximum clips nothing. Once of all images together, where one that puts out ten
+  times as much counts a hundred times, and once of each image, in dB, averaged over images (factors and constants are
+  medians then, as an image that puts out hardly anything but noise would else spoil them for all).
 - cost: seconds over those of bare forward passes of the same images, and the peak resident set, for several numbers of
   images, medians over rounds in which every tool takes its turn; imports are not counted. Where there are fewer images,
   they are repeated. Ours decodes and preprocesses its images in that time, peers read theirs ready.
@@ -395,10 +395,13 @@ def result_of(node: ir.Node) -> str:
 def layer_sqnr(
     reference: graph.Graph, quantized: graph.Graph, names: Sequence[str], images: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float64]]:
-    """Decibels per layer, the best factor per channel taken out first: of all images together, and the mean image's."""
+    """Decibels per layer, of all images together, and the mean image's.
+
+    The best factor and constant per channel are taken out first.
+    """
     sessions = [open_session(opened, names, threads=1, optimise=False) for opened in (reference, quantized)]
     axes = {result_of(n): 1 if n.op_type == "Conv" else -1 for n in reference.nodes(*LAYERS)}
-    sums: list[list[NDArray[np.float64]]] = [[] for _ in names]  # per image: (3, channels)
+    sums: list[list[NDArray[np.float64]]] = [[] for _ in names]  # per image: (6, channels)
     for image in images:
         want, got = (
             s.run(list(names), {g.input.name: image[None]})
@@ -409,16 +412,32 @@ def layer_sqnr(
                 np.moveaxis(a[i].astype(np.float64), axes[name], 0).reshape(a[i].shape[axes[name]], -1)
                 for a in (want, got)
             )
-            sums[i].append(np.stack([(r * r).sum(1), (q * q).sum(1), (r * q).sum(1)]))
+            count = np.full(len(r), r.shape[1], np.float64)
+            sums[i].append(np.stack([count, r.sum(1), q.sum(1), (r * r).sum(1), (q * q).sum(1), (r * q).sum(1)]))
     together, each = [], []
     for layer in sums:
-        signal, power, product = np.moveaxis(np.stack(layer), 1, 0)  # (images, channels) each
-        noise = noise_of(signal, power, product, divide(product.sum(0), power.sum(0)))
-        together.append(decibels(signal.sum(), noise.sum()))
-        shares = divide(power, power.sum(1, keepdims=True))
-        noise = noise_of(signal, power, product, weighted_median(divide(product, power), shares))
-        each.append(np.mean([decibels(s, n) for s, n in zip(signal.sum(1), noise, strict=True)]))
+        found = np.stack(layer)  # (images, 6, channels)
+        _, factor = spread(found.sum(0))
+        noise = noise_of(found, factor, offset(found.sum(0), factor))
+        together.append(decibels(found[:, 3].sum(), noise.sum()))
+        power, factors = spread(found)
+        factor = weighted_median(factors, divide(power, power.sum(1, keepdims=True)))
+        noise = noise_of(found, factor, np.median(offset(found, factor), axis=0))
+        each.append(np.mean([decibels(s, n) for s, n in zip(found[:, 3].sum(1), noise, strict=True)]))
     return {"together": np.array(together), "image_by_image": np.array(each)}
+
+
+def spread(found: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How much of q varies, and the best factor for it, per channel, from sums of 1, r, q, rr, qq and rq."""
+    count, r, q, _, qq, rq = np.moveaxis(found, -2, 0)
+    power = qq - divide(q * q, count)
+    return power, divide(rq - divide(r * q, count), power)
+
+
+def offset(found: NDArray[np.float64], factor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The best constant for a factor, per channel."""
+    count, r, q, *_ = np.moveaxis(found, -2, 0)
+    return divide(factor * q - r, count)
 
 
 def divide(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -435,10 +454,12 @@ def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -
 
 
 def noise_of(
-    signal: NDArray[np.float64], power: NDArray[np.float64], product: NDArray[np.float64], factor: NDArray[np.float64]
+    found: NDArray[np.float64], factor: NDArray[np.float64], constant: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """What is left of each image where each channel is multiplied by its factor."""
-    return np.asarray((signal - 2 * factor * product + factor**2 * power).sum(1))
+    """What is left of each image where each channel is multiplied by its factor, less its constant."""
+    count, r, q, rr, qq, rq = np.moveaxis(found, 1, 0)
+    moved = rr - 2 * factor * rq + factor**2 * qq  # (factor q - r)^2
+    return np.asarray((moved - 2 * constant * (factor * q - r) + constant**2 * count).sum(1))
 
 
 # --- Model Optimizer --------------------------------------------------------------------------------

@@ -118,17 +118,18 @@ def test_every_command_of_the_proof_has_the_options_it_is_given(scripts: None, t
     assert asked == 5
 
 
-def pointwise(factors: Sequence[float], limit: float = np.inf, offset: float = 0) -> Graph:
-    """Three channels, each cut at `limit` and then through a convolution of its own."""
+def pointwise(factors: Sequence[float], limit: float = np.inf, noise: float = 0, offset: float = 0) -> Graph:
+    """Three channels, each cut at `limit`, with the same noise in every image, through a convolution of its own."""
     net = SingleNet(1, 3, 2, 2)
     weight = net.const(np.array(factors, np.float32).reshape(3, 1, 1, 1))
     bias = net.const(np.full(3, offset, np.float32))
     cut = net.op("Clip", "input", net.const(np.float32(-limit)), net.const(np.float32(limit)))
-    return net.graph(net.op("Conv", cut, weight, bias, group=3))
+    pattern = net.const(noise * np.array([[1, -1], [-1, 1]], np.float32))
+    return net.graph(net.op("Conv", net.op("Add", cut, pattern), weight, bias, group=3))
 
 
-def test_layers_are_compared_up_to_factors_per_channel_and_by_image(scripts: None) -> None:
-    """A factor per channel is no noise. Cutting a loud image weighs more in the sum over all."""
+def test_layers_are_compared_up_to_factors_and_constants_per_channel_and_by_image(scripts: None) -> None:
+    """A factor or a constant per channel is no noise. Cutting a loud image weighs more in the sum over all."""
     quantizers = load("quantizers")
     images = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).clip(-3, 3).astype(np.float32)
     images[0] *= 4
@@ -136,11 +137,14 @@ def test_layers_are_compared_up_to_factors_per_channel_and_by_image(scripts: Non
     (name,) = (name_of(node.outputs[0]) for node in reference.nodes("Conv"))
     scaled = quantizers.layer_sqnr(reference, pointwise([2, 0.5, 1]), [name], images)
     assert scaled["together"][0] == scaled["image_by_image"][0] == 200.0
+    moved = quantizers.layer_sqnr(reference, pointwise([1, -2, 1], offset=3.0), [name], images)
+    assert moved["together"][0] > 120
+    assert moved["image_by_image"][0] > 120
     cut = quantizers.layer_sqnr(reference, pointwise([1, 1, 1], limit=1.5), [name], images)
-    assert 3 < cut["together"][0] + 3 < cut["image_by_image"][0] < 22
+    assert 3 < cut["together"][0] + 3 < cut["image_by_image"][0] < 25
     images[0] /= 1e6  # now its output is noise alone, and must not decide the factors of the others
-    shifted = quantizers.layer_sqnr(reference, pointwise([1, 1, 1], offset=0.01), [name], images)
-    assert 10 < shifted["image_by_image"][0] < shifted["together"][0]
+    noisy = quantizers.layer_sqnr(reference, pointwise([1, 1, 1], noise=0.01), [name], images)
+    assert 10 < noisy["image_by_image"][0] < noisy["together"][0]
     lead = quantizers.lead(scaled["together"], cut["together"], [name])
     assert lead["ours_worst_layer"] == name
     assert lead["ours_worst_layer_db"] == lead["ours_better_by_db"] > 180

@@ -62,7 +62,11 @@ def read_document(path: Path) -> Calibration:
         fields = json.loads(path.read_bytes())
         if not isinstance(fields, Mapping) or fields.get("schema") != SCHEMA:
             raise ValueError(f"needed a document of schema {SCHEMA}")
-        optional = {key: fields[key] for key in ("tied", "factors", "offsets", "exponent", "uneven") if key in fields}
+        optional = {
+            key: fields[key]
+            for key in ("tied", "factors", "offsets", "zero_points", "exponent", "uneven")
+            if key in fields
+        }
         needed = {key: fields.get(key) for key in ("method", "images", "sha256", "tensors")}
         ranges = decode(Ranges, needed | optional)
         _check(ranges)
@@ -101,6 +105,8 @@ def _check(ranges: Ranges) -> None:
         raise ValueError(f"a factor lies beyond 2**{_STEEPEST // 8}")
     if not all(math.isfinite(float(each)) for text in ranges.offsets.values() for each in text.split()):
         raise ValueError("an offset is not finite")
+    if not all(math.isfinite(each) for each in ranges.zero_points.values()):
+        raise ValueError("a zero point is not finite")
 
 
 def digest_of(digests: Sequence[str]) -> str:

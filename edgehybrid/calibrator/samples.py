@@ -1,11 +1,12 @@
 """Keep a few rows of what each layer reads, from a few images: enough to try a choice at the layer's own output."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgehybrid.calibrator.ranges import LOUD
 from edgehybrid.calibrator.session import Slot, open_session, regroup
 from edgehybrid.graph import Graph, name_of, shape_of
 from edgehybrid.graph.products import Product
@@ -28,6 +29,8 @@ class Samples:
     """(2, channels): smallest and largest value of every channel."""
     early_span: Mapping[str, NDArray[np.float32]]
     """The same in the first half of the images."""
+    loud: Set[str]
+    """Outputs of products whose input reaches `LOUD` times as far on some image as on the median one, or further."""
 
 
 def sample(
@@ -65,6 +68,7 @@ def sample(
     groups, calls = max(1, images // batch), images // batch + images % batch
     span: dict[str, NDArray[np.float32]] = {}
     early: dict[str, NDArray[np.float32]] = {}
+    peaks: dict[str, list[float]] = {name: [] for name in read}
     kept = {p.output: _Pile(p, calls * rows_per_batch(p, rows, groups)) for p in products}
     for ordinal, (group, _) in enumerate(regroup(batches, shape_of(graph.input))):
         slot.run(group)
@@ -73,11 +77,13 @@ def sample(
             kept[name].add(product.rows(x, rows_per_batch(product, rows, groups), ordinal))
             others = tuple(i for i in range(x.ndim) if i != product.axis % x.ndim)
             least, most = x.min(axis=others), x.max(axis=others)
+            peaks[name].append(float(max(-least.min(), most.max())))
             known = span.get(name, (least, most))
             span[name] = np.stack([np.minimum(known[0], least), np.maximum(known[1], most)])
             if 2 * ordinal < groups:
                 early[name] = span[name]
-    return Samples({name: kept.pop(name).rows for name in read}, span, early)
+    loud = {name for name, reached in peaks.items() if max(reached) > LOUD * float(np.median(reached))}
+    return Samples({name: kept.pop(name).rows for name in read}, span, early, loud)
 
 
 class _Pile:

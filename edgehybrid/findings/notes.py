@@ -33,6 +33,7 @@ NAMED = 5
 _ADJUSTMENTS = {
     "equalization": "tensors equalized",
     "centering": "tensors centred",
+    "zero point": "tensors given a zero point",
     "range": "ranges changed",
     "bias": "biases corrected",
     "rounding": "weights rounded anew",

@@ -20,6 +20,7 @@ _POINTWISE = {
     *("Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "Exp", "Sqrt", "Clip", "Identity", "Cast", "Erf", "Gelu"),
     *("Sigmoid", "Tanh", "Relu", "HardSigmoid", "HardSwish", "Softplus", "Mish"),
 }
+_ACTIVATIONS = {"Gelu", "HardSwish", "Mish", "Swish", "Elu", "Selu", "Celu"}
 _SCORES = MOVES | {"Add", "Sub", "Mul", "Div", "Where", "Slice", "Pad", "Cast", "Expand", "Concat", "Gather"}
 
 
@@ -93,6 +94,17 @@ def _maker(value: ir.Value) -> ir.Node:
     if node is None:
         raise ValueError(f"'{value.name}' is not computed")
     return node
+
+
+def is_activation(node: ir.Node) -> bool:
+    """Whether a node computes an activation function of more than two slopes: an operator, or a product that ends one.
+
+    GELU and SiLU are often written as a product of two functions of one tensor.
+    """
+    if node.op_type != "Mul":
+        return node.op_type in _ACTIVATIONS
+    first, second = input_of(node, 0), input_of(node, 1)
+    return constant(first) is None and constant(second) is None and _root(first) is _root(second)
 
 
 def branch_factors(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:

@@ -22,6 +22,8 @@ class Ranges:
     eighths of an octave ("0 -3 12": 1, 2^(-3/8), 2^(12/8))."""
     offsets: Mapping[str, str] = field(default_factory=dict)
     """Of a centred graph, to which the ranges then belong: tensor -> what was taken off each channel."""
+    zero_points: Mapping[str, float] = field(default_factory=dict)
+    """Of a graph that was shifted, to which the ranges then belong: tensor -> what was taken off all of it."""
     exponent: int = 2
     """Of method "mse": ranges have the least mean of |error|**exponent; 3 where few images outreach the others."""
     uneven: Mapping[str, float] = field(default_factory=dict)
@@ -59,7 +61,7 @@ class Plan:
 class Adjustment:
     """One place where something better than the plain way was tried, and whether it measured better there."""
 
-    kind: Literal["equalization", "centering", "range", "bias", "rounding"]
+    kind: Literal["equalization", "centering", "zero point", "range", "bias", "rounding"]
     site: str  # tensor or node
     accepted: bool
     before_db: float  # signal to quantization noise at the output of the layers that it concerns

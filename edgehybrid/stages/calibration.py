@@ -102,7 +102,7 @@ def reuse_calibration(path: Path, baseline: Path, preprocess: Preprocess, method
         listener().note(f"{path} was calibrated with other preprocessing: {found.preprocess}")
     used = {name: amax for name, amax in found.ranges.tensors.items() if name in needed}
     uneven = {name: levels for name, levels in found.ranges.uneven.items() if name in needed}
-    tuned = bool(found.ranges.factors or found.ranges.offsets)
+    tuned = bool(found.ranges.factors or found.ranges.offsets or found.ranges.zero_points)
     kept, lost = ("ranges and equalization", "") if tuned else ("ranges", "channels not equalized and ")
     note = f"{kept} taken from this file; {lost}biases not corrected, which needs a calibration in this build"
     about = ImageSet(path.name, str(path), found.ranges.images, found.ranges.sha256, note=note)

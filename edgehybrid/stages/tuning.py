@@ -16,6 +16,9 @@ from edgehybrid.stages.run import FORWARD_BATCH, Run
 from edgehybrid.store import Shelf, decode, sha256_of, to_json, write_atomic
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgehybrid.calibrator import Samples
     from edgehybrid.graph import Graph
 
@@ -32,11 +35,12 @@ STRETCHES = (1.19, 1.41)
 
 @dataclass(frozen=True)
 class Equalized:
-    """The same function with its channels equalized and centred."""
+    """The same function with its channels equalized and centred, and shifted by zero points."""
 
     path: Path
     factors: Mapping[str, str]  # tensor -> its factors, see `Ranges.factors`
     offsets: Mapping[str, str]  # tensor -> its offsets, see `Ranges.offsets`
+    zero_points: Mapping[str, float]  # tensor -> its zero point, see `Ranges.zero_points`
     adjustments: tuple[Adjustment, ...]
 
 
@@ -78,17 +82,19 @@ def prepare(
     else:
         few = _Few(baseline, images, preprocess, ROUNDING_IMAGES, ROUNDING_ROWS)
     ranges = calibrate(run, level.path, images, preprocess, method)
-    ranges = replace(ranges, factors=level.factors, offsets=level.offsets)
+    ranges = replace(ranges, factors=level.factors, offsets=level.offsets, zero_points=level.zero_points)
+    path, ranges = align_zero_points(run, few, level.path, ranges)
     if refine == "off" and rounding == "nearest":
-        return Prepared(level.path, ranges, None, level.adjustments)
-    tuned = tune(run, level.path, ranges, few, refine, rounding)
-    return Prepared(level.path, tuned.ranges, tuned.tuning, level.adjustments + tuned.adjustments)
+        return Prepared(path, ranges, settle_biases(run, path, ranges), level.adjustments)
+    tuned = tune(run, path, ranges, few, refine, rounding)
+    return Prepared(path, tuned.ranges, tuned.tuning, level.adjustments + tuned.adjustments)
 
 
 def reuse(run: Run, path: Path, baseline: Path, preprocess: Preprocess, method: Method) -> tuple[Prepared, ImageSet]:
     """The graph and the ranges of a calibration file, and its images; biases stay, as correcting them needs images."""
     ranges, about = reuse_calibration(path, baseline, preprocess, method)
-    return Prepared(apply_known(run, baseline, ranges), ranges), about
+    path = apply_known(run, baseline, ranges)
+    return Prepared(path, ranges, settle_biases(run, path, ranges)), about
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
     made: Graph | None = None
 
     def produce(folder: Path) -> None:
-        from edgehybrid import calibrator, placement, tuner
+        from edgehybrid import calibrator, placement, quantizer, tuner
 
         nonlocal made
         model, plan = few.opened
@@ -155,16 +161,21 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
             sites=sites,
         )
         offsets: dict[str, str] = {}
+        zero_points: dict[str, float] = {}
         if sites == "all":
             rows = tuner.scale_rows(model, factors, kept.rows)
             made, offsets, more = tuner.center(made, plan, rows, pick)
-            records += more
+            rows = tuner.center_rows(model, offsets, rows)
+            made, zero_points, last = tuner.shift(
+                made, plan, rows, pick, quantizer.choose_weight_scales, loud=kept.loud
+            )
+            records += more + last
         write_atomic(folder / "equalized.onnx", made.pieces())
-        found = {"factors": factors, "offsets": offsets, "adjustments": records}
+        found = {"factors": factors, "offsets": offsets, "zero_points": zero_points, "adjustments": records}
         write_atomic(folder / "equalized.json", to_json(found))
 
     if sites == "off":
-        return Equalized(few.baseline, {}, {}, ())
+        return Equalized(few.baseline, {}, {}, {}, ())
     inputs = {
         "model": sha256_of(few.baseline),
         "images": few.images.spec.sha256,
@@ -176,22 +187,54 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
         run.keep(folder / "equalized.onnx", made)
     kept = json.loads((folder / "equalized.json").read_bytes())
     adjustments = tuple(decode(Adjustment, x) for x in kept["adjustments"])
-    return Equalized(folder / "equalized.onnx", kept["factors"], kept["offsets"], adjustments)
+    return Equalized(folder / "equalized.onnx", kept["factors"], kept["offsets"], kept["zero_points"], adjustments)
 
 
 def apply_known(run: Run, baseline: Path, ranges: Ranges) -> Path:
-    """The graph that ranges with factors and offsets belong to."""
+    """The graph that ranges with factors, offsets and zero points belong to."""
 
     def produce(folder: Path) -> None:
         from edgehybrid import graph, tuner
 
-        equalized = tuner.apply_factors(graph.load(baseline), ranges.factors)
-        write_atomic(folder / "equalized.onnx", tuner.apply_offsets(equalized, ranges.offsets).pieces())
+        made = tuner.apply_offsets(tuner.apply_factors(graph.load(baseline), ranges.factors), ranges.offsets)
+        write_atomic(folder / "equalized.onnx", tuner.apply_zero_points(made, ranges.zero_points).pieces())
 
-    if not (ranges.factors or ranges.offsets):
+    if not (ranges.factors or ranges.offsets or ranges.zero_points):
         return baseline
-    inputs = {"model": sha256_of(baseline), "factors": ranges.factors, "offsets": ranges.offsets}
+    inputs = {
+        "model": sha256_of(baseline),
+        "factors": ranges.factors,
+        "offsets": ranges.offsets,
+        "zero_points": ranges.zero_points,
+    }
     return run.do("factors", inputs, produce) / "equalized.onnx"
+
+
+def align_zero_points(run: Run, few: _Few, calibrated: Path, ranges: Ranges) -> tuple[Path, Ranges]:
+    """The graph whose zero points are multiples of the scales that were found since, and its ranges."""
+    from edgehybrid import tuner
+
+    if not ranges.zero_points:
+        return calibrated, ranges
+    ranges = tuner.align(few.opened[0], ranges)
+    return apply_known(run, few.baseline, ranges), ranges
+
+
+def settle_biases(run: Run, path: Path, ranges: Ranges) -> Path | None:
+    """Biases for zero points where no images correct them; None without zero points."""
+
+    def produce(folder: Path) -> None:
+        from edgehybrid import placement, quantizer, tuner
+        from edgehybrid.graph.tuning import save_tuning
+
+        model = run.open(path)
+        plan = placement.plan(model, "fp32", uneven=ranges.uneven)
+        found = tuner.settle(model, plan, ranges.zero_points, quantizer.choose_weight_scales)
+        save_tuning(found, folder / "tuning.npz")
+
+    if not ranges.zero_points:
+        return None
+    return run.do("settle", {"model": sha256_of(path), "ranges": ranges}, produce) / "tuning.npz"
 
 
 def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, rounding: Rounding) -> Tuned:
@@ -222,7 +265,7 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
             plan,
             ranges,
             others,
-            tuner.center_rows(before, ranges.offsets, tuner.scale_rows(before, ranges.factors, few.samples.rows)),
+            _move_rows(before, ranges, few.samples.rows),
             quantizer.choose_weight_scales,
             tied=placement.tie(model, plan),
             importance=weigh_outputs(prepared, model, products, few.picked, few.preprocess, few.rows)
@@ -245,6 +288,16 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
     kept = json.loads((folder / "tuned.json").read_bytes())
     adjustments = tuple(decode(Adjustment, x) for x in kept["adjustments"])
     return Tuned(decode(Ranges, kept["ranges"]), folder / "tuning.npz", adjustments)
+
+
+def _move_rows(
+    before: "Graph", ranges: Ranges, rows: "Mapping[str, NDArray[np.float32]]"
+) -> "Mapping[str, NDArray[np.float32]]":
+    """Samples of the network before, as the one that the ranges belong to would give them."""
+    from edgehybrid import tuner
+
+    scaled = tuner.scale_rows(before, ranges.factors, rows)
+    return tuner.shift_rows(before, ranges.zero_points, tuner.center_rows(before, ranges.offsets, scaled))
 
 
 def _others(run: Run, prepared: Path, images: Images, preprocess: Preprocess, ranges: Ranges) -> list[Ranges]:

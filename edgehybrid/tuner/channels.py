@@ -3,6 +3,7 @@
 A factor f_c > 0 for channel c of a tensor is the same function if what computes the tensor multiplies its constants by
 f_c, and what reads it divides its own by f_c. Between the two the factor passes through whatever is homogeneous: layout
 changes, ReLU, pooling, products, the values of an attention. Channels are followed by moving an array of their numbers.
+An activation function that passes no factor, and has no constant to take it, gets a product with the factors behind it.
 Where a tensor is concatenated with others, they get factors of their own in the same region: one range will serve all.
 """
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import constant, known_shape
+from edgehybrid.graph.structure import is_activation
 from edgehybrid.tuner.region import (
     Blocked,
     Edit,
@@ -23,6 +25,7 @@ from edgehybrid.tuner.region import (
     insert_axis,
     lay_along,
     line_of,
+    shrink,
 )
 
 _RESHAPES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
@@ -42,7 +45,7 @@ def find_region(seed: ir.Value, axis: int) -> Region | None:
         None where some reader or maker can neither take the factors nor pass them on. The graph is not changed.
     """
     for alone in (False, True):
-        floods = [_Flood(preferred, alone=alone) for preferred in (1, 0)]
+        floods = [_Flood(preferred, alone=alone, gains=gains) for gains in (False, True) for preferred in (1, 0)]
         for flood in floods:
             if flood.fill(seed, axis):
                 return flood.region
@@ -57,14 +60,17 @@ class _Flood:
     Args:
         preferred: Which operand of a product of two tensors takes the factors.
         alone: What is concatenated with a tensor of the region gets no factors.
+        gains: An activation function that is written as a product of two tensors gets a product behind it; else one of
+            the two takes the factors, where it can.
     """
 
-    def __init__(self, preferred: int, *, alone: bool) -> None:
+    def __init__(self, preferred: int, *, alone: bool, gains: bool) -> None:
         self.region = Region(0)
         self.met_others = False
         self._fixed: set[ir.Value] = set()
         self._preferred = preferred
         self._alone = alone
+        self._gains = gains
         self._pending: list[ir.Value] = []
 
     def fill(self, seed: ir.Value, axis: int) -> bool:
@@ -139,6 +145,10 @@ class _Flood:
         elif op == "MatMul":
             values_ = node.inputs[1]
             self.join(values_, insert_axis(drop_axis(index, -2), _shape(values_), -2), sign)
+        elif (op != "Mul" or self._gains) and is_activation(node):
+            self.region.takers.append(node)
+            self.region.gains.append((output, shrink(index), sign))
+            self.region.grows = True
         elif op in ("Add", "Mul"):
             self._up_pair(node, index, sign)
         elif op == "Split":
@@ -295,7 +305,7 @@ class _Flood:
         first = np.take(index, [0], axis)
         if (index == first).all():  # tokens beside tokens: channels lie on another axis
             found = broadcast(first, shape)
-        elif any(_Flood(each, alone=True).fill(part, axis) for each in (1, 0)):
+        elif any(_Flood(each, alone=True, gains=self._gains).fill(part, axis) for each in (1, 0)):
             found = self._number(shape, axis)
         else:
             self._fixed.add(part)
@@ -320,15 +330,9 @@ class _Flood:
         shape = _shape(node.inputs[place])
         if len(shape) > index.ndim:
             raise Blocked
-        padded = (1,) * (index.ndim - len(shape)) + shape
-        for axis, side in enumerate(padded):
-            first = np.take(index, [0], axis)
-            if side == 1 and (index == first).all():
-                index = first
-        while index.ndim > len(shape) and index.shape[0] == 1:
-            index = index[0]
+        index = shrink(index, len(shape))
         self.region.edits.append(Edit(node, place, index, sign))
-        self.region.grows |= index.size > math.prod(shape)
+        self.region.grows |= math.prod(np.broadcast_shapes(shape, index.shape)) > math.prod(shape)
 
     def _undo(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
         _check_constant(node, place)

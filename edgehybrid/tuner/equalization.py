@@ -4,8 +4,8 @@ One scale serves all channels of an activation, so a channel with a tenth of the
 weight has a scale per output channel and room to spare. Factors f_c = a_c^-alpha w_c^(1 - alpha), with a_c the largest
 |x| of a channel and w_c the largest weight that reads it, move the difference from the activation into the weight. In
 real numbers the network stays the same function: what makes the tensor (the gain of a normalisation, the rows of a
-layer, the values of an attention, the constant of a product) takes the factors, what reads it is divided by them. A
-GELU written as one operator gets such a constant (gains.py).
+layer, the values of an attention, the constant of a product) takes the factors, what reads it is divided by them. An
+activation function that has no such constant gets one (region.py).
 
 Tensors that are concatenated or pooled share one range (placement/ties.py). They get their factors together where they
 are one region, and are judged with that range in any case.
@@ -38,7 +38,6 @@ from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Equalize, Plan
 from edgehybrid.tuner.centering import FREE_GAIN, find_middles
 from edgehybrid.tuner.channels import find_region
-from edgehybrid.tuner.gains import add_gains, drop_idle_gains
 from edgehybrid.tuner.local import ChooseRange, multiply, multiply_rounded, power, varying
 from edgehybrid.tuner.region import Region, write_factors
 
@@ -91,7 +90,6 @@ def equalize(
     result = graph.clone()
     if sites == "off":
         return result, {}, ()
-    gains = add_gains(result)
     makers = {name_of(node.outputs[0]): node for node in result.nodes()}
     products = [p for p in find_products(result, plan).values() if p.output in samples]
     activations = [d.tensor for d in plan.decisions if d.kind == "activation"]
@@ -128,7 +126,6 @@ def equalize(
         write_factors(result, region, factors)
         edited = {edit.node for edit in region.edits}
         products = [p for old in products if (p := product_at(old.node) if old.node in edited else old) is not None]
-    drop_idle_gains(result, gains)
     return result, written, tuple(records)
 
 
@@ -143,10 +140,8 @@ def apply_factors(graph: Graph, factors: Mapping[str, str]) -> Graph:
         ArtifactError: They are of another graph.
     """
     result = graph.clone()
-    gains = add_gains(result)
     for region, each in _locate(result, factors):
         write_factors(result, region, each)
-    drop_idle_gains(result, gains)
     return result
 
 
@@ -163,10 +158,9 @@ def scale_rows(
     Raises:
         ArtifactError: The factors are of another graph.
     """
-    scaled, copy = dict(rows), graph.clone()
-    add_gains(copy)
-    products = [p for node in copy.nodes() if (p := product_at(node)) is not None and p.output in scaled]
-    for region, each in _locate(copy, factors):
+    scaled = dict(rows)
+    products = [p for node in graph.nodes() if (p := product_at(node)) is not None and p.output in scaled]
+    for region, each in _locate(graph, factors):
         for product in products:
             if input_of(product.node, 0) in region.tensors:
                 scaled[product.output] = scaled[product.output] * _columns(region, product, each)

@@ -45,6 +45,14 @@ def fused() -> Graph:
     return net.graph(net.conv(x, 16, 16))
 
 
+def swished() -> Graph:
+    """SiLU, a product of two tensors, and hard swish, an operator, each before a convolution."""
+    net = SingleNet(1, 24, 8, 8)
+    x = net.conv("input", 24, 32)
+    x = net.conv(net.op("Mul", x, net.op("Sigmoid", x)), 32, 24)
+    return net.graph(net.conv(net.op("HardSwish", x), 24, 16))
+
+
 def parametric() -> Graph:
     """A ReLU with a slope of its own for each channel."""
     net = SingleNet(1, 24, 6, 6)

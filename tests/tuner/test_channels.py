@@ -30,6 +30,8 @@ CASES: dict[str, tuple[Callable[[], Graph], str, int, set[str]]] = {
     "relu and pooling": (nets.rectified, "MaxPool", 1, {"Conv"}),
     "relu with slopes": (nets.parametric, "PRelu", 1, {"Conv"}),
     "product of two tensors": (nets.gated, "Mul", 1, {"Mul"}),
+    "silu": (nets.swished, "Mul", 1, {"Mul"}),
+    "hard swish": (nets.swished, "HardSwish", 1, {"HardSwish"}),
     "concatenation": (nets.joined, "Concat", 1, {"Conv"}),
     "values of an attention": (nets.attending, "Reshape", -1, {"MatMul"}),
 }

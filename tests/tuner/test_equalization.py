@@ -173,7 +173,7 @@ def test_a_range_shared_with_a_tensor_of_another_region_counts() -> None:
     assert records[True].before_db < records[False].before_db - 15
 
 
-NETS = [nets.normed(), nets.rectified(), nets.gated(), nets.fused(), nets.attending()]
+NETS = [nets.normed(), nets.rectified(), nets.gated(), nets.fused(), nets.swished(), nets.attending()]
 
 
 def test_the_factors_make_the_same_graph_again() -> None:

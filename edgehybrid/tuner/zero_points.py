@@ -1,0 +1,395 @@
+"""Zero points, which TensorRT's int8 lacks: shift what is never far below zero, so that it uses all 255 levels.
+
+Behind ReLU, GELU or SiLU half of the levels of symmetric int8 stand for values that never occur. In real numbers
+W x + b = W (x - z) + (b + W z), so with one number z for the whole tensor, about half of its range, x - z is rounded in
+steps of half the size. It costs an engine nothing: a ReLU becomes a Clip from -z on, and what computes its input takes
+z off its bias, as do layers, norms and sums with a constant themselves; behind other activation functions z is one more
+subtraction in the kernel that computes them. What reads the tensor gives z back: products in their biases, a residual
+sum in the bias of its other branch.
+
+A product with a border of zeros cannot: where it reads the border, z is not there. Zero gets a level of its own, as
+half of what a ReLU makes is zero and would else be the same error everywhere (`align`).
+
+Source:
+    Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR
+    2018 (zero points, in the integer kernels themselves).
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgehybrid.decibels import decibels
+from edgehybrid.errors import ArtifactError
+from edgehybrid.graph import Graph, add_constant, constant, name_of, shape_of, sweep, values
+from edgehybrid.graph.products import Product, bias_place, find_products, product_at, raise_bias, raise_constant
+from edgehybrid.graph.structure import MOVES, input_of, is_activation
+from edgehybrid.graph.tuning import Tuning
+from edgehybrid.printable import counted
+from edgehybrid.records import Adjustment, Plan, Ranges
+from edgehybrid.tuner.local import LEVELS, ChooseRange, WeightScales, multiply, round_rows, round_weight, varying
+from edgehybrid.tuner.region import put_behind
+
+GAIN = 0.8
+"""A tensor is shifted where the error at its readers falls to this part of what it was, or less: 1 dB."""
+SHARE = 0.53
+"""The zero point, as part of what the tensor spans: a little more than half, as finer steps are worth clipping less."""
+LEAST = 1 / 8
+"""Nothing is tried where the zero point is nearer to zero than this part of the range: steps would hardly change."""
+
+_PASSING = MOVES | {"MaxPool", "Slice", "GlobalAveragePool"}
+"""What gives x - z where it gave x."""
+
+
+def shift(
+    graph: Graph,
+    plan: Plan,
+    samples: Mapping[str, NDArray[np.float32]],
+    choose_range: ChooseRange,
+    weight_scales: WeightScales,
+    *,
+    loud: Collection[str] = (),
+) -> tuple[Graph, dict[str, float], tuple[Adjustment, ...]]:
+    """Shift every tensor that is never far below zero, where its readers can undo it and that measures better.
+
+    A zero point is found on one half of the images and judged on the other; where it holds, the tensor gets that of
+    all. Judged is the error that varies, as biases are corrected by its mean.
+
+    Args:
+        graph: float32. Not changed.
+        plan: Its placement.
+        samples: Output of each int8 product -> rows of its input, (groups, rows, in), halves of different images.
+        choose_range: How the range of a tensor will be chosen.
+        weight_scales: The quantizer's own.
+        loud: Outputs of products that read what is loud on a few images. Shifted, the others would seem to fill it.
+
+    Returns:
+        A graph that is the same function up to float32 rounding; the zero point of each tensor that got one, from which
+        `apply_zero_points` makes the same graph again; one record per tensor on which it was tried.
+    """
+    products = {product.output: product for product in find_products(graph, plan).values()}
+    found: dict[str, float] = {}
+    records = []
+    for tensor, value in _outputs(graph).items():
+        site = _find(value)
+        judged = [] if site is None else [p for p in site.products if p.output in products and p.output in samples]
+        if site is None or not judged or any(p.output in loud for p in judged):
+            continue
+        record, zero_point = _try(site, judged, samples, choose_range, weight_scales)
+        if record is None:
+            continue
+        records.append(record)
+        if record.accepted:
+            found[tensor] = zero_point
+    return apply_zero_points(graph, found) if found else graph, found, tuple(records)
+
+
+def apply_zero_points(graph: Graph, zero_points: Mapping[str, float]) -> Graph:
+    """The graph that `shift` made when it wrote these zero points.
+
+    Args:
+        graph: float32, the one that was shifted. Not changed.
+        zero_points: As `Ranges.zero_points`.
+
+    Raises:
+        ArtifactError: They are of another graph.
+    """
+    result = graph.clone()
+    taken = {value.name for value in values(result)}
+    for site, zero_point in list(_locate(result, zero_points)):
+        _write(result, site, np.float32(zero_point), taken)
+    sweep(result)
+    return result
+
+
+def shift_rows(
+    graph: Graph, zero_points: Mapping[str, float], rows: Mapping[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """What sampling the shifted graph would give, from samples of the one before.
+
+    Args:
+        graph: The one before, or one with other factors and offsets per channel.
+        zero_points: As `Ranges.zero_points`.
+        rows: Output of each int8 product -> rows of its input, (groups, rows, in).
+
+    Raises:
+        ArtifactError: The zero points are of another graph.
+    """
+    shifted = dict(rows)
+    for site, zero_point in _locate(graph, zero_points):
+        for product in site.products:
+            if product.output in shifted:
+                shifted[product.output] = shifted[product.output] - np.float32(zero_point)
+    return shifted
+
+
+def align(graph: Graph, ranges: Ranges) -> Ranges:
+    """The same with every zero point at the nearest multiple of the scale it is rounded with, so that zero has a level.
+
+    Args:
+        graph: As for `apply_zero_points`, or one with other factors and offsets per channel.
+        ranges: Of the shifted graph.
+
+    Raises:
+        ArtifactError: The zero points are of another graph.
+    """
+    found = {}
+    for site, zero_point in _locate(graph, ranges.zero_points):
+        read = (name_of(input_of(product.node, 0)) for product in site.products)
+        amax = next((ranges.tensors[name] for name in read if name in ranges.tensors), 0.0)
+        found[name_of(site.value)] = _round_to_level(zero_point, amax)
+    return replace(ranges, zero_points=found)
+
+
+def _round_to_level(zero_point: float, amax: float) -> float:
+    """The nearest multiple of the scale of a range; the zero point itself where zero is beyond all levels."""
+    scale = float(np.float16(amax / LEVELS))
+    level = round(zero_point / scale) if scale > 0 else 0
+    return level * scale if 0 < abs(level) <= LEVELS else zero_point
+
+
+def settle(graph: Graph, plan: Plan, zero_points: Mapping[str, float], weight_scales: WeightScales) -> Tuning:
+    """Biases that give zero points back through rounded weights, for builds without images to correct them by.
+
+    Most of what an activation function makes lies near zero, where that leaves no error. Elsewhere nothing is changed.
+
+    Args:
+        graph: float32, the one that is quantized.
+        plan: Its placement.
+        zero_points: As `Ranges.zero_points`.
+        weight_scales: The quantizer's own.
+    """
+    tuning, outputs = Tuning({}, {}, {}), _outputs(graph)
+    int8 = {product.node: label for label, product in find_products(graph, plan).items()}
+    for tensor, zero_point in zero_points.items():
+        maker = outputs[tensor].producer() if tensor in outputs else None
+        if maker is None or _own_constant(maker) is not None:
+            continue
+        for product in _readers(outputs[tensor])[0]:
+            if product.node in int8:
+                error = _rounded(product, weight_scales) - product.weight
+                tuning.biases[int8[product.node]] = np.float32(zero_point) * error.sum(axis=2).reshape(-1)
+    return tuning
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A tensor that may be shifted."""
+
+    value: ir.Value
+    host: tuple[ir.Node, int] | None  # whose constant takes z off, before a ReLU or Clip; None: a subtraction behind
+    products: Sequence[Product]  # z is given back in their biases
+    sums: Sequence[tuple[ir.Node, int]]  # constants in which residual sums give it back
+
+
+def _outputs(graph: Graph) -> dict[str, ir.Value]:
+    """Every computed tensor by name."""
+    return {name_of(out): out for node in graph.nodes() for out in node.outputs}
+
+
+def _locate(graph: Graph, zero_points: Mapping[str, float]) -> Iterator[tuple[_Site, float]]:
+    """Where each zero point goes."""
+    made = _outputs(graph)
+    for tensor, zero_point in zero_points.items():
+        site = _find(made[tensor]) if tensor in made else None
+        if site is None:
+            raise ArtifactError(
+                f"the zero point of '{tensor}' does not fit the network",
+                why="it was chosen for a tensor that this network has not, or cannot shift",
+                fix="calibrate this very network",
+            )
+        yield site, zero_point
+
+
+def _find(value: ir.Value) -> _Site | None:
+    """The site at a tensor; None where there is none."""
+    maker = value.producer()
+    if maker is None:
+        return None
+    rectified = maker.op_type == "Relu" or (maker.op_type == "Clip" and _is_bounded(maker))
+    host = _find_constant(input_of(maker, 0)) if rectified else _own_constant(maker)
+    if host is None and (rectified or not _ends_activation(maker)):
+        return None
+    products, sums = _readers(value)
+    return _Site(value, host, products, sums) if products else None
+
+
+def _is_bounded(clip: ir.Node) -> bool:
+    """Whether a Clip has constants for bounds."""
+    return all(v is None or constant(v) is not None for v in clip.inputs[1:])
+
+
+def _ends_activation(node: ir.Node | None) -> bool:
+    """Whether a node makes the result of an activation function, products with constants behind it included."""
+    while node is not None and node.op_type == "Mul":
+        place = next((i for i, v in enumerate(node.inputs) if constant(v) is not None), None)
+        if place is None:
+            break
+        node = input_of(node, 1 - place).producer()
+    return node is not None and is_activation(node)
+
+
+def _readers(value: ir.Value) -> tuple[list[Product], list[tuple[ir.Node, int]]]:
+    """Who reads a tensor, as it is or moved about, and can give a zero point back; nobody if one of them cannot."""
+    products: list[Product] = []
+    sums: list[tuple[ir.Node, int]] = []
+    pending, seen = [value], {value}
+    while pending:
+        tensor = pending.pop()
+        if tensor.is_graph_output():
+            return [], []
+        for node, place in tensor.uses():
+            product = product_at(node) if place == 0 else None
+            if node.op_type in _PASSING:
+                fresh = [out for out in node.outputs if out not in seen]
+                seen.update(fresh)
+                pending.extend(fresh)
+            elif product is not None and bias_place(node) is not None and not any(node.attributes.get_ints("pads", ())):
+                products.append(product)
+            elif node.op_type == "Add" and (other := _other_constant(node, place)) is not None:
+                sums.append(other)
+            else:
+                return [], []
+    return products, sums
+
+
+def _other_constant(add: ir.Node, place: int) -> tuple[ir.Node, int] | None:
+    """What is added in a sum to one of its terms, or is added to the other one, if that is a constant."""
+    own = _own_constant(add)
+    return own if own is not None and own[1] != place else _find_constant(input_of(add, 1 - place))
+
+
+def _find_constant(value: ir.Value) -> tuple[ir.Node, int] | None:
+    """A constant, by node and input, that adds what it is raised by to all of a tensor, and to nothing else."""
+    node = value.producer()
+    if node is None or len(value.uses()) != 1 or value.is_graph_output():
+        return None
+    found = _own_constant(node)
+    if found is not None:
+        return found
+    if node.op_type in _PASSING:
+        return _find_constant(input_of(node, 0))
+    if node.op_type != "Add" or any(constant(v) is not None for v in node.inputs):
+        return None
+    return _find_constant(input_of(node, 0)) or _find_constant(input_of(node, 1))
+
+
+def _own_constant(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """What a node adds to all that it computes."""
+    if node.op_type in ("Conv", "Gemm"):
+        return bias_place(node) if product_at(node) is not None else None
+    if node.op_type in ("BatchNormalization", "LayerNormalization"):
+        return (node, 2) if len(node.inputs) > 2 and constant(node.inputs[2]) is not None else None
+    if node.op_type != "Add":
+        return None
+    place = next((i for i, v in enumerate(node.inputs) if constant(v) is not None), None)
+    array = None if place is None else constant(node.inputs[place])
+    return None if place is None or array is None or array.dtype != np.float32 else (node, place)
+
+
+def _try(
+    site: _Site,
+    judged: Sequence[Product],
+    samples: Mapping[str, NDArray[np.float32]],
+    choose_range: ChooseRange,
+    weight_scales: WeightScales,
+) -> tuple[Adjustment | None, float]:
+    """The zero point that all images ask for, and the record of the attempt; None where it would be next to nothing.
+
+    Judged is one of half of the images, on the others, at the readers that are int8.
+    """
+    zero_point, share = _choose([samples[product.output] for product in judged], choose_range)
+    if share < LEAST:
+        return None, 0.0
+    halves = [np.array_split(samples[product.output], 2, axis=1) for product in judged]
+    early, _ = _choose([first for first, _ in halves], choose_range)
+    before = after = 0.0
+    for product, (_, rows) in zip(judged, halves, strict=True):
+        rounded = _rounded(product, weight_scales)
+        exact = multiply(rows, product.weight)
+        signal = max(varying(exact), float(np.finfo(np.float64).tiny))
+        before += _error(rows, exact, rounded, 0.0, choose_range) / signal
+        after += _error(rows, exact, rounded, early, choose_range) / signal
+    count = len(judged)
+    who = "a subtraction behind it" if site.host is None else f"a constant of the {site.host[0].op_type}"
+    given = f" and {counted(len(site.sums), 'sum')}" if site.sums else ""
+    note = f"{zero_point:.4g} taken off by {who}, given back by {counted(count, 'int8 reader')}{given}"
+    accepted, name = after <= GAIN * before, name_of(site.value)
+    return Adjustment("zero point", name, accepted, decibels(count, before), decibels(count, after), note), zero_point
+
+
+def _choose(rows: Sequence[NDArray[np.float32]], choose_range: ChooseRange) -> tuple[float, float]:
+    """A zero point for what some rows show of a tensor, and its distance from zero as part of the range.
+
+    It is one that float16 holds: both dialects take off the same.
+    """
+    together = np.concatenate([each.reshape(-1) for each in rows])
+    reach = choose_range(together)
+    least, most = (float(np.clip(end, -reach, reach)) for end in (together.min(), together.max()))
+    zero_point = float(np.float16(SHARE * (least + most)))
+    return zero_point, abs(zero_point) / reach
+
+
+def _error(
+    rows: NDArray[np.float32],
+    exact: NDArray[np.float32],
+    rounded: NDArray[np.float32],
+    zero_point: float,
+    choose_range: ChooseRange,
+) -> float:
+    """What varies of the error at the output of a reader, whose rounded weight and exact output are given."""
+    amax = choose_range(rows - np.float32(zero_point))
+    shifted = rows - np.float32(_round_to_level(zero_point, amax))
+    return varying(multiply(round_rows(shifted, amax), rounded) - exact)
+
+
+def _rounded(product: Product, weight_scales: WeightScales) -> NDArray[np.float32]:
+    """The weight after int8, (groups, out, in)."""
+    groups, out, depth = product.weight.shape
+    scales = weight_scales(product.weight.reshape(-1, depth), 0).reshape(groups, out, 1)
+    return round_weight(product.weight, scales)
+
+
+def _write(graph: Graph, site: _Site, zero_point: np.float32, taken: set[str | None]) -> None:
+    """Take a zero point off a tensor, and have its readers give it back, in place."""
+    if site.host is None:
+        put_behind(graph, site.value, "Sub", np.array(zero_point, np.float32), "zero_point", taken)
+    else:
+        _raise(graph, site.host, -zero_point, taken)
+        if site.host[0] is not site.value.producer():
+            _lower_bounds(graph, site.value, zero_point, taken)
+    for place in site.sums:
+        _raise(graph, place, zero_point, taken)
+    for product in site.products:
+        raise_bias(graph, product.node, zero_point * product.weight.sum(axis=2).reshape(-1), taken)
+
+
+def _raise(graph: Graph, place: tuple[ir.Node, int], amount: np.float32, taken: set[str | None]) -> None:
+    """Raise every number of a constant; a convolution without a bias gets one."""
+    node, index = place
+    old = constant(node.inputs[index]) if index < len(node.inputs) else None
+    shape = shape_of(input_of(node, 1))[:1] if old is None else old.shape
+    raise_constant(graph, node, index, np.full(shape, amount, np.float32), taken)
+
+
+def _lower_bounds(graph: Graph, value: ir.Value, zero_point: np.float32, taken: set[str | None]) -> None:
+    """Make of a ReLU, or of a Clip, the Clip that gives what it gave less the zero point."""
+    node = value.producer()
+    if node is None:
+        raise ValueError(f"'{value.name}' is not computed")
+    name = name_of(value)
+    bounds = [np.zeros(())] if node.op_type == "Relu" else [constant(v) for v in node.inputs[1:]]
+    lowered = []
+    for end, each in zip(("least", "most"), bounds, strict=False):
+        bound = None if each is None else each.astype(np.float32) - zero_point
+        lowered.append(None if bound is None else add_constant(graph, f"{name}_{end}", bound, taken=taken))
+    clip = ir.node("Clip", [node.inputs[0], *lowered], name=node.name)
+    out = clip.outputs[0]
+    out.shape, out.type = value.shape, value.type
+    ir.convenience.replace_all_uses_with(value, out)
+    graph.body.insert_after(node, clip)
+    graph.body.remove(node, safe=True)
+    out.name = name
