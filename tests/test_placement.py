@@ -69,10 +69,11 @@ def attention_net(heads: int, head_size: int, queries: int, keys: int, *, positi
         ({"kernel": "7x7", "reach": 7}, "conv-int8"),
         ({"inputs": 3}, "thin-conv"),
         ({"outputs": 10}, "thin-conv"),
-        ({"inputs": 8}, "conv-int8"),
-        ({"inputs": 16, "outputs": 16}, "conv-int8"),
-        ({"inputs": 16, "kernel": "1x1", "reach": 1}, "thin-pointwise"),
+        ({"inputs": 8}, "thin-input"),
+        ({"inputs": 16}, "thin-input"),
+        ({"inputs": 16, "kernel": "1x1", "reach": 1}, "thin-input"),
         ({"inputs": 17, "kernel": "1x1", "reach": 1}, "conv-int8"),
+        ({"inputs": 24, "outputs": 8}, "conv-int8"),
         ({"inputs": 46, "outputs": 165}, "conv-int8"),
         ({"positions": 1}, "conv-on-vector"),
         ({"pad": "a Pad"}, "after-pad"),
@@ -177,8 +178,8 @@ def test_reason_names_what_was_found() -> None:
 
 
 def test_convolution_gets_activation_weight_and_float_bias() -> None:
-    net = SingleNet(1, 16, 8, 8)
-    found = decisions(net.graph(net.conv("input", 16, 32, 3, pads=[1, 1, 1, 1])), "Conv")
+    net = SingleNet(1, 24, 8, 8)
+    found = decisions(net.graph(net.conv("input", 24, 32, 3, pads=[1, 1, 1, 1])), "Conv")
     assert kinds(found) == [("activation", "conv-int8"), ("weight", "conv-int8"), ("float", "bias")]
     assert [d.input for d in found] == [0, 1, 2]
     assert (found[0].tensor, found[0].axis, found[1].axis) == ("input", None, 0)
@@ -237,15 +238,15 @@ def padded(net: SingleNet, mode: str = "constant", fill: float | None = None) ->
 
 @pytest.mark.parametrize(("mode", "fill"), [("constant", None), ("constant", 0.0), ("reflect", None)])
 def test_qdq_moves_before_a_pad(mode: str, fill: float | None) -> None:
-    net = SingleNet(1, 16, 8, 8)
-    graph = net.graph(net.conv(padded(net, mode, fill), 16, 32, 3))
+    net = SingleNet(1, 24, 8, 8)
+    graph = net.graph(net.conv(padded(net, mode, fill), 24, 32, 3))
     assert [(d.tensor, d.kind) for d in decisions(graph, "Pad")] == [("input", "activation")]
     assert kinds(decisions(graph, "Conv"))[:2] == [("float", "after-pad"), ("weight", "conv-int8")]
 
 
 def test_convolution_after_a_pad_with_another_value_stays_float() -> None:
-    net = SingleNet(1, 16, 8, 8)
-    graph = net.graph(net.conv(padded(net, fill=0.5), 16, 32, 3))
+    net = SingleNet(1, 24, 8, 8)
+    graph = net.graph(net.conv(padded(net, fill=0.5), 24, 32, 3))
     assert decisions(graph, "Pad") == []
     assert kinds(decisions(graph, "Conv"))[:2] == [("float", "after-pad")] * 2
 
@@ -360,8 +361,8 @@ def test_what_reads_an_uneven_tensor_stays_float_and_says_how_few_levels_it_had(
 
 
 def test_an_uneven_tensor_before_a_pad_keeps_its_convolution_float() -> None:
-    net = SingleNet(1, 16, 8, 8)
-    graph = net.graph(net.conv(padded(net), 16, 32, 3))
+    net = SingleNet(1, 24, 8, 8)
+    graph = net.graph(net.conv(padded(net), 24, 32, 3))
     found = plan(graph, "fp32", uneven={"input": 3.0}).decisions
     assert [d.rule for d in found if d.op == "Conv"] == ["uneven", "uneven", "bias"]
     assert not [d for d in found if d.op == "Pad"]
@@ -496,7 +497,8 @@ def test_every_operator_of_cmt_has_its_decisions(cmt_ti_graph: Graph, rewritten:
     assert all(d.reason and "{" not in d.reason for d in found)
     int8 = {d.node for d in found if d.kind == "weight"}
     groups = {n.name: n.attributes.get_int("group", 1) for n in graph.nodes("Conv")}
-    assert {name for name, group in groups.items() if group == 1} - int8 == {"/stem_conv1/Conv"}
+    stem = {f"/{name}/Conv" for name in ("stem_conv1", "stem_conv2", "stem_conv3", "patch_embed_a/proj")}
+    assert {name for name, group in groups.items() if group == 1} - int8 == stem  # of 3, 16, 16 and 16 channels
     assert not int8 & {name for name, group in groups.items() if group > 1}
     gemms = {n.name for n in graph.nodes("Gemm", "MatMul") if any(v is not None and v.const_value for v in n.inputs)}
     assert gemms - int8 == {"/head/Gemm"}

@@ -52,8 +52,8 @@ def linear_net(trans_a: int = 0, trans_b: int = 0) -> Graph:
 
 def mixed_net(opset: int = 17) -> Graph:
     """Convolutions, a depthwise one, GELU, normalisations, reductions, Split, Pad and Resize."""
-    net = SingleNet(1, 16, 8, 8, opset=opset)
-    x = net.norm(net.gelu(net.conv("input", 16, 32, 3, pads=[1, 1, 1, 1])), 32)
+    net = SingleNet(1, 24, 8, 8, opset=opset)
+    x = net.norm(net.gelu(net.conv("input", 24, 32, 3, pads=[1, 1, 1, 1])), 32)
     x = net.op("Add", net.depthwise(x, 32), x)
     x = net.op("Resize", x, "", net.const([1.0, 1.0, 2.0, 2.0]), mode="nearest")
     x = net.op("Pad", x, net.ints(0, 0, 1, 1, 0, 0, 1, 1))
@@ -109,8 +109,8 @@ def test_weights_in_constant_nodes_become_int8_as_well(dialect: str) -> None:
 
 
 def test_convolution_computes_fake_quantized_operands() -> None:
-    net = SingleNet(1, 16, 8, 8)
-    graph = net.graph(net.conv("input", 16, 32, 3, pads=[1, 1, 1, 1]))
+    net = SingleNet(1, 24, 8, 8)
+    graph = net.graph(net.conv("input", 24, 32, 3, pads=[1, 1, 1, 1]))
     x = draw(graph)
     quantized = quantize(graph, observe(graph, x), plan(graph, "fp32"))
     replaced = proto_of(graph)
@@ -281,8 +281,8 @@ def float32_values(graph: Graph) -> set[str]:
 
 @pytest.mark.parametrize("opset", [13, 15, 17, 18, 19, 21])
 def test_typed_graph_computes_the_same_in_float16(opset: int) -> None:
-    net = SingleNet(1, 16, 8, 8, opset=opset)
-    x = net.gelu(net.conv("input", 16, 32, 3, pads=[1, 1, 1, 1]))
+    net = SingleNet(1, 24, 8, 8, opset=opset)
+    x = net.gelu(net.conv("input", 24, 32, 3, pads=[1, 1, 1, 1]))
     x = net.op("MaxPool", net.op("Pad", x, net.ints(0, 0, 1, 1, 0, 0, 1, 1)), kernel_shape=[2, 2], strides=[2, 2])
     graph = net.graph(net.norm(x, 32)) if opset < 17 else mixed_net(opset)
     x = draw(graph)

@@ -40,8 +40,8 @@ needs_rtx = pytest.mark.skipif(find_builders().rtx is None, reason="TensorRT-RTX
 @pytest.fixture
 def onnx_path(tmp_path: Path) -> Path:
     """A small network of one int8 convolution, strongly typed."""
-    net = SingleNet(1, 16, 8, 8)
-    graph = net.graph(net.conv("input", 16, 32, 3, pads=[1, 1, 1, 1]))
+    net = SingleNet(1, 24, 8, 8)
+    graph = net.graph(net.conv("input", 24, 32, 3, pads=[1, 1, 1, 1]))
     return save(quantize(graph, observe(graph, draw(graph)), plan(graph, "typed")), tmp_path)
 
 

@@ -18,8 +18,8 @@ CLASSES = 10
 
 def hybrid() -> Graph:
     """Convolutions with a residual, a strided one after a Pad, attention with three projections, an MLP, a head."""
-    net = SingleNet(1, 16, 16, 16)
-    x = net.gelu(net.conv("input", 16, 32, 3, pads=[1, 1, 1, 1]))
+    net = SingleNet(1, 24, 16, 16)
+    x = net.gelu(net.conv("input", 24, 32, 3, pads=[1, 1, 1, 1]))
     branch = net.conv(net.op("Relu", net.conv(x, 32, 32, 3, pads=[1, 1, 1, 1])), 32, 32, 3, pads=[1, 1, 1, 1])
     x = net.op("Relu", net.op("Add", x, branch))
     x = net.conv(net.op("Pad", x, net.ints(0, 0, 1, 1, 0, 0, 1, 1)), 32, 32, 3, strides=[2, 2])
@@ -38,10 +38,10 @@ def hybrid() -> Graph:
 
 
 def images(count: int, seed: int = 0) -> NDArray[np.float32]:
-    """(count, 16, 16, 16); each has a scale of its own, as photographs have."""
+    """(count, 24, 16, 16); each has a scale of its own, as photographs have."""
     rng = np.random.default_rng(seed)
     scale = np.exp(rng.uniform(-1, 0, size=(count, 1, 1, 1)))
-    return np.asarray(rng.normal(size=(count, 16, 16, 16)) * scale, np.float32)
+    return np.asarray(rng.normal(size=(count, 24, 16, 16)) * scale, np.float32)
 
 
 def ranges(graph: Graph) -> Ranges:

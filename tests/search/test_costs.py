@@ -33,7 +33,7 @@ def test_a_group_bound_by_memory_saves_what_it_need_not_read() -> None:
     groups = grouped(graph)[1]
     slow = board(**SHEET | {"memory_bandwidth": Figure(1e-3, "here")})
     gains = estimate_gains(graph, groups, slow)
-    elements = 16 * 16 * 16 + 32 * 16 * 9  # the first convolution's input and weight
+    elements = 24 * 16 * 16 + 32 * 24 * 9  # the first convolution's input and weight
     assert gains.values[0] == pytest.approx(elements / 1e3)
 
 

@@ -19,8 +19,8 @@ def quiet(done: int) -> None:
 
 def classifier(kind: str) -> Graph:
     """A convolution, one operator on its feature map, then a mean and a projection to logits."""
-    net = SingleNet(2, 16, 9, 9, opset=20 if kind == "Gelu" else 18)
-    x = net.conv("input", 16, 16, 3, pads=[1, 1, 1, 1])
+    net = SingleNet(2, 32, 9, 9, opset=20 if kind == "Gelu" else 18)
+    x = net.conv("input", 32, 16, 3, pads=[1, 1, 1, 1])
     made = {
         "AveragePool": lambda: net.op("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
         "AveragePool, borders counted": lambda: net.op(
@@ -138,6 +138,7 @@ def test_torch_runs_and_differentiates_an_operator_as_onnx_runtime_does(kind: st
     graph = classifier(kind)
     assert differentiation.unknown_operators(graph) == ()
     made, groups = grouped(graph)
+    assert groups
     image = draw(graph)
     quantized = quantize(graph, observe(graph, image), made)
     owner = owners(graph, made, groups)
@@ -235,9 +236,9 @@ def test_what_no_logit_hangs_on_costs_nothing() -> None:
 
 def in_eighths() -> Graph:
     """Two convolutions of weights in eighths: float32 adds eighths without rounding, in whatever order."""
-    net = SingleNet(1, 16, 16, 16)
+    net = SingleNet(1, 24, 16, 16)
     x = "input"
-    for width, depth in ((32, 16), (32, 32)):
+    for width, depth in ((32, 24), (32, 32)):
         kernel = net.const(np.round(net.random.normal(size=(width, depth, 3, 3)) * 2) / 8)
         x = net.op("Relu", net.op("Conv", x, kernel, pads=[1, 1, 1, 1]))
     pooled = net.op("Flatten", net.op("GlobalAveragePool", x))

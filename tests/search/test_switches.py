@@ -48,8 +48,8 @@ def test_two_unrelated_networks_are_refused() -> None:
 
 def test_a_corrected_or_added_bias_is_switched_with_its_layer() -> None:
     """As a quantizer that corrects biases leaves them: a new constant at the addition, a third input of a Conv."""
-    net = SingleNet(1, 16, 8, 8)
-    x = net.conv("input", 16, 32, 3, bias=False, pads=[1, 1, 1, 1])
+    net = SingleNet(1, 24, 8, 8)
+    x = net.conv("input", 24, 32, 3, bias=False, pads=[1, 1, 1, 1])
     tokens = net.transpose(net.reshape(x, 1, 32, 64), 0, 2, 1)
     graph = net.graph(net.linear(tokens, 32, 48))
     made = plan(graph, "fp32")

@@ -20,38 +20,38 @@ OFFSET = 300.0
 
 def stream(*, offset: float = OFFSET, reader: str = "linear") -> Graph:
     """A residual sum with an offset per channel, which a layer reads, and a norm as it is."""
-    net = SingleNet(1, 16, 16)
-    away = net.const(offset * net.random.choice([-1, 1], 16))
-    x = net.op("Add", net.op("Add", net.linear("input", 16, 16), away), net.op("Relu", "input"))
-    maps = net.reshape(net.transpose(x, 0, 2, 1), 1, 16, 4, 4)
+    net = SingleNet(1, 16, 24)
+    away = net.const(offset * net.random.choice([-1, 1], 24))
+    x = net.op("Add", net.op("Add", net.linear("input", 24, 24), away), net.op("Relu", "input"))
+    maps = net.reshape(net.transpose(x, 0, 2, 1), 1, 24, 4, 4)
     if reader == "linear":
-        y = net.linear(x, 16, 16)
+        y = net.linear(x, 24, 24)
     elif reader == "unbiased":
-        y = net.linear(x, 16, 16, bias=False)
+        y = net.linear(x, 24, 24, bias=False)
     elif reader == "strided":
-        y = net.reshape(net.conv(maps, 16, 64, 2, bias=False, strides=[2, 2]), 1, 16, 16)
+        y = net.reshape(net.conv(maps, 24, 96, 2, bias=False, strides=[2, 2]), 1, 16, 24)
     else:
-        y = net.transpose(net.reshape(net.conv(maps, 16, 16, 3, pads=[1, 1, 1, 1]), 1, 16, 16), 0, 2, 1)
-    normed = net.op("LayerNormalization", x, net.weight(16), net.weight(16), axis=-1)
+        y = net.transpose(net.reshape(net.conv(maps, 24, 24, 3, pads=[1, 1, 1, 1]), 1, 24, 16), 0, 2, 1)
+    normed = net.op("LayerNormalization", x, net.weight(24), net.weight(24), axis=-1)
     return net.graph(net.op("Add", y, normed))
 
 
 def normed(reader: str, *, offset: float = OFFSET) -> Graph:
     """A norm whose bias is an offset per channel, and who reads it."""
-    net = SingleNet(1, 16, 16)
-    away = net.const(offset * net.random.choice([-1, 1], 16))
-    x = net.op("LayerNormalization", "input", net.weight(16), away, axis=-1)
+    net = SingleNet(1, 16, 24)
+    away = net.const(offset * net.random.choice([-1, 1], 24))
+    x = net.op("LayerNormalization", "input", net.weight(24), away, axis=-1)
     if reader == "layer":
-        return net.graph(net.linear(x, 16, 16))
-    maps = net.reshape(net.transpose(x, 0, 2, 1), 1, 16, 4, 4)
+        return net.graph(net.linear(x, 24, 24))
+    maps = net.reshape(net.transpose(x, 0, 2, 1), 1, 24, 4, 4)
     if reader == "convolution":
-        return net.graph(net.conv(maps, 16, 8, 2, strides=[2, 2]))
+        return net.graph(net.conv(maps, 24, 8, 2, strides=[2, 2]))
     if reader == "float too":  # the depthwise one
-        small = net.reshape(net.conv(maps, 16, 16, 2, group=16, strides=[2, 2]), 1, 16, 4)
-        return net.graph(net.op("MatMul", net.linear(x, 16, 16), small))
+        small = net.reshape(net.conv(maps, 24, 24, 2, group=24, strides=[2, 2]), 1, 24, 4)
+        return net.graph(net.op("MatMul", net.linear(x, 24, 24), small))
     if reader == "padded too":
-        return net.graph(net.conv(maps, 16, 8, 3, pads=[1, 1, 1, 1]))
-    return net.graph(net.op("Add", net.linear(x, 16, 16), x))
+        return net.graph(net.conv(maps, 24, 8, 3, pads=[1, 1, 1, 1]))
+    return net.graph(net.op("Add", net.linear(x, 24, 24), x))
 
 
 def shifted(shape: tuple[int, ...] = (1,), *, offset: float = OFFSET, tokens: bool = False, reader: str = "") -> Graph:
