@@ -35,7 +35,7 @@ STRETCHES = (1.19, 1.41)
 
 @dataclass(frozen=True)
 class Equalized:
-    """The same function with its channels equalized and centred, and shifted by zero points."""
+    """The same function, with its channels equalized and centred and its tensors shifted by zero points."""
 
     path: Path
     factors: Mapping[str, str]  # tensor -> its factors, see `Ranges.factors`
@@ -138,9 +138,9 @@ class _Few:
 
 
 def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
-    """Equalize and centre channels where that measures better; accuracy is still compared with the baseline.
+    """Equalize, centre and shift where that measures better; accuracy is still compared with the baseline.
 
-    `folded` centres none, not even at norms, where that adds no operator.
+    `folded` centres and shifts nothing, not even at norms, where that adds no operator.
     """
     made: Graph | None = None
 

@@ -145,10 +145,10 @@ def align(graph: Graph, ranges: Ranges) -> Ranges:
 
 
 def _round_to_level(zero_point: float, amax: float) -> float:
-    """The nearest multiple of the scale of a range; the zero point itself where zero is beyond all levels."""
+    """The nearest multiple of the scale of a range, as float16 holds it; the same where zero is beyond all levels."""
     scale = float(np.float16(amax / LEVELS))
     level = round(zero_point / scale) if scale > 0 else 0
-    return level * scale if 0 < abs(level) <= LEVELS else zero_point
+    return float(np.float16(level * scale)) if 0 < abs(level) <= LEVELS else zero_point
 
 
 def settle(graph: Graph, plan: Plan, zero_points: Mapping[str, float], weight_scales: WeightScales) -> Tuning:
