@@ -84,7 +84,7 @@ def build(
         num_calib: How many of them; 128 or all there are by default.
         method: How ranges are chosen: mse, minmax, percentile or entropy.
         ranges: A calibration file, of `edgehybrid calibrate` or a bundle, to use its ranges instead of calibrating.
-        equalize: Give channels one range where it measures better: all; folded, which leaves activation functions alone; or off.
+        equalize: Give channels one range where it measures better: all; folded, which leaves activations alone; or off.
         refine: Correct biases where it measures better: biases; all, which widens ranges too and gains little; or off.
         rounding: Of weights: nearest, or optimized, which solves for the best of each layer and takes longer.
         eval: Labelled images to score accuracy on: a named set, a folder of classes, or an .npz file. With a bundle:

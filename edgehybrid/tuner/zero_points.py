@@ -16,7 +16,7 @@ Source:
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 from edgehybrid.decibels import decibels
 from edgehybrid.errors import ArtifactError
-from edgehybrid.graph import Graph, add_constant, constant, name_of, shape_of, sweep, values
-from edgehybrid.graph.products import Product, bias_place, find_products, product_at, raise_bias, raise_constant
-from edgehybrid.graph.structure import MOVES, input_of, is_activation
+from edgehybrid.graph import Graph, name_of, sweep, values
+from edgehybrid.graph.products import Product, find_products
+from edgehybrid.graph.structure import input_of
 from edgehybrid.graph.tuning import Tuning
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Plan, Ranges
 from edgehybrid.tuner.local import LEVELS, ChooseRange, WeightScales, multiply, round_rows, round_weight, varying
-from edgehybrid.tuner.region import put_behind
+from edgehybrid.tuner.shifting import Site, find_readers, find_site, own_constant, take_off
 
 GAIN = 0.8
 """A tensor is shifted where the error at its readers falls to this part of what it was, or less: 1 dB."""
@@ -39,9 +39,6 @@ SHARE = 0.53
 """The zero point, as part of what the tensor spans: a little more than half, as finer steps are worth clipping less."""
 LEAST = 1 / 8
 """Nothing is tried where the zero point is nearer to zero than this part of the range: steps would hardly change."""
-
-_PASSING = MOVES | {"MaxPool", "Slice", "GlobalAveragePool"}
-"""What gives x - z where it gave x."""
 
 
 def shift(
@@ -74,7 +71,7 @@ def shift(
     found: dict[str, float] = {}
     records = []
     for tensor, value in _outputs(graph).items():
-        site = _find(value)
+        site = find_site(value)
         judged = [] if site is None else [p for p in site.products if p.output in products and p.output in samples]
         if site is None or not judged or any(p.output in loud for p in judged):
             continue
@@ -100,7 +97,7 @@ def apply_zero_points(graph: Graph, zero_points: Mapping[str, float]) -> Graph:
     result = graph.clone()
     taken = {value.name for value in values(result)}
     for site, zero_point in list(_locate(result, zero_points)):
-        _write(result, site, np.float32(zero_point), taken)
+        take_off(result, site, np.float32(zero_point), taken)
     sweep(result)
     return result
 
@@ -166,23 +163,13 @@ def settle(graph: Graph, plan: Plan, zero_points: Mapping[str, float], weight_sc
     int8 = {product.node: label for label, product in find_products(graph, plan).items()}
     for tensor, zero_point in zero_points.items():
         maker = outputs[tensor].producer() if tensor in outputs else None
-        if maker is None or _own_constant(maker) is not None:
+        if maker is None or own_constant(maker) is not None:
             continue
-        for product in _readers(outputs[tensor])[0]:
+        for product in find_readers(outputs[tensor])[0]:
             if product.node in int8:
                 error = _rounded(product, weight_scales) - product.weight
                 tuning.biases[int8[product.node]] = np.float32(zero_point) * error.sum(axis=2).reshape(-1)
     return tuning
-
-
-@dataclass(frozen=True)
-class _Site:
-    """A tensor that may be shifted."""
-
-    value: ir.Value
-    host: tuple[ir.Node, int] | None  # whose constant takes z off, before a ReLU or Clip; None: a subtraction behind
-    products: Sequence[Product]  # z is given back in their biases
-    sums: Sequence[tuple[ir.Node, int]]  # constants in which residual sums give it back
 
 
 def _outputs(graph: Graph) -> dict[str, ir.Value]:
@@ -190,11 +177,11 @@ def _outputs(graph: Graph) -> dict[str, ir.Value]:
     return {name_of(out): out for node in graph.nodes() for out in node.outputs}
 
 
-def _locate(graph: Graph, zero_points: Mapping[str, float]) -> Iterator[tuple[_Site, float]]:
+def _locate(graph: Graph, zero_points: Mapping[str, float]) -> Iterator[tuple[Site, float]]:
     """Where each zero point goes."""
     made = _outputs(graph)
     for tensor, zero_point in zero_points.items():
-        site = _find(made[tensor]) if tensor in made else None
+        site = find_site(made[tensor]) if tensor in made else None
         if site is None:
             raise ArtifactError(
                 f"the zero point of '{tensor}' does not fit the network",
@@ -204,94 +191,8 @@ def _locate(graph: Graph, zero_points: Mapping[str, float]) -> Iterator[tuple[_S
         yield site, zero_point
 
 
-def _find(value: ir.Value) -> _Site | None:
-    """The site at a tensor; None where there is none."""
-    maker = value.producer()
-    if maker is None:
-        return None
-    rectified = maker.op_type == "Relu" or (maker.op_type == "Clip" and _is_bounded(maker))
-    host = _find_constant(input_of(maker, 0)) if rectified else _own_constant(maker)
-    if host is None and (rectified or not _ends_activation(maker)):
-        return None
-    products, sums = _readers(value)
-    return _Site(value, host, products, sums) if products else None
-
-
-def _is_bounded(clip: ir.Node) -> bool:
-    """Whether a Clip has constants for bounds."""
-    return all(v is None or constant(v) is not None for v in clip.inputs[1:])
-
-
-def _ends_activation(node: ir.Node | None) -> bool:
-    """Whether a node makes the result of an activation function, products with constants behind it included."""
-    while node is not None and node.op_type == "Mul":
-        place = next((i for i, v in enumerate(node.inputs) if constant(v) is not None), None)
-        if place is None:
-            break
-        node = input_of(node, 1 - place).producer()
-    return node is not None and is_activation(node)
-
-
-def _readers(value: ir.Value) -> tuple[list[Product], list[tuple[ir.Node, int]]]:
-    """Who reads a tensor, as it is or moved about, and can give a zero point back; nobody if one of them cannot."""
-    products: list[Product] = []
-    sums: list[tuple[ir.Node, int]] = []
-    pending, seen = [value], {value}
-    while pending:
-        tensor = pending.pop()
-        if tensor.is_graph_output():
-            return [], []
-        for node, place in tensor.uses():
-            product = product_at(node) if place == 0 else None
-            if node.op_type in _PASSING:
-                fresh = [out for out in node.outputs if out not in seen]
-                seen.update(fresh)
-                pending.extend(fresh)
-            elif product is not None and bias_place(node) is not None and not any(node.attributes.get_ints("pads", ())):
-                products.append(product)
-            elif node.op_type == "Add" and (other := _other_constant(node, place)) is not None:
-                sums.append(other)
-            else:
-                return [], []
-    return products, sums
-
-
-def _other_constant(add: ir.Node, place: int) -> tuple[ir.Node, int] | None:
-    """What is added in a sum to one of its terms, or is added to the other one, if that is a constant."""
-    own = _own_constant(add)
-    return own if own is not None and own[1] != place else _find_constant(input_of(add, 1 - place))
-
-
-def _find_constant(value: ir.Value) -> tuple[ir.Node, int] | None:
-    """A constant, by node and input, that adds what it is raised by to all of a tensor, and to nothing else."""
-    node = value.producer()
-    if node is None or len(value.uses()) != 1 or value.is_graph_output():
-        return None
-    found = _own_constant(node)
-    if found is not None:
-        return found
-    if node.op_type in _PASSING:
-        return _find_constant(input_of(node, 0))
-    if node.op_type != "Add" or any(constant(v) is not None for v in node.inputs):
-        return None
-    return _find_constant(input_of(node, 0)) or _find_constant(input_of(node, 1))
-
-
-def _own_constant(node: ir.Node) -> tuple[ir.Node, int] | None:
-    """What a node adds to all that it computes."""
-    if node.op_type in ("Conv", "Gemm"):
-        return bias_place(node) if product_at(node) is not None else None
-    if node.op_type in ("BatchNormalization", "LayerNormalization"):
-        return (node, 2) if len(node.inputs) > 2 and constant(node.inputs[2]) is not None else None
-    if node.op_type != "Add":
-        return None
-    place = next((i for i, v in enumerate(node.inputs) if constant(v) is not None), None)
-    array = None if place is None else constant(node.inputs[place])
-    return None if place is None or array is None or array.dtype != np.float32 else (node, place)
-
-
 def _try(
-    site: _Site,
+    site: Site,
     judged: Sequence[Product],
     samples: Mapping[str, NDArray[np.float32]],
     choose_range: ChooseRange,
@@ -351,45 +252,3 @@ def _rounded(product: Product, weight_scales: WeightScales) -> NDArray[np.float3
     groups, out, depth = product.weight.shape
     scales = weight_scales(product.weight.reshape(-1, depth), 0).reshape(groups, out, 1)
     return round_weight(product.weight, scales)
-
-
-def _write(graph: Graph, site: _Site, zero_point: np.float32, taken: set[str | None]) -> None:
-    """Take a zero point off a tensor, and have its readers give it back, in place."""
-    if site.host is None:
-        put_behind(graph, site.value, "Sub", np.array(zero_point, np.float32), "zero_point", taken)
-    else:
-        _raise(graph, site.host, -zero_point, taken)
-        if site.host[0] is not site.value.producer():
-            _lower_bounds(graph, site.value, zero_point, taken)
-    for place in site.sums:
-        _raise(graph, place, zero_point, taken)
-    for product in site.products:
-        raise_bias(graph, product.node, zero_point * product.weight.sum(axis=2).reshape(-1), taken)
-
-
-def _raise(graph: Graph, place: tuple[ir.Node, int], amount: np.float32, taken: set[str | None]) -> None:
-    """Raise every number of a constant; a convolution without a bias gets one."""
-    node, index = place
-    old = constant(node.inputs[index]) if index < len(node.inputs) else None
-    shape = shape_of(input_of(node, 1))[:1] if old is None else old.shape
-    raise_constant(graph, node, index, np.full(shape, amount, np.float32), taken)
-
-
-def _lower_bounds(graph: Graph, value: ir.Value, zero_point: np.float32, taken: set[str | None]) -> None:
-    """Make of a ReLU, or of a Clip, the Clip that gives what it gave less the zero point."""
-    node = value.producer()
-    if node is None:
-        raise ValueError(f"'{value.name}' is not computed")
-    name = name_of(value)
-    bounds = [np.zeros(())] if node.op_type == "Relu" else [constant(v) for v in node.inputs[1:]]
-    lowered = []
-    for end, each in zip(("least", "most"), bounds, strict=False):
-        bound = None if each is None else each.astype(np.float32) - zero_point
-        lowered.append(None if bound is None else add_constant(graph, f"{name}_{end}", bound, taken=taken))
-    clip = ir.node("Clip", [node.inputs[0], *lowered], name=node.name)
-    out = clip.outputs[0]
-    out.shape, out.type = value.shape, value.type
-    ir.convenience.replace_all_uses_with(value, out)
-    graph.body.insert_after(node, clip)
-    graph.body.remove(node, safe=True)
-    out.name = name
