@@ -58,12 +58,15 @@ def main() -> None:
     except typer.Abort:  # Ctrl-C before the command began
         sys.exit(SIGINT_CODE)
     except _MISUSE as error:
-        error.show()
+        if type(error).show is not _MISUSE.show:  # nothing was asked for: it shows the help
+            error.show()
+            sys.exit(error.exit_code)
+        asked = "edgehybrid" if error.ctx is None else error.ctx.command_path
+        misuse = UsageError(error.format_message(), why="the command line was not understood", fix=f"{asked} --help")
+        typer.echo(f"error: {misuse}", err=True)
         if "--json" in sys.argv:
-            asked = "edgehybrid" if error.ctx is None else error.ctx.command_path
-            why = "the command line was not understood"
-            typer.echo(_text_of(_failure(UsageError(error.format_message(), why=why, fix=f"{asked} --help"))))
-        sys.exit(error.exit_code)
+            typer.echo(_text_of(_failure(misuse)))
+        sys.exit(misuse.exit_code)
 
 
 def show_version(asked: bool) -> None:

@@ -63,6 +63,37 @@ def test_an_error_is_three_lines_and_its_exit_code(kind: type[errors.EdgeHybridE
     assert result.stderr == "error: it broke\n  why: found a, needed b\n  fix: do c\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "what", "command"),
+    [
+        (["build", "--precison", "int8"], "No such option: --precison (Possible options: ", "edgehybrid build"),
+        (["build", "--batch", "x"], "Invalid value for '--batch'", "edgehybrid build"),
+        (["bench"], "Missing argument", "edgehybrid bench"),
+        (["biuld"], "No such command 'biuld'. Did you mean 'build'?", "edgehybrid"),
+    ],
+)
+def test_a_command_line_that_is_not_understood_is_three_lines_too(
+    words: list[str],
+    what: str,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *asked: None)  # the handlers are this process's own
+    for asked in (words, [*words, "--json"]):
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/edgehybrid", *asked])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+        told = capsys.readouterr()
+        first, *rest = told.err.splitlines()
+        assert first.startswith(f"error: {what}")
+        assert rest == ["  why: the command line was not understood", f"  fix: {command} --help"]
+        assert (told.out != "") == ("--json" in asked)
+    document = json.loads(told.out)
+    assert (document["exit_code"], document["fix"]) == (2, f"{command} --help")
+
+
 def test_an_error_stays_three_lines_whatever_a_file_is_called() -> None:
     name = "a\nb\x1b]0;evil\x07\u202e\udcff"
     said = run(failing(errors.InputError(f"no file {name}", why=f"{name} is not there", fix=f"check {name}"))).stderr
