@@ -11,6 +11,9 @@ from edgehybrid.errors import StageError
 from edgehybrid.graph import Graph, label_nodes, name_of, shape_of
 from edgehybrid.records import LayerError
 
+MAPS = 4
+"""Axes of a tensor whose channels lie on axis 1; others have them on the last one."""
+
 
 def compare(
     reference: Graph,
@@ -21,6 +24,9 @@ def compare(
     threads: int = 0,
 ) -> tuple[LayerError, ...]:
     """Signal to quantization noise ratio at layer outputs, over all images.
+
+    The signal is what varies in each channel: a bias can add the rest, and channels that stand far from zero would hide
+    the noise of what they tell.
 
     Both graphs run with canonical numerics: ONNX Runtime without graph optimisation, Q/DQ as written. Sums of squares
     are float64 and streaming, so memory does not grow with the number of images.
@@ -33,8 +39,8 @@ def compare(
         threads: Of ONNX Runtime; 0 for every core this process may use.
 
     Returns:
-        One entry per layer, in the order given: 10 log10(sum of squares / sum of squared differences) in dB, cut to
-        -200..200 (200: equal).
+        One entry per layer, in the order given: 10 log10(sum of squared distances from the channel's mean / sum of
+        squared differences) in dB, cut to -200..200 (200: equal).
 
     Raises:
         ImagesError: An image does not fit the graph, or there is none.
@@ -56,7 +62,7 @@ def compare(
     sessions = [
         (graph, open_session(graph, names, threads=threads, optimise=False)) for graph in (reference, quantized)
     ]
-    signal, noise = np.zeros(len(names)), np.zeros(len(names))
+    signals, noise = [_Spread() for _ in names], np.zeros(len(names))
     for group, copies in regroup(batches, shape):
         try:
             expected, found = (session.run(names, {name_of(graph.input): group}) for graph, session in sessions)
@@ -65,14 +71,36 @@ def compare(
         for i, name in enumerate(names):
             exact = _finite(expected[i], name, "float32")
             difference = _finite(found[i], name, "quantized") - exact
-            signal[i] += np.sum(np.square(exact)) / copies
+            signals[i].add(exact, copies)
             noise[i] += np.sum(np.square(difference)) / copies
 
     labels = label_nodes(reference)
     return tuple(
-        LayerError(labels[makers[name]], makers[name].op_type, name, decibels(s, n))
-        for name, s, n in zip(names, signal.tolist(), noise.tolist(), strict=True)
+        LayerError(labels[makers[name]], makers[name].op_type, name, decibels(signal.varying(), n))
+        for name, signal, n in zip(names, signals, noise.tolist(), strict=True)
     )
+
+
+class _Spread:
+    """How far the channels of a tensor spread around their means, as it streams by: maps (N, C, H, W), or (..., C)."""
+
+    def __init__(self) -> None:
+        self._count = 0.0
+        self._sums: NDArray[np.float64] = np.zeros((2, 1))  # of values and squares, per channel
+
+    def add(self, array: NDArray[np.float64], copies: int) -> None:
+        """Count the tensor of a group of images; with copies each image is there as often."""
+        axis = 1 if array.ndim == MAPS else -1
+        rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+        self._count += rows.shape[1] / copies
+        self._sums = self._sums + np.stack([rows.sum(axis=1), np.square(rows).sum(axis=1)]) / copies
+
+    def varying(self) -> float:
+        """Sum of squared distances from the mean of each channel; of squares, where each has one value alone."""
+        total, squares = self._sums
+        if self._count <= 1:
+            return float(squares.sum())
+        return float(np.maximum(squares - np.square(total) / self._count, 0).sum())
 
 
 def _finite(array: NDArray[np.generic], name: str, which: str) -> NDArray[np.float64]:
