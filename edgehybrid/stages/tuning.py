@@ -190,14 +190,18 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
     return Equalized(folder / "equalized.onnx", kept["factors"], kept["offsets"], kept["zero_points"], adjustments)
 
 
-def apply_known(run: Run, baseline: Path, ranges: Ranges) -> Path:
-    """The graph that ranges with factors, offsets and zero points belong to."""
+def apply_known(run: Run, baseline: Path, ranges: Ranges, model: "Graph | None" = None) -> Path:
+    """The graph that ranges with factors, offsets and zero points belong to; `model`: the baseline, where it is open."""
+    made: Graph | None = None
 
     def produce(folder: Path) -> None:
         from edgehybrid import graph, tuner
 
-        made = tuner.apply_offsets(tuner.apply_factors(graph.load(baseline), ranges.factors), ranges.offsets)
-        write_atomic(folder / "equalized.onnx", tuner.apply_zero_points(made, ranges.zero_points).pieces())
+        nonlocal made
+        plain = graph.load(baseline) if model is None else model
+        centred = tuner.apply_offsets(tuner.apply_factors(plain, ranges.factors), ranges.offsets)
+        made = tuner.apply_zero_points(centred, ranges.zero_points)
+        write_atomic(folder / "equalized.onnx", made.pieces())
 
     if not (ranges.factors or ranges.offsets or ranges.zero_points):
         return baseline
@@ -207,7 +211,10 @@ def apply_known(run: Run, baseline: Path, ranges: Ranges) -> Path:
         "offsets": ranges.offsets,
         "zero_points": ranges.zero_points,
     }
-    return run.do("factors", inputs, produce) / "equalized.onnx"
+    path = run.do("factors", inputs, produce) / "equalized.onnx"
+    if made is not None:
+        run.keep(path, made)
+    return path
 
 
 def align_zero_points(run: Run, few: _Few, calibrated: Path, ranges: Ranges) -> tuple[Path, Ranges]:
@@ -216,8 +223,9 @@ def align_zero_points(run: Run, few: _Few, calibrated: Path, ranges: Ranges) -> 
 
     if not ranges.zero_points:
         return calibrated, ranges
-    ranges = tuner.align(few.opened[0], ranges)
-    return apply_known(run, few.baseline, ranges), ranges
+    model, _ = few.opened
+    ranges = tuner.align(model, ranges)
+    return apply_known(run, few.baseline, ranges, model), ranges
 
 
 def settle_biases(run: Run, path: Path, ranges: Ranges) -> Path | None:
