@@ -191,7 +191,7 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
 
 
 def apply_known(run: Run, baseline: Path, ranges: Ranges, model: "Graph | None" = None) -> Path:
-    """The graph that ranges with factors, offsets and zero points belong to; `model`: the baseline, where it is open."""
+    """The graph that ranges with factors, offsets and zero points belong to; `model`: the baseline, if it is open."""
     made: Graph | None = None
 
     def produce(folder: Path) -> None:
