@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgehybrid.errors import GraphError
-from edgehybrid.graph import Graph, constant, shape_of
+from edgehybrid.graph import Graph, constant, name_of, shape_of
 
 FUSED_HEAD_SIZES = (16, 32, 64)
 FUSED_MAX_LENGTH = 512
@@ -31,6 +31,11 @@ class Attention:
     softmax: ir.Node
     scores: tuple[ir.Node, ...]  # they make its logits; terms with a constant operand included
     sums: tuple[ir.Node, ...]  # they read its result
+
+
+def computed(graph: Graph) -> dict[str, ir.Value]:
+    """Every tensor that a node computes, by name."""
+    return {name_of(out): out for node in graph.nodes() for out in node.outputs}
 
 
 def find_attentions(graph: Graph) -> tuple[Attention, ...]:

@@ -24,7 +24,7 @@ from edgehybrid.errors import ArtifactError
 from edgehybrid.graph import Graph, add_constant, constant, name_of, shape_of, sweep, unused, values
 from edgehybrid.graph.half import FLOAT16_MAX
 from edgehybrid.graph.products import Product, bias_place, find_products, product_at, raise_bias, raise_constant
-from edgehybrid.graph.structure import MOVES, input_of, residual_makers
+from edgehybrid.graph.structure import MOVES, computed, input_of, residual_makers
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Plan
 from edgehybrid.tuner.channels import find_region
@@ -65,7 +65,7 @@ def center(
             quantizing.setdefault(decision.tensor, set()).add(decision.node)
     offsets: dict[str, str] = {}
     records = []
-    for tensor, value in _outputs(graph).items():
+    for tensor, value in computed(graph).items():
         site = _find(value)
         if site is None:
             continue
@@ -177,14 +177,9 @@ class _Site:
         return offset.reshape(-1, *[1] * behind)
 
 
-def _outputs(graph: Graph) -> dict[str, ir.Value]:
-    """Every computed tensor by name."""
-    return {name_of(out): out for node in graph.nodes() for out in node.outputs}
-
-
 def _locate(graph: Graph, offsets: Mapping[str, str]) -> Iterator[tuple[_Site, NDArray[np.float32]]]:
     """Where each set of offsets goes, and the offsets."""
-    made = _outputs(graph)
+    made = computed(graph)
     for tensor, text in offsets.items():
         site, offset = _find(made[tensor]) if tensor in made else None, np.array(text.split(), np.float32)
         if site is None or site.channels != offset.size:

@@ -33,7 +33,7 @@ from edgehybrid.decibels import decibels
 from edgehybrid.errors import ArtifactError
 from edgehybrid.graph import Graph, name_of
 from edgehybrid.graph.products import Product, find_products, product_at
-from edgehybrid.graph.structure import find_read, input_of
+from edgehybrid.graph.structure import computed, find_read, input_of
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Equalize, Plan
 from edgehybrid.tuner.centering import FREE_GAIN, find_middles
@@ -169,7 +169,7 @@ def scale_rows(
 
 def _locate(graph: Graph, factors: Mapping[str, str]) -> Iterator[tuple[Region, NDArray[np.float32]]]:
     """Where each set of factors goes, and the factors."""
-    found = {name_of(out): out for node in graph.nodes() for out in node.outputs}
+    found = computed(graph)
     for tensor, text in factors.items():
         exponents = np.array(text.split(), np.int64)
         seed = found.get(tensor)

@@ -19,14 +19,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.decibels import decibels
 from edgehybrid.errors import ArtifactError
 from edgehybrid.graph import Graph, name_of, sweep, values
 from edgehybrid.graph.products import Product, find_products
-from edgehybrid.graph.structure import input_of
+from edgehybrid.graph.structure import computed, input_of
 from edgehybrid.graph.tuning import Tuning
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Plan, Ranges
@@ -70,7 +69,7 @@ def shift(
     products = {product.output: product for product in find_products(graph, plan).values()}
     found: dict[str, float] = {}
     records = []
-    for tensor, value in _outputs(graph).items():
+    for tensor, value in computed(graph).items():
         site = find_site(value)
         judged = [] if site is None else [p for p in site.products if p.output in products and p.output in samples]
         if site is None or not judged or any(p.output in loud for p in judged):
@@ -159,7 +158,7 @@ def settle(graph: Graph, plan: Plan, zero_points: Mapping[str, float], weight_sc
         zero_points: As `Ranges.zero_points`.
         weight_scales: The quantizer's own.
     """
-    tuning, outputs = Tuning({}, {}, {}), _outputs(graph)
+    tuning, outputs = Tuning({}, {}, {}), computed(graph)
     int8 = {product.node: label for label, product in find_products(graph, plan).items()}
     for tensor, zero_point in zero_points.items():
         maker = outputs[tensor].producer() if tensor in outputs else None
@@ -172,14 +171,9 @@ def settle(graph: Graph, plan: Plan, zero_points: Mapping[str, float], weight_sc
     return tuning
 
 
-def _outputs(graph: Graph) -> dict[str, ir.Value]:
-    """Every computed tensor by name."""
-    return {name_of(out): out for node in graph.nodes() for out in node.outputs}
-
-
 def _locate(graph: Graph, zero_points: Mapping[str, float]) -> Iterator[tuple[Site, float]]:
     """Where each zero point goes."""
-    made = _outputs(graph)
+    made = computed(graph)
     for tensor, zero_point in zero_points.items():
         site = find_site(made[tensor]) if tensor in made else None
         if site is None:
