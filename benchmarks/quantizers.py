@@ -420,9 +420,12 @@ def layer_sqnr(
         _, factor = spread(found.sum(0))
         noise = noise_of(found, factor, offset(found.sum(0), factor))
         together.append(decibels(found[:, 3].sum(), noise.sum()))
-        power, factors = spread(found)
-        factor = weighted_median(factors, divide(power, power.sum(1, keepdims=True)))
-        noise = noise_of(found, factor, np.median(offset(found, factor), axis=0))
+        constant = offset(found.sum(0), factor)
+        if found[:, 0].min() > 1:  # one value of an image tells nothing of either
+            power, factors = spread(found)
+            factor = weighted_median(factors, divide(power, power.sum(1, keepdims=True)))
+            constant = np.median(offset(found, factor), axis=0)
+        noise = noise_of(found, factor, constant)
         each.append(np.mean([decibels(s, n) for s, n in zip(found[:, 3].sum(1), noise, strict=True)]))
     return {"together": np.array(together), "image_by_image": np.array(each)}
 

@@ -17,8 +17,10 @@ import edgehybrid
 from edgehybrid import stages
 from edgehybrid.dataset import load
 from edgehybrid.errors import GraphError, ImagesError, InputError, UsageError
+from edgehybrid.graph import load as load_graph
 from edgehybrid.records import ModelSpec, Preprocess, Provenance, Report
 from tests.graph.test_adoption import make
+from tests.single import SingleNet
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
 OPTIONS = {"mean": "0.5,0.5,0.5", "std": "0.25,0.25,0.25", "crop_pct": 1.0, "interpolation": "bilinear"}
@@ -80,6 +82,22 @@ def test_options_say_the_same_as_the_file(built: Report, home: Path) -> None:
     assumed = edgehybrid.quantize(model="open.onnx", input_size=16, num_calib=8, target="cpu", output=home / "a.onnx")
     assert any("assumed: crop_pct 0.875, mean 0.485" in note for note in assumed.notes)
     assert Path(assumed.path).read_bytes() != Path(made.path).read_bytes()
+
+
+def test_a_norm_without_a_bias_gets_one_and_a_zero_point(home: Path) -> None:
+    """What gives a tensor its zero point may have come with centring: the file itself could not be shifted there."""
+    net = SingleNet(1, 3, 16, 16)
+    x = net.op("Relu", net.conv("input", 3, 32))
+    x = net.op("Relu", net.conv(x, 32, 32))
+    x = net.op("Add", net.op("Mul", x, x), net.const(3 * net.random.normal(size=(1, 32, 1, 1))))
+    tokens = net.transpose(net.reshape(x, 1, 32, 256), 0, 2, 1)
+    normed = net.op("LayerNormalization", tokens, net.const(np.ones(32)), axis=-1)
+    graph = net.graph(net.op("ReduceMean", net.op("Relu", net.linear(normed, 32, 32)), axes=[1], keepdims=0))
+    Path("norm.onnx").write_bytes(graph.to_bytes())
+    edgehybrid.quantize(
+        model="norm.onnx", calib="eval.npz", num_calib=12, target="cpu", output=home / "norm-int8.onnx", **OPTIONS
+    )
+    assert list(load_graph(home / "norm-int8.onnx").nodes("QuantizeLinear"))
 
 
 def test_evaluate_uses_the_bundles_preprocessing_unless_told_otherwise(built: Report) -> None:

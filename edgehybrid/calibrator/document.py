@@ -16,6 +16,7 @@ from pathlib import Path
 from edgehybrid.calibrator.observations import Observations
 from edgehybrid.calibrator.ranges import EXPONENTS, LEVELS, choose
 from edgehybrid.errors import ArtifactError, NotFoundError, UsageError
+from edgehybrid.graph.half import FLOAT16_MAX
 from edgehybrid.records import Method, Preprocess, Ranges
 from edgehybrid.store import decode, to_json
 
@@ -105,8 +106,8 @@ def _check(ranges: Ranges) -> None:
         raise ValueError(f"a factor lies beyond 2**{_STEEPEST // 8}")
     if not all(math.isfinite(float(each)) for text in ranges.offsets.values() for each in text.split()):
         raise ValueError("an offset is not finite")
-    if not all(math.isfinite(each) for each in ranges.zero_points.values()):
-        raise ValueError("a zero point is not finite")
+    if not all(abs(each) <= FLOAT16_MAX for each in ranges.zero_points.values()):
+        raise ValueError("a zero point is none that float16 holds")
 
 
 def digest_of(digests: Sequence[str]) -> str:

@@ -70,20 +70,26 @@ def sample(
     early: dict[str, NDArray[np.float32]] = {}
     peaks: dict[str, list[float]] = {name: [] for name in read}
     kept = {p.output: _Pile(p, calls * rows_per_batch(p, rows, groups)) for p in products}
-    for ordinal, (group, _) in enumerate(regroup(batches, shape_of(graph.input))):
+    for ordinal, (group, copies) in enumerate(regroup(batches, shape_of(graph.input))):
         slot.run(group)
         for name, (source, product) in read.items():
             x = slot.arrays[source]
             kept[name].add(product.rows(x, rows_per_batch(product, rows, groups), ordinal))
             others = tuple(i for i in range(x.ndim) if i != product.axis % x.ndim)
             least, most = x.min(axis=others), x.max(axis=others)
-            peaks[name].append(float(max(-least.min(), most.max())))
+            peaks[name] += _reach(x, batch // copies)
             known = span.get(name, (least, most))
             span[name] = np.stack([np.minimum(known[0], least), np.maximum(known[1], most)])
             if 2 * ordinal < groups:
                 early[name] = span[name]
-    loud = {name for name, reached in peaks.items() if max(reached) > LOUD * float(np.median(reached))}
+    loud = {name for name, reached in peaks.items() if max(reached) >= LOUD * float(np.median(reached)) > 0}
     return Samples({name: kept.pop(name).rows for name in read}, span, early, loud)
+
+
+def _reach(x: NDArray[np.float32], images: int) -> list[float]:
+    """Largest |x| of each image, which lie one after the other; of all together where they cannot be told apart."""
+    each = x.reshape(images if len(x) % images == 0 else 1, -1)
+    return [max(-least, most) for least, most in zip(each.min(axis=1).tolist(), each.max(axis=1).tolist(), strict=True)]
 
 
 class _Pile:

@@ -125,7 +125,10 @@ def bias_place(node: ir.Node) -> tuple[ir.Node, int] | None:
             return None
         if node.op_type == "Gemm" and node.attributes.get_float("alpha", 1.0) != 1.0:
             return None
-        return (node, 2) if bias is None or constant(bias) is not None else None
+        added = constant(bias)
+        if node.op_type == "Gemm" and added is not None and added.shape[-1:] == (1,) and added.size > 1:
+            return None  # one number per row
+        return (node, 2) if bias is None or added is not None else None
     uses = list(node.outputs[0].uses())
     if len(uses) != 1 or uses[0].node.op_type != "Add" or node.outputs[0].is_graph_output():
         return None

@@ -89,7 +89,7 @@ def reuse_calibration(path: Path, baseline: Path, preprocess: Preprocess, method
             why="weights or layers are not those it was calibrated with",
             fix="give the same --model and --weights, or calibrate this one",
         )
-    model = tuner.apply_offsets(model, found.ranges.offsets)
+    model = tuner.apply_offsets(tuner.apply_factors(model, found.ranges.factors), found.ranges.offsets)
     needed = {d.tensor for d in placement.plan(model, "fp32").decisions if d.kind == "activation"}
     missing = sorted(needed - set(found.ranges.tensors))
     if missing:

@@ -91,7 +91,10 @@ def prepare(
 
 
 def reuse(run: Run, path: Path, baseline: Path, preprocess: Preprocess, method: Method) -> tuple[Prepared, ImageSet]:
-    """The graph and the ranges of a calibration file, and its images; biases stay, as correcting them needs images."""
+    """The graph and the ranges of a calibration file, and its images.
+
+    Biases stay, as correcting them needs images, but for what zero points and rounded weights make of them.
+    """
     ranges, about = reuse_calibration(path, baseline, preprocess, method)
     path = apply_known(run, baseline, ranges)
     return Prepared(path, ranges, settle_biases(run, path, ranges)), about
@@ -164,8 +167,9 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
         zero_points: dict[str, float] = {}
         if sites == "all":
             rows = tuner.scale_rows(model, factors, kept.rows)
-            made, offsets, more = tuner.center(made, plan, rows, pick)
-            rows = tuner.center_rows(model, offsets, rows)
+            level = made
+            made, offsets, more = tuner.center(level, plan, rows, pick)
+            rows = tuner.center_rows(level, offsets, rows)
             made, zero_points, last = tuner.shift(
                 made, plan, rows, pick, quantizer.choose_weight_scales, loud=kept.loud
             )
@@ -223,9 +227,8 @@ def align_zero_points(run: Run, few: _Few, calibrated: Path, ranges: Ranges) -> 
 
     if not ranges.zero_points:
         return calibrated, ranges
-    model, _ = few.opened
-    ranges = tuner.align(model, ranges)
-    return apply_known(run, few.baseline, ranges, model), ranges
+    ranges = tuner.align(run.open(calibrated), ranges)
+    return apply_known(run, few.baseline, ranges, few.opened[0]), ranges
 
 
 def settle_biases(run: Run, path: Path, ranges: Ranges) -> Path | None:
@@ -273,7 +276,7 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
             plan,
             ranges,
             others,
-            _move_rows(before, ranges, few.samples.rows),
+            _move_rows(before, model, ranges, few.samples.rows),
             quantizer.choose_weight_scales,
             tied=placement.tie(model, plan),
             importance=weigh_outputs(prepared, model, products, few.picked, few.preprocess, few.rows)
@@ -299,13 +302,15 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
 
 
 def _move_rows(
-    before: "Graph", ranges: Ranges, rows: "Mapping[str, NDArray[np.float32]]"
+    before: "Graph", after: "Graph", ranges: Ranges, rows: "Mapping[str, NDArray[np.float32]]"
 ) -> "Mapping[str, NDArray[np.float32]]":
     """Samples of the network before, as the one that the ranges belong to would give them."""
     from edgehybrid import tuner
 
-    scaled = tuner.scale_rows(before, ranges.factors, rows)
-    return tuner.shift_rows(before, ranges.zero_points, tuner.center_rows(before, ranges.offsets, scaled))
+    moved = tuner.scale_rows(before, ranges.factors, rows)
+    if ranges.offsets:
+        moved = tuner.center_rows(tuner.apply_factors(before, ranges.factors), ranges.offsets, moved)
+    return tuner.shift_rows(after, ranges.zero_points, moved)
 
 
 def _others(run: Run, prepared: Path, images: Images, preprocess: Preprocess, ranges: Ranges) -> list[Ranges]:

@@ -260,6 +260,8 @@ class _Flood:
         output, other = node.outputs[0], node.inputs[1 - place]
         if _shape(output) != index.shape or other is node.inputs[place]:
             raise Blocked
+        if self._gains and node.op_type == "Mul" and is_activation(node):
+            raise Blocked  # it would carry the factors, and get them again from a product behind it
         if constant(other) is None:
             if node.op_type == "Add" or other in self.region.tensors:
                 raise Blocked

@@ -87,7 +87,8 @@ def put_behind(
     name, maker = name_of(value), value.producer()
     if maker is None:
         raise ValueError(f"'{name}' is not computed")
-    node = ir.node(op, [value, add_constant(graph, f"{name}_{what}", amount, taken=taken)], name=f"{maker.name}/{what}")
+    label = unused(f"{maker.name or name}/{what}", {node.name for node in graph.nodes()})
+    node = ir.node(op, [value, add_constant(graph, f"{name}_{what}", amount, taken=taken)], name=label)
     out = node.outputs[0]
     out.shape, out.type = value.shape, value.type
     ir.convenience.replace_all_uses_with(value, out)

@@ -32,7 +32,7 @@ class Site:
 def find_site(value: ir.Value) -> Site | None:
     """The site at a tensor; None where there is none."""
     maker = value.producer()
-    if maker is None:
+    if maker is None or value is not maker.outputs[0]:
         return None
     rectified = maker.op_type == "Relu" or (maker.op_type == "Clip" and _is_bounded(maker))
     host = _find_constant(input_of(maker, 0)) if rectified else own_constant(maker)
@@ -90,7 +90,7 @@ def _other_constant(add: ir.Node, place: int) -> tuple[ir.Node, int] | None:
 def _find_constant(value: ir.Value) -> tuple[ir.Node, int] | None:
     """A constant, by node and input, that adds what it is raised by to all of a tensor, and to nothing else."""
     node = value.producer()
-    if node is None or len(value.uses()) != 1 or value.is_graph_output():
+    if node is None or value is not node.outputs[0] or len(value.uses()) != 1 or value.is_graph_output():
         return None
     found = own_constant(node)
     if found is not None:
@@ -103,7 +103,7 @@ def _find_constant(value: ir.Value) -> tuple[ir.Node, int] | None:
 
 
 def own_constant(node: ir.Node) -> tuple[ir.Node, int] | None:
-    """What a node adds to all that it computes."""
+    """What a node adds to all of its first output."""
     if node.op_type in ("Conv", "Gemm"):
         return bias_place(node) if product_at(node) is not None else None
     if node.op_type in ("BatchNormalization", "LayerNormalization"):

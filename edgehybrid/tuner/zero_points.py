@@ -15,6 +15,7 @@ Source:
     2018 (zero points, in the integer kernels themselves).
 """
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from edgehybrid.decibels import decibels
 from edgehybrid.errors import ArtifactError
 from edgehybrid.graph import Graph, name_of, sweep, values
+from edgehybrid.graph.half import FLOAT16_MAX
 from edgehybrid.graph.products import Product, find_products
 from edgehybrid.graph.structure import computed, input_of
 from edgehybrid.graph.tuning import Tuning
@@ -107,16 +109,14 @@ def shift_rows(
     """What sampling the shifted graph would give, from samples of the one before.
 
     Args:
-        graph: The one before, or one with other factors and offsets per channel.
+        graph: float32, shifted, by these zero points or others of the same tensors.
         zero_points: As `Ranges.zero_points`.
         rows: Output of each int8 product -> rows of its input, (groups, rows, in).
-
-    Raises:
-        ArtifactError: The zero points are of another graph.
     """
     shifted = dict(rows)
-    for site, zero_point in _locate(graph, zero_points):
-        for product in site.products:
+    for tensor, products in _find_rounded(graph, zero_points).items():
+        zero_point = zero_points[tensor]
+        for product in products:
             if product.output in shifted:
                 shifted[product.output] = shifted[product.output] - np.float32(zero_point)
     return shifted
@@ -126,23 +126,20 @@ def align(graph: Graph, ranges: Ranges) -> Ranges:
     """The same with every zero point at the nearest multiple of the scale it is rounded with, so that zero has a level.
 
     Args:
-        graph: As for `apply_zero_points`, or one with other factors and offsets per channel.
-        ranges: Of the shifted graph.
-
-    Raises:
-        ArtifactError: The zero points are of another graph.
+        graph: float32, shifted by these zero points.
+        ranges: Of this graph.
     """
     found = {}
-    for site, zero_point in _locate(graph, ranges.zero_points):
-        read = (name_of(input_of(product.node, 0)) for product in site.products)
+    for tensor, products in _find_rounded(graph, ranges.zero_points).items():
+        read = (name_of(input_of(product.node, 0)) for product in products)
         amax = next((ranges.tensors[name] for name in read if name in ranges.tensors), 0.0)
-        found[name_of(site.value)] = _round_to_level(zero_point, amax)
+        found[tensor] = _round_to_level(ranges.zero_points[tensor], amax)
     return replace(ranges, zero_points=found)
 
 
 def _round_to_level(zero_point: float, amax: float) -> float:
     """The nearest multiple of the scale of a range, as float16 holds it; the same where zero is beyond all levels."""
-    scale = float(np.float16(amax / LEVELS))
+    scale = float(np.float16(amax / LEVELS)) if zero_point else 0.0
     level = round(zero_point / scale) if scale > 0 else 0
     return float(np.float16(level * scale)) if 0 < abs(level) <= LEVELS else zero_point
 
@@ -153,22 +150,28 @@ def settle(graph: Graph, plan: Plan, zero_points: Mapping[str, float], weight_sc
     Most of what an activation function makes lies near zero, where that leaves no error. Elsewhere nothing is changed.
 
     Args:
-        graph: float32, the one that is quantized.
+        graph: float32, shifted, the one that is quantized.
         plan: Its placement.
         zero_points: As `Ranges.zero_points`.
         weight_scales: The quantizer's own.
     """
     tuning, outputs = Tuning({}, {}, {}), computed(graph)
     int8 = {product.node: label for label, product in find_products(graph, plan).items()}
-    for tensor, zero_point in zero_points.items():
-        maker = outputs[tensor].producer() if tensor in outputs else None
+    for tensor, products in _find_rounded(graph, zero_points).items():
+        maker = outputs[tensor].producer()
         if maker is None or own_constant(maker) is not None:
             continue
-        for product in find_readers(outputs[tensor])[0]:
+        for product in products:
             if product.node in int8:
                 error = _rounded(product, weight_scales) - product.weight
-                tuning.biases[int8[product.node]] = np.float32(zero_point) * error.sum(axis=2).reshape(-1)
+                tuning.biases[int8[product.node]] = np.float32(zero_points[tensor]) * error.sum(axis=2).reshape(-1)
     return tuning
+
+
+def _find_rounded(graph: Graph, zero_points: Mapping[str, float]) -> dict[str, list[Product]]:
+    """The products that read each shifted tensor, in a graph that is shifted already."""
+    made = computed(graph)
+    return {tensor: find_readers(made[tensor])[0] for tensor in zero_points if tensor in made}
 
 
 def _locate(graph: Graph, zero_points: Mapping[str, float]) -> Iterator[tuple[Site, float]]:
@@ -212,7 +215,7 @@ def _try(
     who = "a subtraction behind it" if site.host is None else f"a constant of the {site.host[0].op_type}"
     given = f" and {counted(len(site.sums), 'sum')}" if site.sums else ""
     note = f"{zero_point:.4g} taken off by {who}, given back by {counted(count, 'int8 reader')}{given}"
-    accepted, name = after <= GAIN * before, name_of(site.value)
+    accepted, name = 0 < before < math.inf and after <= GAIN * before, name_of(site.value)
     return Adjustment("zero point", name, accepted, decibels(count, before), decibels(count, after), note), zero_point
 
 
@@ -224,7 +227,10 @@ def _choose(rows: Sequence[NDArray[np.float32]], choose_range: ChooseRange) -> t
     together = np.concatenate([each.reshape(-1) for each in rows])
     reach = choose_range(together)
     least, most = (float(np.clip(end, -reach, reach)) for end in (together.min(), together.max()))
-    zero_point = float(np.float16(SHARE * (least + most)))
+    wanted = SHARE * (least + most)
+    if abs(wanted) > FLOAT16_MAX:
+        return 0.0, 0.0
+    zero_point = float(np.float16(wanted))
     return zero_point, abs(zero_point) / reach
 
 

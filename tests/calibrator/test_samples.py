@@ -24,6 +24,18 @@ def test_the_span_of_a_channel_is_from_its_smallest_to_its_largest_value() -> No
     assert (np.abs(span[:, 3]) > 10 * np.abs(kept.early_span[name][:, 3])).all()
 
 
+@pytest.mark.parametrize("batch", [1, 2, 4, 8])
+def test_what_is_loud_on_a_few_images_does_not_depend_on_the_batch(batch: int) -> None:
+    net = SingleNet(batch, 24, 8, 8)
+    graph = net.graph(net.conv("input", 24, 32))
+    product = product_at(next(graph.nodes("Conv")))
+    assert product is not None
+    images = np.concatenate([draw(graph, seed)[:1] for seed in range(18)])
+    assert not sample(graph, [images], [product], 18, threads=1).loud
+    images[[3, 17]] *= 9
+    assert sample(graph, [images], [product], 18, threads=1).loud == {product.output}
+
+
 @pytest.mark.parametrize("groups", [1, 16])
 def test_rows_are_those_of_every_call_one_after_the_other(groups: int) -> None:
     net = SingleNet(2, 16, 8, 8)

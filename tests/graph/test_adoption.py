@@ -59,8 +59,8 @@ def make(
         [info(NAME, kind, dims)],
         [info("class scores", TensorProto.FLOAT, [dims[0], 5]), info("features", TensorProto.FLOAT, None)],
         [
-            *(weight("kernel", 16, channels, 3, 3), weight("bias", 16)),
-            *(weight("wide", 32, 16, 3, 3), weight("matrix", 5, 32), weight("offset", 5)),
+            *(weight("kernel", 24, channels, 3, 3), weight("bias", 24)),
+            *(weight("wide", 32, 24, 3, 3), weight("matrix", 5, 32), weight("offset", 5)),
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)

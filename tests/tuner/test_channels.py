@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgehybrid.graph import Graph, name_of, values
 from edgehybrid.tuner.channels import find_region
 from edgehybrid.tuner.region import Region, write_factors
-from tests.single import draw, run
+from tests.single import SingleNet, draw, run
 from tests.tuner import nets
 
 
@@ -18,6 +18,21 @@ def tensor(graph: Graph, op: str, last: bool = True) -> str:
     """The output of the last (or first) operator of a type."""
     found = [name_of(node.outputs[0]) for node in graph.nodes(op)]
     return found[-1 if last else 0]
+
+
+def test_a_product_that_carries_factors_gets_no_more_behind_it() -> None:
+    """Where one factor of a SiLU is in the region, its result has the factors already."""
+    net = SingleNet(1, 24, 6, 6)
+    r, other = net.op("Relu", net.conv("input", 24, 16)), net.conv("input", 24, 16)
+    scaled = net.op("Mul", r, net.const(2.0))
+    product = net.op("Mul", scaled, net.op("Sigmoid", r))
+    silu = net.op("Mul", other, net.op("Sigmoid", other))
+    joined = net.op("Concat", scaled, silu, axis=1)
+    graph = net.graph(net.op("Add", net.conv(joined, 32, 24), net.conv(product, 16, 24)))
+    for name in (joined, scaled, product):
+        region = region_of(graph, name, 1)
+        if region is not None:
+            check_scaled(graph, region, name)
 
 
 def region_of(graph: Graph, name: str, axis: int) -> Region | None:

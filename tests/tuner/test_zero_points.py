@@ -13,6 +13,7 @@ from edgehybrid.placement import plan
 from edgehybrid.quantizer import choose_weight_scales, quantize
 from edgehybrid.records import Adjustment, Ranges
 from edgehybrid.tuner import align, apply_zero_points, settle, shift, shift_rows
+from edgehybrid.tuner.shifting import find_site
 from tests.single import SingleNet, draw, observe, run
 
 
@@ -117,7 +118,7 @@ def test_the_shifted_graph_is_what_is_made_again_and_read_back_from_its_file(nam
 def test_shifted_rows_are_what_the_shifted_graph_gives(name: str) -> None:
     graph = GRAPHS[name]
     result, found, _ = shifted(graph)
-    expected, rows = taken(result).rows, shift_rows(graph, found, taken(graph).rows)
+    expected, rows = taken(result).rows, shift_rows(result, found, taken(graph).rows)
     assert expected.keys() == rows.keys()
     for output, one in expected.items():
         np.testing.assert_allclose(rows[output], one, atol=1e-4)
@@ -185,7 +186,7 @@ def test_aligned_zero_points_are_levels_of_the_tensor_that_is_rounded(name: str)
     graph = GRAPHS[name]
     result, found, _ = shifted(graph)
     ranges = observe(result, draw(graph, 5))
-    aligned = align(graph, Ranges(ranges.method, 1, ranges.sha256, ranges.tensors, zero_points=found)).zero_points
+    aligned = align(result, Ranges(ranges.method, 1, ranges.sha256, ranges.tensors, zero_points=found)).zero_points
     assert aligned.keys() == found.keys()
     assert all(float(np.float16(zero_point)) == zero_point for zero_point in aligned.values())
     scales = [float(np.float16(amax / 127)) for amax in ranges.tensors.values()]
@@ -218,6 +219,43 @@ def test_settled_biases_take_back_what_rounded_weights_make_of_a_zero_point() ->
 def test_zero_points_of_another_graph_are_refused(zero_points: dict[str, float]) -> None:
     with pytest.raises(ArtifactError, match="does not fit the network"):
         apply_zero_points(GRAPHS["relu"], zero_points)
+
+
+def test_nodes_without_names_get_names_that_differ() -> None:
+    net = SingleNet(1, 24, 8, 8)
+    x = net.conv(net.gelu(net.conv("input", 24, 32)), 32, 32)
+    graph = net.graph(net.conv(net.gelu(x), 32, 16))
+    for node in graph.nodes():
+        node.name = ""
+    result, found, _ = shifted(graph)
+    assert len(found) == 2
+    names = [node.name for node in result.nodes("Sub")]
+    assert len({*names, ""}) == 3
+
+
+def test_a_second_output_has_no_constant_of_its_own() -> None:
+    net = SingleNet(1, 16, 24)
+    net.op("LayerNormalization", "input", net.weight(24), net.weight(24), outputs=3, axis=-1)
+    mean = net.op("Relu", net.last_outputs()[1])
+    graph = net.graph(net.linear(net.op("Add", mean, net.op("Mul", "input", net.const(0.0))), 24, 24))
+    value = next(node.outputs[0] for node in graph.nodes("Relu"))
+    assert find_site(value) is None
+
+
+def test_zero_points_beyond_float16_are_not_given() -> None:
+    net = SingleNet(1, 24, 8, 8)
+    x = net.op("Relu", net.op("Mul", net.conv("input", 24, 32), net.const(1e6)))
+    graph = net.graph(net.conv(net.op("Add", x, net.weight(1, 32, 1, 1)), 32, 16))
+    assert shifted(graph)[1:] == ({}, ())
+
+
+def test_a_constant_with_a_number_per_row_gives_nothing_back() -> None:
+    for shape in ((4, 1), (4, 24), (24,), (1,)):
+        net = SingleNet(4, 32)
+        x = net.op("Relu", net.op("Gemm", "input", net.weight(32, 32), net.weight(32)))
+        graph = net.graph(net.op("Gemm", x, net.weight(32, 24), net.weight(*shape)))
+        site = find_site(next(node.outputs[0] for node in graph.nodes("Relu")))
+        assert (site is None) == (shape == (4, 1))
 
 
 def test_the_tensor_that_is_rounded_keeps_its_name() -> None:
