@@ -124,8 +124,8 @@ class Standardised(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, CHANNELS, 3, 2, 1)
-        self.weight = nn.Parameter(torch.ones(32, CHANNELS, 3, 3))
+        self.stem = nn.Conv2d(3, 24, 3, 2, 1)  # more than the 16 channels of which no convolution is int8
+        self.weight = nn.Parameter(torch.ones(32, 24, 3, 3))
         self.table = nn.Parameter(torch.zeros(2 * SIDE**2 - 1))
         places = torch.arange(SIDE**2)
         self.register_buffer("offsets", places[:, None] - places[None, :] + SIDE**2 - 1)
