@@ -216,10 +216,12 @@ def test_the_single_stages_write_what_build_writes(built: Report, checkpoint: Pa
 
 def test_what_tuning_tried_is_in_the_report(built: Report) -> None:
     kinds = {a.kind for a in built.adjustments}
-    assert kinds == {"equalization", "centering", "bias"}
+    assert kinds == {"equalization", "centering", "zero point", "bias"}
     equalized = sum(a.accepted for a in built.adjustments if a.kind == "equalization")
     bundle = Path(built.bundle)
-    assert equalized == len(json.loads((bundle / "calibration.json").read_bytes())["factors"]) > 0
+    calibration = json.loads((bundle / "calibration.json").read_bytes())
+    assert equalized == len(calibration["factors"]) > 0
+    assert sum(a.accepted for a in built.adjustments if a.kind == "zero point") == len(calibration["zero_points"]) > 0
     assert len(json.loads((bundle / "report.json").read_bytes())["details"]["adjustments"]) == len(built.adjustments)
     assert any("tensors equalized" in note for note in built.notes)
     assert "adjustments measured better" in (bundle / "report.html").read_text()

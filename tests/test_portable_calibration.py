@@ -21,8 +21,8 @@ from tests.single import SingleNet
 
 def network(scale: float = 1.0, batch: int = 1) -> SingleNet:
     net = SingleNet(batch, 3, 16, 16)
-    x = net.conv("input", 3, 16, 3)
-    weight = net.const(scale * net.random.normal(size=(32, 16, 3, 3)))
+    x = net.conv("input", 3, 24, 3)
+    weight = net.const(scale * net.random.normal(size=(32, 24, 3, 3)))
     net.op("Flatten", net.op("GlobalAveragePool", net.op("Relu", net.op("Conv", net.op("Relu", x), weight))))
     return net
 
@@ -81,8 +81,8 @@ def test_a_tuned_graph_is_the_same_in_any_order_of_the_images(refine: str, home:
 
 def test_without_class_scores_ranges_are_ranked_without_gradients(home: Path) -> None:
     net = SingleNet(1, 3, 16, 16)
-    x = net.op("Relu", net.conv("input", 3, 16, 3))
-    (home / "map.onnx").write_bytes(net.graph(net.conv(x, 16, 16, 3)).to_bytes())
+    x = net.op("Relu", net.conv("input", 3, 24, 3))
+    (home / "map.onnx").write_bytes(net.graph(net.conv(x, 24, 16, 3)).to_bytes())
     made = edgehybrid.quantize(model="map.onnx", calib="images.npz", target="cpu", refine="all")
     assert Path(made.path).is_file()
 

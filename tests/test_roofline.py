@@ -32,15 +32,15 @@ def without(*names: str) -> Target:
 
 @pytest.fixture(scope="module")
 def convolution() -> Graph:
-    """3x3, 16 to 32 channels, 8x8 pixels, padded: 32 x 64 x 16 x 9 multiply-accumulates."""
-    net = SingleNet(1, 16, 8, 8)
-    return net.graph(net.conv("input", 16, 32, 3, pads=[1, 1, 1, 1]))
+    """3x3, 24 to 32 channels, 8x8 pixels, padded: 32 x 64 x 24 x 9 multiply-accumulates."""
+    net = SingleNet(1, 24, 8, 8)
+    return net.graph(net.conv("input", 24, 32, 3, pads=[1, 1, 1, 1]))
 
 
 def test_a_convolution_is_counted_by_hand(convolution: Graph) -> None:
     work = count(convolution)
-    assert work.ops == {"fp32": 2 * 32 * 64 * 16 * 9}
-    ends = 4 * (16 * 64 + 32 * 64)
+    assert work.ops == {"fp32": 2 * 32 * 64 * 24 * 9}
+    ends = 4 * (24 * 64 + 32 * 64)
     weights = [math.prod(value.shape.numpy()) * 4 for value in convolution.body.initializers.values() if value.shape]
     assert work.bytes == ends + sum(weights)
 
