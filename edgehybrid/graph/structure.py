@@ -135,7 +135,7 @@ def _root(value: ir.Value) -> ir.Value:
 
 
 def weight_index(node: ir.Node) -> int:
-    """Which operand of a product is constant: 1, 0, or -1 for none."""
+    """Which operand of a product or sum is constant: 1, 0, or -1 for none."""
     return next((index for index in (1, 0) if constant(node.inputs[index]) is not None), -1)
 
 

@@ -29,6 +29,11 @@ def round_weight(weight: NDArray[np.float32], scales: NDArray[np.float32]) -> ND
     return np.asarray(np.clip(np.rint(weight / scales), -LEVELS, LEVELS) * scales, np.float32)
 
 
+def scales_of(weight: NDArray[np.float32], weight_scales: WeightScales) -> NDArray[np.float32]:
+    """(groups, out, 1): the quantizer's own scales of a weight (groups, out, in)."""
+    return weight_scales(weight.reshape(-1, weight.shape[2]), 0).reshape(*weight.shape[:2], 1)
+
+
 def peak_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """(groups, out, 1): scales that clip nothing, for comparisons that need no better ones."""
     peak = np.abs(weight).max(axis=2, keepdims=True) / LEVELS

@@ -23,6 +23,7 @@ from edgehybrid.tuner.local import (
     power,
     round_rows,
     round_weight,
+    scales_of,
 )
 from edgehybrid.tuner.rounding import optimise_rounding
 
@@ -95,8 +96,7 @@ class _Layer:
     ) -> None:
         self.label, self.product, self.tensor, self.rows = label, product, tensor, rows
         weight = product.weight
-        flat = weight.reshape(-1, weight.shape[2])
-        self.scales = weight_scales(flat, 0).reshape(*weight.shape[:2], 1)
+        self.scales = scales_of(weight, weight_scales)
         self.rounded = round_weight(weight, self.scales)
         self.exact = multiply(rows, weight)
         self.signal = max(power(self.exact), _TINY)

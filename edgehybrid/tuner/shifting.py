@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from edgehybrid.graph import Graph, add_constant, constant, name_of, shape_of
 from edgehybrid.graph.products import Product, bias_place, product_at, raise_bias, raise_constant
-from edgehybrid.graph.structure import MOVES, input_of, is_activation
+from edgehybrid.graph.structure import MOVES, input_of, is_activation, weight_index
 from edgehybrid.tuner.region import put_behind
 
 _PASSING = MOVES | {"MaxPool", "Slice", "GlobalAveragePool"}
@@ -50,8 +50,8 @@ def _is_bounded(clip: ir.Node) -> bool:
 def _ends_activation(node: ir.Node | None) -> bool:
     """Whether a node makes the result of an activation function, products with constants behind it included."""
     while node is not None and node.op_type == "Mul":
-        place = next((i for i, v in enumerate(node.inputs) if constant(v) is not None), None)
-        if place is None:
+        place = weight_index(node)
+        if place < 0:
             break
         node = input_of(node, 1 - place).producer()
     return node is not None and is_activation(node)
@@ -110,9 +110,9 @@ def own_constant(node: ir.Node) -> tuple[ir.Node, int] | None:
         return (node, 2) if len(node.inputs) > 2 and constant(node.inputs[2]) is not None else None
     if node.op_type != "Add":
         return None
-    place = next((i for i, v in enumerate(node.inputs) if constant(v) is not None), None)
-    array = None if place is None else constant(node.inputs[place])
-    return None if place is None or array is None or array.dtype != np.float32 else (node, place)
+    place = weight_index(node)
+    array = None if place < 0 else constant(node.inputs[place])
+    return None if array is None or array.dtype != np.float32 else (node, place)
 
 
 def take_off(graph: Graph, site: Site, zero_point: np.float32, taken: set[str | None]) -> None:

@@ -2,10 +2,10 @@
 
 Behind ReLU, GELU or SiLU half of the levels of symmetric int8 stand for values that never occur. In real numbers
 W x + b = W (x - z) + (b + W z), so with one number z for the whole tensor, about half of its range, x - z is rounded in
-steps of half the size. It costs an engine nothing: a ReLU becomes a Clip from -z on, and what computes its input takes
-z off its bias, as do layers, norms and sums with a constant themselves; behind other activation functions z is one more
-subtraction in the kernel that computes them. What reads the tensor gives z back: products in their biases, a residual
-sum in the bias of its other branch.
+steps of half the size. TensorRT-RTX needs no kernel more for it (benchmarks/README.md): a ReLU becomes a Clip from -z
+on, and what computes its input takes z off its bias, as do layers, norms and sums with a constant themselves;
+behind other activation functions z is one more subtraction in the kernel that computes them. What reads the tensor
+gives z back: products in their biases, a residual sum in the bias of its other branch.
 
 A product with a border of zeros cannot: where it reads the border, z is not there. Zero gets a level of its own, as
 half of what a ReLU makes is zero and would else be the same error everywhere (`align`).
@@ -31,7 +31,16 @@ from edgehybrid.graph.structure import computed, input_of
 from edgehybrid.graph.tuning import Tuning
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Plan, Ranges
-from edgehybrid.tuner.local import LEVELS, ChooseRange, WeightScales, multiply, round_rows, round_weight, varying
+from edgehybrid.tuner.local import (
+    LEVELS,
+    ChooseRange,
+    WeightScales,
+    multiply,
+    round_rows,
+    round_weight,
+    scales_of,
+    varying,
+)
 from edgehybrid.tuner.shifting import Site, find_readers, find_site, own_constant, take_off
 
 GAIN = 0.8
@@ -163,7 +172,7 @@ def settle(graph: Graph, plan: Plan, zero_points: Mapping[str, float], weight_sc
             continue
         for product in products:
             if product.node in int8:
-                error = _rounded(product, weight_scales) - product.weight
+                error = round_weight(product.weight, scales_of(product.weight, weight_scales)) - product.weight
                 tuning.biases[int8[product.node]] = np.float32(zero_points[tensor]) * error.sum(axis=2).reshape(-1)
     return tuning
 
@@ -206,7 +215,7 @@ def _try(
     early, _ = _choose([first for first, _ in halves], choose_range)
     before = after = 0.0
     for product, (_, rows) in zip(judged, halves, strict=True):
-        rounded = _rounded(product, weight_scales)
+        rounded = round_weight(product.weight, scales_of(product.weight, weight_scales))
         exact = multiply(rows, product.weight)
         signal = max(varying(exact), float(np.finfo(np.float64).tiny))
         before += _error(rows, exact, rounded, 0.0, choose_range) / signal
@@ -245,10 +254,3 @@ def _error(
     amax = choose_range(rows - np.float32(zero_point))
     shifted = rows - np.float32(_round_to_level(zero_point, amax))
     return varying(multiply(round_rows(shifted, amax), rounded) - exact)
-
-
-def _rounded(product: Product, weight_scales: WeightScales) -> NDArray[np.float32]:
-    """The weight after int8, (groups, out, in)."""
-    groups, out, depth = product.weight.shape
-    scales = weight_scales(product.weight.reshape(-1, depth), 0).reshape(groups, out, 1)
-    return round_weight(product.weight, scales)
