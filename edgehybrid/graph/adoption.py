@@ -82,7 +82,7 @@ def adopt(
             notify(f"input '{image.name}' fixed to {dims_of(image)}")
             substitute(proto, fixed)
         graph = compute_shapes(from_proto(_raised(proto, notify)))
-    LiftConstantsToInitializersPass()(graph.model)  # those of 16 numbers and more: some keep weights in nodes
+    _lift_constants(graph)
     write_pads(graph)
     name_by_modules(graph)
     if (found := precision(graph)) != "fp32":
@@ -227,6 +227,14 @@ def _normalise(proto: onnx.ModelProto) -> None:
     inputs = [value for value in proto.graph.input if value.name not in weights]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
+
+
+def _lift_constants(graph: Graph) -> None:
+    """Make initializers of Constant nodes of 16 numbers and more, in place: some exporters keep weights in them."""
+    LiftConstantsToInitializersPass()(graph.model)
+    for name, value in graph.body.initializers.items():
+        if value.const_value is not None:
+            value.const_value.name = name  # that of a node need not have any
 
 
 def _raised(proto: onnx.ModelProto, notify: Callable[[str], None]) -> onnx.ModelProto:

@@ -215,11 +215,14 @@ def test_an_image_need_not_be_square(save: Save) -> None:
         adopt(path, input_size=(12, 8))
 
 
-def test_weights_in_constant_nodes_are_weights(save: Save) -> None:
-    """As Paddle writes them."""
+@pytest.mark.parametrize("named", [True, False])
+def test_weights_in_constant_nodes_are_weights(save: Save, *, named: bool) -> None:
+    """As Paddle writes them, named, and torch, not."""
     model, image = make(), np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
     before = adopt(save(model))
     held = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in model.graph.initializer]
+    for node in () if named else held:
+        node.attribute[0].t.ClearField("name")
     nodes = [*held, *model.graph.node]
     del model.graph.initializer[:], model.graph.node[:]
     model.graph.node.extend(nodes)
