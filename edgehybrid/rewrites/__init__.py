@@ -27,7 +27,7 @@ from edgehybrid.rewrites.layer_norm import fuse_layer_norm
 from edgehybrid.rewrites.layer_scale import fold_layer_scale
 from edgehybrid.rewrites.layout import remove_no_ops
 from edgehybrid.rewrites.one_token import take_only_value
-from edgehybrid.rewrites.pooling import pool_first
+from edgehybrid.rewrites.pooling import pool_first, pool_globally
 from edgehybrid.rewrites.relative_shift import index_relative_positions
 from edgehybrid.rewrites.residual import fold_identity
 
@@ -43,6 +43,7 @@ REWRITES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
     ("branches", merge_branches),
     ("bn-into-next", fold_into_next),
     ("bn-into-value", fold_into_value),
+    ("global-pool", pool_globally),
     ("pool-first", pool_first),
     ("depthwise-residual", fold_identity),
     ("attention-scale", fold_scale),

@@ -1,10 +1,37 @@
-"""Average before a 1x1 convolution instead of after it."""
+"""Means over windows: of a whole map by its own operator, and before a 1x1 convolution instead of after it."""
 
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, known_shape, name_of
 from edgehybrid.rewrites.layer import Layer, layer_at
 from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user, operand
+
+
+def pool_globally(graph: Graph) -> int:
+    """A mean over one window that holds the whole map becomes GlobalAveragePool.
+
+    With ceil_mode a window may be larger than the map and is cut to it: Hugging Face's EfficientNet pools 7x7 positions
+    with a window of 1280x1280, which TensorRT refuses for its size.
+
+    Source: the definition of both operators.
+    """
+    sites = 0
+    for pool in tuple(graph.nodes("AveragePool")):
+        read, made = operand(pool, 0), pool.outputs[0]
+        before, after = known_shape(read), known_shape(made)
+        if before is None or after is None or set(after[2:]) != {1} or is_padded(pool, ceil_mode=False):
+            continue
+        kernel = pool.attributes.get_ints("kernel_shape", ())
+        if any(size < side for size, side in zip(kernel, before[2:], strict=True)):
+            continue
+        mean = ir.node("GlobalAveragePool", [read], name=pool.name)
+        mean.outputs[0].shape, mean.outputs[0].type = made.shape, made.type
+        graph.body.insert_before(pool, mean)
+        name = name_of(made)
+        bypass(graph, pool, mean.outputs[0])
+        mean.outputs[0].name = name
+        sites += 1
+    return sites
 
 
 def pool_first(graph: Graph) -> int:
@@ -47,11 +74,11 @@ def is_pointwise(layer: Layer) -> bool:
     return set(kernel) == {1} and set(layer.node.attributes.get_ints("strides", (1,))) == {1}
 
 
-def is_padded(pool: ir.Node) -> bool:
-    """Whether a window may reach over the border."""
+def is_padded(pool: ir.Node, *, ceil_mode: bool = True) -> bool:
+    """Whether a window may reach over the border; without `ceil_mode` only into a border of zeros."""
     attributes = pool.attributes
     return (
         any(attributes.get_ints("pads", ()))
         or attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
-        or bool(attributes.get_int("ceil_mode", 0))
+        or (ceil_mode and bool(attributes.get_int("ceil_mode", 0)))
     )

@@ -1,4 +1,4 @@
-"""A mean moves before the 1x1 convolution that it follows, and only where they commute."""
+"""A mean moves before the 1x1 convolution that it follows, and only where they commute; one of all is a global one."""
 
 import pytest
 
@@ -70,3 +70,38 @@ def test_convolution_with_another_reader_stays():
     net = Net(1, 3, 6, 6)
     y = net.conv("input", 3, 5)
     assert sites(net.graph(y, net.op("AveragePool", y, **WINDOW)), NAME) == 0
+
+
+@pytest.mark.parametrize("output", [True, False])
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"kernel_shape": [7, 5]},
+        {"kernel_shape": [7, 5], "strides": [3, 9], "count_include_pad": 1, "auto_pad": "VALID"},
+        {"kernel_shape": [8, 6], "strides": [8, 6], "ceil_mode": 1},
+        {"kernel_shape": [8, 5], "strides": [8, 5], "ceil_mode": 1, "count_include_pad": 1},
+    ],
+)
+def test_the_mean_of_a_whole_map_is_a_global_one(window, output):
+    net = Net(1, 3, 7, 5)
+    pooled = net.op("AveragePool", "input", **window)
+    before = net.graph(pooled if output else net.op("Relu", pooled))
+    after, n = rewrite(before, "global-pool")
+    assert (n, ops(after)) == (1, ["GlobalAveragePool"] + ["Relu"] * (not output))
+    assert after.outputs == before.outputs
+    assert pooled in {v.name for v in values(after)}
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"kernel_shape": [7, 4], "strides": [7, 4]},
+        {"kernel_shape": [6, 4], "strides": [6, 4], "ceil_mode": 1},
+        {"kernel_shape": [9, 7], "pads": [1] * 4},
+        {"kernel_shape": [9, 7], "pads": [1] * 4, "count_include_pad": 1},
+        {"kernel_shape": [7, 5], "strides": [7, 5], "auto_pad": "SAME_UPPER"},
+    ],
+)
+def test_the_mean_of_less_or_with_a_border_is_none(window):
+    net = Net(1, 3, 7, 5)
+    assert sites(net.graph(net.op("AveragePool", "input", **window)), "global-pool") == 0
