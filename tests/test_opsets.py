@@ -170,7 +170,7 @@ def test_a_parser_gets_no_opset_that_it_does_not_read(
         assert (suited == path) == (opset == 20)
 
 
-def test_a_build_that_no_parser_could_read_is_refused_before_any_work(
+def test_a_build_that_no_parser_could_read_is_refused_before_it_is_calibrated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEHYBRID_CACHE_DIR", str(tmp_path / "cache"))

@@ -138,7 +138,6 @@ def build(
 
     run = stages.Run()
     made = stages.export(run, source, images)
-    stages.check_parser(made.path, goal)
     spec = made.spec
     outputs = stages.columns_of(made.path, spec)
     check_trained(precision, spec)
@@ -173,6 +172,7 @@ def build(
     store.check_output(folder, spec.name)
     truth = None if eval is None else stages.labels_for(scored, spec)
     baseline = stages.rewrite(run, made.path)
+    stages.check_parser(baseline, goal)
     lowered = lower(run, recipe, baseline, images, scored, truth, spec, goal)
     ordered = engines.order(run, lowered, goal, options)
     if flavor == "torch-tensorrt":

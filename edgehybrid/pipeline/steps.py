@@ -202,8 +202,8 @@ def quantize(
     stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
     made = stages.export(run, source, images)
-    stages.check_parser(made.path, goal)
     baseline, ready = stages.rewrite(run, made.path), made.spec.preprocess
+    stages.check_parser(baseline, goal)
     prepared, _ = prepare(
         run,
         baseline,

@@ -17,12 +17,13 @@ def remove_no_ops(graph: Graph) -> int:
     """Identity, Dropout, views to the same shape and transposes to the same order go; pairs become one.
 
     reshape_b(reshape_a(x)) = reshape_b(x); transpose_q(transpose_p(x)) = transpose_r(x) with r[i] = p[q[i]]. A Resize
-    to the same size and a pooling of one position go too: Conformer has them where its branches meet at one resolution.
+    to the same size, a pooling of one position and a border of nothing go too: Conformer has the first two where its
+    branches meet at one resolution, torch writes the last in every unfold.
 
     Source: the definition of the operators.
     """
     sites = 0
-    for node in tuple(graph.nodes("Identity", "Dropout", "Transpose", "Resize", *POOLS, *VIEWS)):
+    for node in tuple(graph.nodes("Identity", "Dropout", "Transpose", "Resize", "Pad", *POOLS, *VIEWS)):
         changed = shorten_transpose(graph, node) or shorten_view(graph, node)
         if does_nothing(node) and can_bypass(node, operand(node, 0)):
             bypass(graph, node, operand(node, 0))
@@ -75,6 +76,9 @@ def does_nothing(node: ir.Node) -> bool:
     if is_op(node, "Transpose"):
         order = order_of(node)
         return order is not None and order == sorted(order)
+    if is_op(node, "Pad"):
+        pads = constant(node.inputs[1])
+        return pads is not None and not pads.any()
     before, after = known_shape(operand(node, 0)), known_shape(node.outputs[0])
     if before is None or before != after:
         return False

@@ -9,7 +9,7 @@ from edgehybrid.store import sha256_of, write_atomic
 
 
 def check_parser(path: Path, target: Target) -> None:
-    """Refuse, before any work, a graph that cannot be written in an opset that the target's parser reads.
+    """Refuse, before it is calibrated, a graph that cannot be written in an opset that the target's parser reads.
 
     Raises:
         GraphError: An operator has no such form, by the name of its node.
