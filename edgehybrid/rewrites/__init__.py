@@ -27,15 +27,14 @@ from edgehybrid.rewrites.layer_norm import fuse_layer_norm
 from edgehybrid.rewrites.layer_scale import fold_layer_scale
 from edgehybrid.rewrites.layout import remove_no_ops
 from edgehybrid.rewrites.one_token import take_only_value
-from edgehybrid.rewrites.patches import cut_by_views, fold_by_known_operators
 from edgehybrid.rewrites.pooling import pool_first, pool_globally
 from edgehybrid.rewrites.relative_shift import index_relative_positions
 from edgehybrid.rewrites.residual import fold_identity
+from edgehybrid.rewrites.windows import fold_by_known_operators
 
 REWRITES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
     ("constants", fold_constants),
     ("no-ops", remove_no_ops),
-    ("unfold", cut_by_views),
     ("fold", fold_by_known_operators),
     ("one-token", take_only_value),
     ("layer-norm", fuse_layer_norm),

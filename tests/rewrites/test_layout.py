@@ -66,6 +66,12 @@ def test_transpose_that_moves_something_stays(perm):
     assert sites(net.graph(net.op("Abs", net.transpose("input", *perm))), NO_OPS) == 0
 
 
+@pytest.mark.parametrize(("pads", "count"), [([0] * 8, 1), ([0, 0, 0, 0, 0, 0, 1, 0], 0)])
+def test_border_of_nothing_goes(pads: list[int], count: int) -> None:
+    net = Net(1, 2, 3, 4)
+    assert sites(net.graph(net.op("Abs", net.op("Pad", "input", net.ints(*pads)))), NO_OPS) == count
+
+
 def resize(net: Net, x: str, *, scales: list[float] | None = None, sizes: list[int] | None = None, **attributes) -> str:
     if sizes is not None:
         return net.op("Resize", x, "", "", net.ints(*sizes), **attributes)

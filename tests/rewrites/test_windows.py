@@ -1,4 +1,4 @@
-"""Maps are cut into windows and added up from them by views, where windows lie side by side, else by a convolution."""
+"""Windows are added up to maps by views where they lie side by side, else by a transposed convolution."""
 
 import numpy as np
 import pytest
@@ -10,40 +10,6 @@ from edgehybrid.graph.adoption import adopt
 from tests.exports import export
 from tests.rewrites.net import Net, ops, rewrite, sites
 from tests.single import SingleNet, draw, run
-
-
-def cut(net: Net, x: str, kernel: int, sides: tuple[int, int]) -> str:
-    """As torch writes `unfold` with windows side by side: one Gather per axis."""
-    for axis, side in zip((2, 4), sides, strict=True):
-        table = np.arange(side).reshape(-1, kernel).T
-        x = net.op("Gather", x, net.const(table, np.int64), axis=axis)
-    return x
-
-
-@pytest.mark.parametrize("output", [True, False])
-def test_windows_side_by_side_are_a_view_and_a_transpose(output: bool) -> None:
-    net = Net(1, 3, 6, 4)
-    windows = cut(net, "input", 2, (6, 4))
-    before = net.graph(windows if output else net.op("Relu", windows))
-    after, n = rewrite(before, "unfold")
-    assert (n, ops(after)) == (2, ["Reshape", "Transpose"] * 2 + ["Relu"] * (not output))
-    assert after.outputs == before.outputs
-
-
-@pytest.mark.parametrize(
-    "table",
-    [
-        [[0, 1, 2], [2, 3, 4]],  # windows overlap
-        [[0, 2], [1, 3]],  # not all of it
-        [[4, 2, 0], [5, 3, 1]],  # backwards
-        [[0, 1, 2], [3, 4, 5]],  # windows with holes: element j of window i is 3 i + j
-    ],
-)
-def test_other_choices_of_positions_stay(table: list[list[int]]) -> None:
-    net = Net(1, 3, 6, 4)
-    graph = net.graph(net.op("Gather", "input", net.const(table, np.int64), axis=2))
-    assert sites(graph, "unfold") == 0
-
 
 FOLDS = [
     # sides, kernel, attributes, number of windows
@@ -93,7 +59,7 @@ def fold(graph: Graph) -> Graph:
     return after
 
 
-def test_what_torch_writes_of_unfold_and_fold(tmp_path) -> None:
+def test_what_torch_writes_of_fold(tmp_path) -> None:
     """MobileViTv2 of Hugging Face cuts maps into patches of 2 x 2 positions and puts them together again."""
 
     class Patches(torch.nn.Module):
@@ -106,7 +72,7 @@ def test_what_torch_writes_of_unfold_and_fold(tmp_path) -> None:
     before = adopt(path, batch=1)
     after, _ = rewrites.apply(before)
     assert "Col2Im" in ops(before)
-    assert set(ops(after)) == {"Reshape", "Transpose", "Relu"}
+    assert set(ops(after)) == {"Gather", "Reshape", "Transpose", "Relu"}
     check_same(before, after)
 
 

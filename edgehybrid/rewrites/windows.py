@@ -1,4 +1,4 @@
-"""Cut maps into windows and add windows up to maps (torch's unfold and fold) by operators that TensorRT has."""
+"""Add windows up to maps (torch's fold) by operators that TensorRT has."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,31 +10,6 @@ from edgehybrid.graph import Graph, add_constant, constant, known_shape, name_of
 from edgehybrid.rewrites.pattern import bypass, operand
 
 NOTHING: Mapping[str, int | Sequence[int]] = {}
-
-
-def cut_by_views(graph: Graph) -> int:
-    """A Gather that takes every position once, window by window, becomes a view and a transpose.
-
-    torch writes unfold as one Gather per axis, with the position of every element of every window, (kernel, windows).
-    Where windows lie side by side, element i of window j is position j k + i, so x of k w positions is x seen as (w, k)
-    and turned.
-
-    Source: the definition of the operators.
-    """
-    sites = 0
-    for node in tuple(graph.nodes("Gather")):
-        read, table = known_shape(operand(node, 0)), constant(node.inputs[1])
-        if read is None or table is None or table.ndim != 2:
-            continue
-        axis = node.attributes.get_int("axis", 0) % len(read)
-        if not np.array_equal(table.T.reshape(-1), np.arange(read[axis])):
-            continue
-        size, count = table.shape
-        apart = (*read[:axis], count, size, *read[axis + 1 :])
-        turn = [*range(axis), axis + 1, axis, *range(axis + 2, len(apart))]
-        bypass(graph, node, _turn(graph, node, _view(graph, node, operand(node, 0), apart, "windows"), turn, "turned"))
-        sites += 1
-    return sites
 
 
 def fold_by_known_operators(graph: Graph) -> int:
