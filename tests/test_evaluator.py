@@ -355,6 +355,13 @@ def test_outputs_that_forget_the_image_are_noted() -> None:
     assert "same class" in (collapse_note(reference, one_class) or "")
 
 
+def test_a_reference_that_hardly_sees_the_image_itself_is_said_to_be_untrained() -> None:
+    reference = answer(images(40))
+    constant = np.repeat(reference[:1], 40, axis=0)
+    assert "not trained" not in (collapse_note(reference, constant) or "")
+    assert "not trained" in (collapse_note(1e-5 * reference + 1, 1e-5 * constant + 1) or "")
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_good_networks_raise_no_false_alarm(seed: int) -> None:
     """Noise at 10 dB, tiny and huge logits, skewed class counts, an untrained network's common offset."""

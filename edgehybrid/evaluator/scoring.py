@@ -17,6 +17,8 @@ from edgehybrid.records import Accuracy, Drop, Fidelity
 
 VERDICT = 0.5
 """Percentage points: the drop an evaluation set should be able to resolve."""
+FAINT = 1e-3
+"""Of the size of the outputs: what depends on the image in a trained network is more."""
 
 
 def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Accuracy:
@@ -158,7 +160,9 @@ def collapse_note(reference: NDArray[np.float32], logits: NDArray[np.float32], *
     _check_pair(reference, logits)
     spread, usual = _spread(logits), _spread(reference)
     if spread < usual / 100:
-        return f"outputs hardly depend on the image: they spread {spread:.2g}, the reference's {usual:.2g}"
+        size = math.sqrt(float((reference.astype(np.float64) ** 2).mean()))
+        faint = f" around {size:.2g}, as of a network that is not trained" if usual < FAINT * size else ""
+        return f"outputs hardly depend on the image: they spread {spread:.2g}, the reference's {usual:.2g}{faint}"
     if not classes:
         return None
     share, most = _largest_share(logits), 100 * _largest_share(reference)
