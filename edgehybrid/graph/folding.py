@@ -16,6 +16,7 @@ FOLDED = (
     *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "CumSum", "Range", "Cast", "Size", "Trilu"),
     *("ConstantOfShape", "Expand", "Identity", "Tile", "Pad", "Concat", "Gather", "GatherElements", "GatherND"),
     *("Slice", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose"),
+    *("BatchNormalization", "InstanceNormalization", "LayerNormalization"),
 )
 """What exporters write to compute shapes, scales, tables of positions and standardised weights, as far as the reference
 implementation is quick at it. DequantizeLinear is left alone."""

@@ -122,10 +122,13 @@ def test_an_idiom_takes_the_whole_road(tmp_path: Path, idiom: str, dynamo: bool)
 class Standardised(nn.Module):
     """Weights that are standardised, and a bias for each pair of 256 positions, gathered from a table of offsets."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_norm: bool = False) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 24, 3, 2, 1)  # more than the 16 channels of which no convolution is int8
-        self.weight = nn.Parameter(torch.ones(32, 24, 3, 3))
+        self.by_norm = by_norm  # as BiT of timm and of Hugging Face does it
+        self.stem = nn.Conv2d(
+            3, 40, 3, 2, 1
+        )  # more than the exporter folds itself, and than layers that stay float have
+        self.weight = nn.Parameter(torch.ones(32, 40, 3, 3))
         self.table = nn.Parameter(torch.zeros(2 * SIDE**2 - 1))
         places = torch.arange(SIDE**2)
         self.register_buffer("offsets", places[:, None] - places[None, :] + SIDE**2 - 1)
@@ -133,18 +136,22 @@ class Standardised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, 10)."""
-        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        weight = weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5) / 12
+        if self.by_norm:
+            flat = self.weight.reshape(1, 32, -1)
+            weight = F.batch_norm(flat, None, None, training=True, momentum=0.0, eps=1e-5).reshape_as(self.weight) / 12
+        else:
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            weight = weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5) / 12
         y = tokens(F.relu(F.conv2d(F.relu(self.stem(x)), weight, padding=1)))
         scores = y @ y.transpose(1, 2) / 32**0.5 + self.table[self.offsets]
         logits: Tensor = self.head((scores.softmax(-1) @ y).mean(1))
         return logits
 
 
-@pytest.mark.parametrize("dynamo", [False, True])
-def test_what_is_computed_from_weights_alone_is_a_weight(tmp_path: Path, dynamo: bool) -> None:
+@pytest.mark.parametrize(("dynamo", "by_norm"), [(False, False), (True, False), (True, True)])
+def test_what_is_computed_from_weights_alone_is_a_weight(tmp_path: Path, dynamo: bool, by_norm: bool) -> None:
     """Else the convolution would stay float, and the bias be gathered for every image."""
-    module = Standardised().eval()
+    module = Standardised(by_norm=by_norm).eval()
     fill(module)
     export(module, IMAGES, tmp_path / "net.onnx", dynamo=dynamo)
     rewritten, _ = rewrites.apply(adopt(tmp_path / "net.onnx"))
