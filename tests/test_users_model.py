@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import edgehybrid
@@ -203,6 +203,20 @@ def test_a_network_that_is_no_classifier_is_built_and_held_against_float32(home:
     again = edgehybrid.report([home / "maps"])
     assert json.loads((home / "maps" / "report.json").read_bytes())["rows"][1]["fidelity"]["agreement"] is None
     assert again is not None
+
+
+def test_outputs_whose_places_are_chosen_are_named(home: Path) -> None:
+    """RT-DETR puts out what belongs to its largest scores, in their order: one change of rank moves whole rows."""
+    model = make((1, 3, 16, 16))
+    model.graph.initializer.extend([numpy_helper.from_array(np.array([2]), "two")])
+    model.graph.node.append(helper.make_node("TopK", ["wider", "two"], ["top", "places"], name="pick", axis=1))
+    del model.graph.output[:]
+    for name in ("wider", "top"):
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    (home / "picked.onnx").write_bytes(model.SerializeToString())
+    found = edgehybrid.build(model="picked.onnx", num_calib=4, target="cpu", output=home / "picked")
+    (told,) = (note for note in found.notes if "chosen by" in note)
+    assert told.startswith("places in top are chosen by pick: ")
 
 
 def test_a_network_without_numbers_to_compare_is_refused(home: Path) -> None:

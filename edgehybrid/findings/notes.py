@@ -94,12 +94,15 @@ def image_notes(
     return tuple(notes)
 
 
-def output_notes(values: Mapping[Precision, NDArray[np.float32]], outputs: Mapping[str, int]) -> tuple[str, ...]:
+def output_notes(
+    values: Mapping[Precision, NDArray[np.float32]], outputs: Mapping[str, int], choosers: Mapping[str, str]
+) -> tuple[str, ...]:
     """What the fidelity of a network says that is no classifier, and how it is at each of its outputs.
 
     Args:
         values: Precision -> (images, values); the first is the reference.
         outputs: How many of the columns belong to each output; empty for a classifier.
+        choosers: Output -> the node that chose which places of the image it tells of.
     """
     if not outputs:
         return ()
@@ -110,6 +113,12 @@ def output_notes(values: Mapping[Precision, NDArray[np.float32]], outputs: Mappi
         listed = ", ".join(f"{name} {ratio:.1f} dB" for name, ratio in ratios[:SHOWN_OUTPUTS])
         more = f" and {len(ratios) - SHOWN_OUTPUTS} more" if len(ratios) > SHOWN_OUTPUTS else ""
         notes.append(f"signal to noise of {precision}: {listed}{more}")
+    if choosers:
+        shown, who = ", ".join(list(choosers)[:SHOWN_OUTPUTS]), ", ".join(sorted(set(choosers.values())))
+        notes.append(
+            f"places in {shown} are chosen by {who}: where int8 ranks two of them otherwise, whole rows differ, and "
+            "signal to noise says little; compare what you make of them"
+        )
     return tuple(notes)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgehybrid.errors import GraphError
-from edgehybrid.graph import Graph, constant, name_of, shape_of
+from edgehybrid.graph import Graph, constant, label_nodes, name_of, shape_of
 
 FUSED_HEAD_SIZES = (16, 32, 64)
 FUSED_MAX_LENGTH = 512
@@ -21,6 +21,7 @@ _POINTWISE = {
     *("Sigmoid", "Tanh", "Relu", "HardSigmoid", "HardSwish", "Softplus", "Mish"),
 }
 _ACTIVATIONS = {"Gelu", "HardSwish", "Mish", "Swish", "Elu", "Selu", "Celu"}
+_CHOOSING = ("TopK", "NonMaxSuppression", "ArgMax", "ArgMin", "NonZero")
 _SCORES = MOVES | {"Add", "Sub", "Mul", "Div", "Where", "Slice", "Pad", "Cast", "Expand", "Concat", "Gather"}
 
 
@@ -31,6 +32,21 @@ class Attention:
     softmax: ir.Node
     scores: tuple[ir.Node, ...]  # they make its logits; terms with a constant operand included
     sums: tuple[ir.Node, ...]  # they read its result
+
+
+def find_choosers(graph: Graph) -> dict[str, str]:
+    """Output of the graph -> label of a node on which it depends and which chooses places by values.
+
+    A detector without anchors, such as RT-DETR, puts out what belongs to the places of its largest scores: numbers
+    hardly changed may change their order.
+    """
+    labels = label_nodes(graph)
+    chosen: dict[ir.Value, str] = {}
+    for node in graph.nodes():
+        label = next((chosen[value] for value in node.inputs if value in chosen), None)
+        label = labels[node] if node.op_type in _CHOOSING else label
+        chosen |= {} if label is None else dict.fromkeys(node.outputs, label)
+    return {name_of(value): chosen[value] for value in graph.body.outputs if value in chosen}
 
 
 def computed(graph: Graph) -> dict[str, ir.Value]:

@@ -230,7 +230,7 @@ def build(
             *findings.tuning_notes(lowered.prepared.adjustments),
             *findings.uneven_notes(lowered.quantized.plan, ranges_used),
             *findings.sample_notes(rows),
-            *findings.output_notes(logits, outputs),
+            *findings.output_notes(logits, outputs, stages.choosers_of(baseline, outputs)),
             *findings.range_notes(lowered.quantized.plan, goal),
             *findings.search_notes(lowered.search, evaluation),
         ),

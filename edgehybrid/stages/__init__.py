@@ -5,6 +5,7 @@ from edgehybrid.stages.estimate import floors
 from edgehybrid.stages.measurement import (
     bench,
     check_collapse,
+    choosers_of,
     columns_of,
     labels_for,
     layer_noise,
@@ -51,6 +52,7 @@ __all__ = [
     "check_collapse",
     "check_parser",
     "check_torch_flavor",
+    "choosers_of",
     "columns_of",
     "compile_torch",
     "check_ranking",

@@ -176,6 +176,15 @@ def columns_of(path: Path, spec: ModelSpec) -> dict[str, int]:
     return {name: len(where) for name, where in kept.items()}
 
 
+def choosers_of(path: Path, outputs: Mapping[str, int]) -> dict[str, str]:
+    """Which of the outputs of `columns_of` depend on a choice of places, and the node that chooses."""
+    from edgehybrid import graph
+    from edgehybrid.graph.structure import find_choosers
+
+    found = find_choosers(graph.load(path)) if outputs else {}
+    return {name: label for name, label in found.items() if name in outputs}
+
+
 def check_collapse(logits: Mapping[Precision, NDArray[np.float32]], spec: ModelSpec) -> None:
     """Refuse to report on a network that no longer tells images apart.
 
