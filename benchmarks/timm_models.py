@@ -43,7 +43,7 @@ from edgehybrid import (
 )
 from edgehybrid.errors import EdgeHybridError, UsageError
 from edgehybrid.graph import Graph
-from edgehybrid.records import Plan
+from edgehybrid.records import Plan, Preprocess
 from edgehybrid.runtime import open_runner
 from edgehybrid.store import write_atomic
 from tests.golden import fill
@@ -119,37 +119,45 @@ def take(name: str, size: int | None) -> dict[str, object]:
             module, spec = zoo.load(f"timm/{name}")
         fill(module)
         found |= {"px": spec.preprocess.size, "params": sum(p.numel() for p in module.parameters())}
-        images = dataset.load("photos", limit=CALIBRATED)
-        batches = list(images.batches(spec.preprocess, 1))
-        exported = exporter.trace(module, spec)
-        rewritten, lines = rewrites.apply(exported)
-        found |= {"macs": graph.count_macs(exported), "rewrites": [line for line in lines if ": 0 " not in line]}
-        found["rewritten_vs_exported"] = compare(exported, rewritten, batches)
-        found["last_bit_of_image"] = compare(exported, exported, batches, [np.nextafter(x, np.inf) for x in batches])
-        kept = placement.keep_float32(rewritten, calibrator.find_peaks(rewritten, iter(batches)))
-        plan = Plan("typed", (*placement.plan(rewritten, "typed").decisions, *kept))
-        ranges = choose_ranges(rewritten, plan, images, batches)
-        found["float32"] = len(kept)
-        int8 = quantizer.quantize(rewritten, ranges, plan)
-        found["lint_errors"] = [x.rule for x in linter.check(int8).issues if x.severity == "error"]
-        for precision, typed in (("int8", int8), ("fp16", quantizer.to_fp16(rewritten, plan))):
-            found[precision] = compile_typed(typed, precision)
+        examine(exporter.trace(module, spec), spec.preprocess, found)
     except EdgeHybridError as error:
         found["failed"] = str(error)
     return found
 
 
+def examine(exported: Graph, preprocess: Preprocess, found: dict[str, object]) -> None:
+    """What rewrites, both quantizations, the linter and the compiler say of a float32 graph, added to `found`.
+
+    Raises:
+        EdgeHybridError: A stage failed.
+    """
+    images = dataset.load("photos", limit=CALIBRATED)
+    batches = list(images.batches(preprocess, 1))
+    rewritten, lines = rewrites.apply(exported)
+    found |= {"macs": graph.count_macs(exported), "rewrites": [line for line in lines if ": 0 " not in line]}
+    found["rewritten_vs_exported"] = compare(exported, rewritten, batches)
+    found["last_bit_of_image"] = compare(exported, exported, batches, [np.nextafter(x, np.inf) for x in batches])
+    kept = placement.keep_float32(rewritten, calibrator.find_peaks(rewritten, iter(batches)))
+    plan = Plan("typed", (*placement.plan(rewritten, "typed").decisions, *kept))
+    ranges = choose_ranges(rewritten, plan, images, batches)
+    found["float32"] = len(kept)
+    int8 = quantizer.quantize(rewritten, ranges, plan)
+    found["lint_errors"] = [x.rule for x in linter.check(int8).issues if x.severity == "error"]
+    for precision, typed in (("int8", int8), ("fp16", quantizer.to_fp16(rewritten, plan))):
+        found[precision] = compile_typed(typed, precision)
+
+
 def compare(
     before: Graph, after: Graph, batches: list[np.ndarray], batches_after: list[np.ndarray] | None = None
 ) -> float:
-    """Largest difference of a logit over the photographs, relative to the largest logit."""
+    """Largest difference of the first output over the photographs, relative to its largest value."""
     with tempfile.TemporaryDirectory() as folder:
         logits = []
         for label, model, images in (("before", before, batches), ("after", after, batches_after or batches)):
             path = Path(folder) / f"{label}.onnx"
             path.write_bytes(model.to_bytes())
             with open_runner(path, threads=1) as runner:
-                logits.append(np.concatenate([next(iter(runner.run({"input": x}).values())) for x in images]))
+                logits.append(np.concatenate([next(iter(runner.run({model.input.name: x}).values())) for x in images]))
     want, got = logits
     return float(np.abs(got - want).max() / np.abs(want).max())
 

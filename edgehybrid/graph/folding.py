@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from edgehybrid.graph import Graph, add_constant, constant, has_open_shapes, known_shape, name_of, tidy
+from edgehybrid.graph import Graph, add_constant, constant, has_open_shapes, known_shape, name_of, tidy, values
 from edgehybrid.graph.structure import input_of
 
 FOLDED = (
@@ -14,6 +14,7 @@ FOLDED = (
     *("Round", "Sign", "Sin", "Cos", "Erf", "Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Min", "Max", "Where"),
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "MatMul", "Gemm", "Conv"),
     *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "CumSum", "Range", "Cast", "Size", "Trilu"),
+    *("Einsum", "ScatterND", "Resize"),
     *("ConstantOfShape", "Expand", "Identity", "Tile", "Pad", "Concat", "Gather", "GatherElements", "GatherND"),
     *("Slice", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose"),
     *("BatchNormalization", "InstanceNormalization", "LayerNormalization"),
@@ -35,13 +36,14 @@ def fold_constants(graph: Graph) -> int:
 
     Source: ONNX's own reference implementation computes the values.
     """
-    sites = 0
+    sites, taken = 0, {value.name for value in values(graph)}
     for node in tuple(graph.nodes("Shape", *FOLDED)):
         output = node.outputs[0]
         array = None if output.is_graph_output() else evaluate(graph, node)
         if array is not None:
             name, output.name = name_of(output), f"{output.name}_computed"
-            ir.convenience.replace_all_uses_with(output, add_constant(graph, name, array))
+            taken.discard(name)
+            ir.convenience.replace_all_uses_with(output, add_constant(graph, name, array, taken=taken))
             graph.body.remove(node, safe=True)
             sites += 1
     return sites
@@ -83,7 +85,18 @@ def evaluate(graph: Graph, node: ir.Node) -> NDArray[np.generic] | None:
         [helper.make_empty_tensor_value_info(name)],
     )
     try:
+        if node.op_type == "ScatterND" and node.attributes.get_string("reduction", "none") == "none":
+            return _scatter(*(known[name_of(v)] for v in node.inputs if v is not None))
         (array,) = ReferenceEvaluator(proto, opsets={"": graph.opset}).run(None, known)
     except Exception:  # of any type; an impossible operator is left to the backend, which names it
         return None
     return np.asarray(array)
+
+
+def _scatter(
+    data: NDArray[np.generic], indices: NDArray[np.generic], updates: NDArray[np.generic]
+) -> NDArray[np.generic]:
+    """As the reference, which takes 0.2 s for the 38,809 pairs of positions of one layer of BEiT."""
+    result = data.copy()
+    result[tuple(np.moveaxis(indices.astype(np.int64), -1, 0))] = updates
+    return result

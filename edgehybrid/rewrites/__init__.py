@@ -14,6 +14,7 @@ from edgehybrid.errors import unknown_name
 from edgehybrid.graph import Graph, has_open_shapes, infer_shapes, sweep, tidy
 from edgehybrid.graph.folding import fold_constants
 from edgehybrid.rewrites.attention_bias import drop_key_bias, move_value_bias
+from edgehybrid.rewrites.attention_mask import drop_masks
 from edgehybrid.rewrites.attention_norm import fold_into_value
 from edgehybrid.rewrites.attention_scale import fold_scale
 from edgehybrid.rewrites.batch_norm import fold_into_next, fold_into_previous
@@ -37,6 +38,7 @@ REWRITES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
     ("no-ops", remove_no_ops),
     ("fold", fold_by_known_operators),
     ("one-token", take_only_value),
+    ("attention-mask", drop_masks),
     ("layer-norm", fuse_layer_norm),
     ("relative-shift", index_relative_positions),
     ("added-vector", fold_added_vector),
