@@ -38,7 +38,7 @@ def _drop_guard(graph: Graph, softmax: ir.Node) -> bool:
     guard = None if check is None else only_user(check.outputs[0])
     if guard is None or not is_op(guard, "Where") or guard.inputs[2] is not result or not _is_never_nan(softmax):
         return False
-    if not can_bypass(guard, result):
+    if known_shape(guard.outputs[0]) != known_shape(result) or not can_bypass(guard, result):
         return False
     bypass(graph, guard, result)
     return True

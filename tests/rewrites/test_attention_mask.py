@@ -104,6 +104,13 @@ def test_a_guard_behind_scores_that_are_hidden_otherwise_stays() -> None:
         assert lines == (f"{NAME}: 0 sites",)
 
 
+def test_a_guard_that_repeats_the_weights_stays() -> None:
+    net = Net(1, 1, ROWS, KEYS)
+    weights = net.op("Softmax", net.op("Abs", "input"), axis=-1)
+    out = net.op("Where", net.op("IsNaN", weights), net.const(np.zeros((1, 2, ROWS, KEYS))), weights)
+    assert sites(net.graph(out), NAME) == 0
+
+
 def test_a_sum_that_others_read_or_that_repeats_the_scores_stays() -> None:
     net = Net(1, 1, ROWS, KEYS)
     total = net.op("Add", "input", net.const(np.zeros((1, 2, ROWS, KEYS))))
