@@ -193,6 +193,21 @@ def _range_text(array: NDArray[np.float32], *, masked: bool) -> str:
     return ""
 
 
+def _lost_bounds(view: View) -> Iterator[Site]:
+    """Clips between 0 and a bound behind a product of tokens and its bias."""
+    for clip in view.bare.nodes("Clip"):
+        least, most = (constant(v) for v in (*clip.inputs[1:3], None, None)[:2])
+        before = clip.inputs[0]
+        maker = None if before is None else before.producer()
+        if maker is not None and maker.op_type == "Add":
+            makers = [v.producer() for v in maker.inputs if v is not None and constant(v) is None]
+            maker = makers[0] if len(makers) == 1 else None
+        if maker is None or maker.op_type not in ("MatMul", "Gemm"):
+            continue
+        if least is not None and most is not None and not least.any() and np.isfinite(most).all():
+            yield view.label(clip), f"a Clip between 0 and {float(most.max()):.4g} behind {maker.op_type}"
+
+
 def _open_shapes(view: View) -> Iterator[Site]:
     for value in view.graph.body.inputs:
         if dims(value) is None:
@@ -240,6 +255,9 @@ PAIR_RULES: tuple[Rule, ...] = (
     Rule("unequal-pair", "warning", "give DequantizeLinear the scale and axis of its QuantizeLinear", _mismatches),
     Rule("float16-range", "warning", "rescale the layer, or keep the operator in float32 (a strongly typed graph with "
          "Casts around it)", _ranges),
+    # TensorRT #4606, open: reported of 10.12 and 10.13, in float32. RTX 1.7.1 takes the graph and was not run.
+    Rule("lost-bound", "warning", "write it as Relu and Min: TensorRT 10.12 and 10.13 were reported to drop the upper "
+         "bound there, and to compute something else (TensorRT #4606)", _lost_bounds),
     # "Network has dynamic or shape inputs, but no optimization profile has been defined"
     Rule("open-shape", "warning", "export with a fixed batch and size, or build with a profile; until then the rules "
          "about attention sizes and residuals see only part of the graph", _open_shapes),

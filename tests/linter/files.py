@@ -148,6 +148,15 @@ def large(value: float) -> onnx.ModelProto:
     return net.model(net.op("Mul", net.conv(net.rounded("input")), net.const(value)))
 
 
+def clipped(least: float, kind: str = "MatMul") -> onnx.ModelProto:
+    """A layer of tokens, its bias, and a ReLU6 or another Clip."""
+    net = Maker(shape=(64, 32))
+    weight, bias = net.weight(32, 32, axis=1), net.const(np.ones(32))
+    made = net.op("Gemm", net.rounded("input"), weight, bias) if kind == "Gemm" else None
+    made = made or net.op("Add", net.op("MatMul", net.rounded("input"), weight), bias)
+    return net.model(net.op("Clip", made, net.const(least), net.const(6.0)))
+
+
 def shaped(batch: int | str) -> onnx.ModelProto:
     """A batch of any or of a known size."""
     net = Maker(shape=(batch, 32, 8, 8))
@@ -277,6 +286,8 @@ CASES: dict[str, tuple[str, Make, Make]] = {
     "rescaling pair": ("unequal-pair", lambda: rescaled(0.2), lambda: rescaled(0.1)),
     "large constant": ("float16-range", lambda: large(1e5), lambda: large(6e4)),
     "tiny constant": ("float16-range", lambda: large(1e-12), lambda: large(1e-5)),
+    "ReLU6 of tokens": ("lost-bound", lambda: clipped(0.0), lambda: clipped(-1.0)),
+    "ReLU6 of a Gemm": ("lost-bound", lambda: clipped(0.0, "Gemm"), lambda: clipped(-1.0, "Gemm")),
     "open batch": ("open-shape", lambda: shaped("n"), lambda: shaped(2)),
     "an If": ("control-flow", lambda: branching(branches=True), lambda: branching(branches=False)),
     "head size 46": ("illegal-int8-attention", lambda: attention(46), attention),
