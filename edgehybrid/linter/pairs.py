@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import MAX_OPSET, constant, label_nodes
+from edgehybrid.graph.structure import input_of, weight_index
 from edgehybrid.linter.view import Rule, Site, View, axis_of, dims
 
 _INTEGER_OPS = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
@@ -199,9 +200,8 @@ def _lost_bounds(view: View) -> Iterator[Site]:
         least, most = (constant(v) for v in (*clip.inputs[1:3], None, None)[:2])
         before = clip.inputs[0]
         maker = None if before is None else before.producer()
-        if maker is not None and maker.op_type == "Add":
-            makers = [v.producer() for v in maker.inputs if v is not None and constant(v) is None]
-            maker = makers[0] if len(makers) == 1 else None
+        if maker is not None and maker.op_type == "Add" and (place := weight_index(maker)) >= 0:
+            maker = input_of(maker, 1 - place).producer()
         if maker is None or maker.op_type not in ("MatMul", "Gemm"):
             continue
         if least is not None and most is not None and not least.any() and np.isfinite(most).all():

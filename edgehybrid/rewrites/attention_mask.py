@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, constant, known_shape
-from edgehybrid.graph.structure import MOVES
+from edgehybrid.graph.structure import MOVES, weight_index
 from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, only_user, operand
 
 POINTWISE = MOVES | {"Add", "Sub", "Mul", "Div", "Where", "Cast", "Expand", "Slice", "Concat", "Pad", "Gather"}
@@ -66,11 +66,9 @@ def _drop_mask(graph: Graph, softmax: ir.Node) -> bool:
 
 def _mask_of(add: ir.Node) -> tuple[int, NDArray[np.generic]] | None:
     """Which operand of a sum is a constant of floats, and the constant."""
-    for place in (1, 0):
-        array = constant(add.inputs[place])
-        if array is not None:
-            return (place, array) if array.dtype.kind == "f" else None
-    return None
+    place = weight_index(add)
+    array = None if place < 0 else constant(add.inputs[place])
+    return None if array is None or array.dtype.kind != "f" else (place, array)
 
 
 def _rows(mask: NDArray[np.generic], softmax: ir.Node) -> NDArray[np.generic]:
