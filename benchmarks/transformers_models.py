@@ -1,7 +1,8 @@
 """Vision models of Hugging Face's transformers as their users bring them: exported by torch, taken as an ONNX file.
 
-    pip install --target HF --no-deps transformers huggingface_hub tokenizers regex pyyaml requests tqdm filelock fsspec \
-        packaging certifi idna urllib3 charset_normalizer httpx httpcore anyio h11 sniffio hf-xet typer-slim shellingham click
+    pip install --target HF --no-deps transformers huggingface_hub tokenizers regex pyyaml requests tqdm filelock \
+        fsspec packaging certifi idna urllib3 charset_normalizer httpx httpcore anyio h11 sniffio hf-xet typer-slim \
+        shellingham click
     PYTHONPATH=HF python benchmarks/transformers_models.py [--only NAME ...] [--output FILE]
 
 Classifiers, detectors, segmenters, depth and pose estimators of transformers' own code, most with fewer or narrower
