@@ -22,7 +22,8 @@ _POINTWISE = {
 }
 _ACTIVATIONS = {"Gelu", "HardSwish", "Mish", "Swish", "Elu", "Selu", "Celu"}
 _CHOOSING = ("TopK", "NonMaxSuppression", "ArgMax", "ArgMin", "NonZero")
-_SCORES = MOVES | {"Add", "Sub", "Mul", "Div", "Where", "Slice", "Pad", "Cast", "Expand", "Concat", "Gather"}
+SCORES = MOVES | {"Add", "Sub", "Mul", "Div", "Where", "Slice", "Pad", "Cast", "Expand", "Concat", "Gather"}
+"""What may stand between the product of queries and keys and its softmax."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
     found = []
     for softmax in graph.nodes("Softmax"):
         sums = [node for node in readers(softmax.outputs[0], MOVES) if node.op_type == "MatMul"]
-        scores = [node for node in producers(input_of(softmax, 0), _SCORES) if node.op_type == "MatMul"]
+        scores = [node for node in producers(input_of(softmax, 0), SCORES) if node.op_type == "MatMul"]
         if sums and any(weight_index(node) < 0 for node in scores):
             found.append(Attention(softmax, tuple(scores), tuple(sums)))
     return tuple(found)

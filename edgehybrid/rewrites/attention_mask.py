@@ -7,11 +7,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, constant, known_shape
-from edgehybrid.graph.structure import MOVES, weight_index
+from edgehybrid.graph.structure import SCORES, weight_index
 from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, only_user, operand
-
-POINTWISE = MOVES | {"Add", "Sub", "Mul", "Div", "Where", "Cast", "Expand", "Slice", "Concat", "Pad", "Gather"}
-"""What may stand between the product of queries and keys and its softmax."""
 
 
 def drop_masks(graph: Graph) -> int:
@@ -98,7 +95,7 @@ def _is_finite(value: ir.Value) -> bool:
         array, node = constant(tensor), tensor.producer()
         if array is not None and array.dtype.kind == "f" and not math.isfinite(float(np.abs(array).max(initial=0))):
             return False
-        if array is None and node is not None and node.op_type in POINTWISE:
+        if array is None and node is not None and node.op_type in SCORES:
             fresh = [v for v in node.inputs if v is not None and v not in seen]
             seen.update(fresh)
             pending.extend(fresh)
