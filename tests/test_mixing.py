@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import edgehybrid
@@ -91,6 +92,27 @@ def test_without_gradients_a_users_file_is_ranked_by_runs_and_says_so(operator: 
     assert any(why in note for note in found.notes)
     with pytest.raises(UsageError, match="--how fisher cannot be done"):
         edgehybrid.sensitivity(model=str(home / f"{operator}.onnx"), num_calib=8, check=2, how="fisher")
+
+
+@pytest.mark.parametrize("how", ["fisher", "designs"])
+def test_scores_are_the_first_output_of_floats(how: str, home: Path) -> None:
+    net = SingleNet(1, 3, 32, 32)
+    x = net.op("Relu", net.conv("input", 3, 32, 3))
+    x = net.op("Relu", net.conv(x, 32, 64, 3))
+    head = net.op("Gemm", net.op("Flatten", net.op("GlobalAveragePool", x)), net.weight(64, 10))
+    proto = onnx.load_model_from_string(net.graph(head).to_bytes())
+    proto.graph.node.append(onnx.helper.make_node("ArgMax", ["logits"], ["label"], axis=1, keepdims=1))
+    label = onnx.helper.make_tensor_value_info("label", onnx.TensorProto.INT64, (1, 1))
+    onnx.save(proto, home / "plain.onnx")
+    proto.graph.output.insert(0, label)
+    onnx.save(proto, home / "label.onnx")
+    plain, labelled = (
+        edgehybrid.sensitivity(model=f"{name}.onnx", num_calib=8, check=2, how=how)  # type: ignore[arg-type]
+        for name in ("plain", "label")
+    )
+    assert [loss.nats for loss in labelled.groups] == [loss.nats for loss in plain.groups]
+    assert all(loss.nats > 0 for loss in labelled.groups)
+    assert [loss.checked for loss in labelled.groups] == [loss.checked for loss in plain.groups]
 
 
 def test_options_that_make_no_sense_are_refused(home: Path) -> None:

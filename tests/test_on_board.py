@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import edgehybrid
 from edgehybrid import comparison, delivery
 from edgehybrid.device import Cuda, Gpu
 from edgehybrid.errors import ArtifactError, NotReadyError, UsageError
+from edgehybrid.graph import opset_of
 from edgehybrid.records import BenchOptions, Report, Row
 from edgehybrid.stages import trial
 from tests import board
@@ -98,6 +100,16 @@ def test_a_build_times_and_scores_the_engine_it_can_run(gpu: FakeDevice, home: P
     compared = {contrast.a: contrast.accuracy for contrast in comparison.compare(side, side).contrasts}
     assert compared["int8/tensorrt"] is not None
     assert compared["int8/tensorrt"].paired  # by the engine's own answers
+
+
+def test_quantize_writes_what_build_does_for_a_board_that_still_has_tensorrt_8(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in board.install(monkeypatch, release="8.6.1"):
+        built = Path(make("orin-nano-8gb", home / "eight"), "model.onnx")
+        alone = edgehybrid.quantize(model="tiny.onnx", num_calib=8, target="orin-nano-8gb", output=home / "eight.onnx")
+        assert opset_of(onnx.load(built)) < 19  # the profile's own dialect needs 19
+        assert Path(alone.path).read_bytes() == built.read_bytes()
 
 
 def test_a_bundle_made_elsewhere_is_timed_and_scored_on_the_board(

@@ -196,8 +196,15 @@ def test_an_empty_shard_is_refused() -> None:
 
 def test_options_that_contradict_each_other_are_refused(home: Path) -> None:
     ranges = calibrate("ranges.json")
-    with pytest.raises(UsageError, match="--shard and --merge"):
+    with pytest.raises(UsageError, match="--merge and --shard 1/2"):
         edgehybrid.calibrate(merge=[ranges, ranges], shard="1/2")
+    with pytest.raises(UsageError, match="--merge and --input-size 999"):
+        edgehybrid.calibrate(merge=[ranges, ranges], input_size=999)
+    with pytest.raises(UsageError, match="--merge and --labels"):
+        edgehybrid.calibrate(merge=[ranges, ranges], labels=Path("nowhere.txt"))
+    for other in ({"refine": "off"}, {"ranges": ranges}):
+        with pytest.raises(UsageError, match="--rounding optimized and --r"):
+            edgehybrid.quantize(model="net.onnx", rounding="optimized", target="cpu", **other)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="given twice"):
         edgehybrid.calibrate(merge=[ranges, ranges], output=Path("x.json"))
     with pytest.raises(UsageError, match="--ranges has no meaning with --precision fp16"):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from edgehybrid.errors import GraphError, UsageError
@@ -15,7 +14,6 @@ from edgehybrid.graph import (
     check_opset,
     external_tensors,
     from_proto,
-    holds_floats,
     name_of,
     opset_of,
     precision,
@@ -38,6 +36,7 @@ from edgehybrid.graph.image_input import (
 from edgehybrid.graph.naming import name_by_modules
 from edgehybrid.graph.padding import write_pads
 from edgehybrid.graph.soundness import check_operators, check_structure
+from edgehybrid.graph.structure import scores_of
 from edgehybrid.graph.upgrading import OLDEST, raise_opset
 from edgehybrid.sizes import Size
 
@@ -189,11 +188,6 @@ def open_unchecked(path: Path) -> Graph:
         _normalise(proto)
         proto.opset_import.extend(others)
         return Graph(shapes.open_model(proto))
-
-
-def scores_of(graph: Graph) -> ir.Value | None:
-    """The output that is taken for the class scores: the first of floats (N, classes); None where there is none."""
-    return next((value for value in graph.body.outputs if len(shape_of(value)) == 2 and holds_floats(value)), None)
 
 
 def companions(path: Path) -> tuple[Path, ...]:

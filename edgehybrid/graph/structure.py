@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgehybrid.errors import GraphError
-from edgehybrid.graph import Graph, constant, label_nodes, name_of, shape_of
+from edgehybrid.graph import Graph, constant, holds_floats, label_nodes, name_of, shape_of
 
 FUSED_HEAD_SIZES = (16, 32, 64)
 FUSED_MAX_LENGTH = 512
@@ -48,6 +48,37 @@ def find_choosers(graph: Graph) -> dict[str, str]:
         label = labels[node] if node.op_type in _CHOOSING else label
         chosen |= {} if label is None else dict.fromkeys(node.outputs, label)
     return {name_of(value): chosen[value] for value in graph.body.outputs if value in chosen}
+
+
+def scores_of(graph: Graph) -> ir.Value | None:
+    """The output that is taken for the class scores: the first of floats (N, classes); None where there is none."""
+    return next((value for value in graph.body.outputs if len(shape_of(value)) == 2 and holds_floats(value)), None)
+
+
+def class_scores(graph: Graph) -> ir.Value:
+    """The same, of a network that must have some.
+
+    Raises:
+        GraphError: It has none.
+    """
+    scores = scores_of(graph)
+    if scores is None:
+        raise GraphError(
+            "the network has no class scores",
+            why="none of its outputs is of floats (N, classes)",
+            fix="give the network with its classification head",
+        )
+    return scores
+
+
+def feeding(graph: Graph, value: ir.Value) -> tuple[ir.Node, ...]:
+    """The nodes that a value depends on, in the order of the graph."""
+    wanted, found = {value}, []
+    for node in reversed(tuple(graph.nodes())):
+        if wanted.intersection(node.outputs):
+            found.append(node)
+            wanted.update(v for v in node.inputs if v is not None)
+    return tuple(reversed(found))
 
 
 def computed(graph: Graph) -> dict[str, ir.Value]:

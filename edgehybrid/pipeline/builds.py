@@ -8,13 +8,14 @@ from edgehybrid.pipeline import engines
 from edgehybrid.pipeline.lowering import lower
 from edgehybrid.pipeline.mixing import check_mixed, check_profile, check_trained
 from edgehybrid.pipeline.options import (
+    OF_A_BUNDLE,
     calibration_images,
-    check_bundle_options,
     check_counts,
-    check_ranges,
     check_roles,
+    check_tuning,
     engine_options,
     load_target,
+    refuse_beside,
 )
 from edgehybrid.progress import listener
 from edgehybrid.records import Equalize, Interpolation, Method, Precision, Recipe, Refine, Report, Rounding
@@ -116,13 +117,14 @@ def build(
     options = engine_options(workspace, opt_level, hardware_compatible, version_compatible, dla)
     check_roles(bundle, model)
     if bundle is not None:
-        check_bundle_options(build, given, bundle)
+        only_engine = "a bundle holds its model as it was built; only its engine is built from it"
+        refuse_beside(str(bundle), build, given, OF_A_BUNDLE, only_engine)
         return engines.build_engines(bundle, options, host, eval)
     check_counts(batch, num_calib, num_eval, max_drop, eval)
-    check_ranges(ranges, precision)
+    check_tuning(ranges, precision, refine, rounding)
     check_mixed(precision, max_drop, dla)
     check_profile(precision, profile)
-    goal = stages.suit_builder(load_target(target, precision))
+    goal = load_target(target, precision)
     engines.check_host(host, goal)
     stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     source = stages.Source(model, weights, num_classes, stated, batch, seed)

@@ -3,13 +3,22 @@
 import inspect
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgehybrid.errors import NotFoundError, UsageError
 from edgehybrid.progress import listener
-from edgehybrid.records import Artifact, BenchOptions, Dialect, EngineOptions, ModelSpec, Precision, Target
+from edgehybrid.records import (
+    Artifact,
+    BenchOptions,
+    Dialect,
+    EngineOptions,
+    Precision,
+    Refine,
+    Rounding,
+    Target,
+)
 
 if TYPE_CHECKING:
     from edgehybrid.dataset import Images
@@ -65,19 +74,23 @@ def check_roles(bundle: Path | None, model: str) -> None:
         )
 
 
-def check_bundle_options(verb: Callable[..., object], given: Mapping[str, object], bundle: Path) -> None:
-    """Refuse what a bundle has already: only its engine is built, whatever else is asked for would be ignored.
+def refuse_beside(
+    sole: str, verb: Callable[..., object], given: Mapping[str, object], allowed: Container[str], why: str
+) -> None:
+    """Refuse every option that would be ignored beside what says it all.
 
     Args:
+        sole: What that is, as the user gave it.
         verb: Whose defaults count as not given.
         given: Its arguments by name.
-        bundle: The folder.
+        allowed: Those that mean something beside it.
+        why: The reason.
     """
     for name, parameter in inspect.signature(verb).parameters.items():
-        if given[name] != parameter.default and name not in OF_A_BUNDLE:
+        if given[name] != parameter.default and name not in allowed:
             raise UsageError(
-                f"{bundle} and --{name.replace('_', '-')} {given[name]} contradict each other",
-                why="a bundle holds its model as it was built; only its engine is built from it",
+                f"{sole} and --{name.replace('_', '-')} {given[name]} contradict each other",
+                why=why,
                 fix="leave one of them out",
             )
 
@@ -144,8 +157,11 @@ def bench_options(
 
 
 def load_target(name: str, precision: Precision) -> Target:
-    """The target of a name, a file or this machine (`auto`), which must run the precision and read what we write."""
-    from edgehybrid import resources
+    """The target of a name, a file or this machine (`auto`), which must run the precision and read what we write.
+
+    Where it is this machine, its dialect is that of the TensorRT installed here.
+    """
+    from edgehybrid import resources, stages
 
     goal = here() if name == "auto" else resources.load_target(name)
     if precision not in goal.precisions:
@@ -164,7 +180,7 @@ def load_target(name: str, precision: Precision) -> Target:
             if others
             else "choose a newer board: edgehybrid targets",
         )
-    return goal
+    return stages.suit_builder(goal)
 
 
 def here() -> Target:
@@ -193,8 +209,15 @@ def calibration_images(calib: str, count: int | None, seed: int) -> "Images":
     return dataset.load(calib, limit=count, at_most=at_most, seed=seed, split="calib")
 
 
-def check_ranges(ranges: Path | None, precision: Precision) -> None:
-    """Refuse ranges where nothing has any, and a file that holds none, before any work."""
+def check_tuning(ranges: Path | None, precision: Precision, refine: Refine, rounding: Rounding) -> None:
+    """Refuse ranges where nothing has any, a file that holds none, and tuning that would not be done."""
+    if rounding == "optimized" and (refine == "off" or ranges is not None):
+        other = "--refine off" if ranges is None else f"--ranges {ranges}"
+        raise UsageError(
+            f"--rounding optimized and {other} contradict each other",
+            why="weights are rounded on calibration images, and biases corrected for it",
+            fix="leave one of them out",
+        )
     if ranges is not None and precision not in ("int8", "mixed"):
         raise UsageError(
             f"--ranges has no meaning with --precision {precision}",
@@ -210,39 +233,14 @@ def check_ranges(ranges: Path | None, precision: Precision) -> None:
         calibrator.read_document(ranges)
 
 
-def check_merge_options(model: str, weights: str, calib: str, num_calib: int | None, shard: str | None) -> None:
-    """Refuse options of a calibration where files are merged instead."""
-    given = {
-        "model": model != "cmt_ti",
-        "weights": weights != "auto",
-        "calib": calib != "photos",
-        "num-calib": num_calib is not None,
-        "shard": shard is not None,
-    }
-    for name, contradicts in given.items():
-        if contradicts:
-            raise UsageError(
-                f"--{name} and --merge contradict each other",
-                why="merging adds up what the files hold; no model is run",
-                fix=f"leave --{name} out, or calibrate first",
-            )
-
-
-def deliver_merged(path: Path, content: bytes, files: int, images: int) -> Artifact:
-    """Write a merged calibration file."""
+def deliver(
+    path: Path, content: bytes | Path, kind: Literal["onnx", "calibration"], notes: tuple[str, ...]
+) -> Artifact:
+    """Write the one file that a single-stage verb is asked for."""
     from edgehybrid import store
 
     store.write_atomic(path, content)
-    notes = (f"{files} files merged, {images} images in all",)
-    return Artifact(str(path), "calibration", path.stat().st_size, store.sha256_of(path), notes)
-
-
-def deliver(path: Path, content: bytes | Path, kind: Literal["onnx", "calibration"], spec: ModelSpec) -> Artifact:
-    """Write the one file that a single-stage verb is asked for."""
-    from edgehybrid import findings, store
-
-    store.write_atomic(path, content)
-    return Artifact(str(path), kind, path.stat().st_size, store.sha256_of(path), findings.weight_notes(spec))
+    return Artifact(str(path), kind, path.stat().st_size, store.sha256_of(path), notes)
 
 
 def check_file(path: Path | None) -> None:

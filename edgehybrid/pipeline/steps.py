@@ -7,11 +7,10 @@ from edgehybrid.pipeline.lowering import prepare
 from edgehybrid.pipeline.options import (
     calibration_images,
     check_file,
-    check_merge_options,
-    check_ranges,
+    check_tuning,
     deliver,
-    deliver_merged,
     load_target,
+    refuse_beside,
 )
 from edgehybrid.records import Artifact, Equalize, Interpolation, Method, Refine, Rounding
 from edgehybrid.sizes import spelled
@@ -57,7 +56,7 @@ def export(
     Returns:
         The file.
     """
-    from edgehybrid import dataset, stages
+    from edgehybrid import dataset, findings, stages
 
     check_file(output)
     run = stages.Run()
@@ -66,7 +65,7 @@ def export(
     made = stages.export(run, source, calibration_images("photos", None, seed))
     path = stages.rewrite(run, made.path) if rewrite else made.path
     name = f"{made.spec.name}-{spelled(made.spec.preprocess.size)}-b{made.batch}-fp32.onnx"
-    return deliver(output or Path(name), path, "onnx", made.spec)
+    return deliver(output or Path(name), path, "onnx", findings.weight_notes(made.spec))
 
 
 def calibrate(
@@ -116,13 +115,16 @@ def calibrate(
     Returns:
         The file.
     """
-    from edgehybrid import dataset, stages
+    given = locals()
+    from edgehybrid import dataset, findings, stages
 
     check_file(output)
     if merge:
-        check_merge_options(model, weights, calib, num_calib, shard)
-        content, images_merged = stages.merge_calibrations(merge, method)
-        return deliver_merged(output or Path("calibration.json"), content, len(merge), images_merged)
+        allowed = {"merge", "method", "output"}
+        refuse_beside("--merge", calibrate, given, allowed, "merging adds up what the files hold; no model is run")
+        content, count = stages.merge_calibrations(merge, method)
+        notes = (f"{len(merge)} files merged, {count} images in all",)
+        return deliver(output or Path("calibration.json"), content, "calibration", notes)
     run = stages.Run()
     chosen = calibration_images(calib, num_calib, seed)
     images = stages.take_shard(chosen, shard)
@@ -133,7 +135,7 @@ def calibrate(
     content = stages.write_calibration(run, baseline, images, prepared, method or "mse")
     part = "" if shard is None else "-" + shard.replace("/", "-of-")
     name = f"{made.spec.name}-{spelled(prepared.size)}-calibration{part}.json"
-    return deliver(output or Path(name), content, "calibration", made.spec)
+    return deliver(output or Path(name), content, "calibration", findings.weight_notes(made.spec))
 
 
 def quantize(
@@ -192,10 +194,10 @@ def quantize(
     Returns:
         The file.
     """
-    from edgehybrid import dataset, stages
+    from edgehybrid import dataset, findings, stages
 
     check_file(output)
-    check_ranges(ranges, precision)
+    check_tuning(ranges, precision, refine, rounding)
     goal = load_target(target, precision)
     run = stages.Run()
     images = calibration_images(calib, num_calib, seed)
@@ -224,4 +226,4 @@ def quantize(
         written = stages.quantize(run, level, precision, scales, peaks, tuning=tuning).deployed(goal)
     name = f"{made.spec.name}-{spelled(made.spec.preprocess.size)}-b{made.batch}-{precision}.onnx"
     product = stages.suit_parser(run, written, goal)
-    return deliver(output or Path(name), product, "onnx", made.spec)
+    return deliver(output or Path(name), product, "onnx", findings.weight_notes(made.spec))

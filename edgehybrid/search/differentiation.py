@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgehybrid.errors import StageError
-from edgehybrid.graph import Graph, constant, shape_of
+from edgehybrid.graph import Graph, constant
+from edgehybrid.graph.structure import class_scores, feeding
 from edgehybrid.search.operators import OPERATORS
 
 TOLERANCE = 1e-3
@@ -25,35 +26,44 @@ Visit = Callable[[ir.Node, Sequence[Tensor | None], Sequence[Tensor]], Sequence[
 
 
 def unknown_operators(graph: Graph) -> tuple[str, ...]:
-    """Operators of a graph that have no gradient here."""
-    return tuple(sorted({node.op_type for node in graph.nodes()} - {*OPERATORS, "Constant"}))
+    """Operators between the image and the class scores that have no gradient here.
+
+    Raises:
+        GraphError: No class scores.
+    """
+    return tuple(sorted({node.op_type for node in feeding(graph, class_scores(graph))} - {*OPERATORS, "Constant"}))
 
 
 class Network:
-    """A graph that torch runs."""
+    """A graph that torch runs, as far as the class scores depend on it.
+
+    Args:
+        graph: float32, of operators that are known.
+
+    Raises:
+        GraphError: It has no class scores.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.scores = class_scores(graph)
+        self.nodes = feeding(graph, self.scores)
         self._constants = {
             value: torch.from_numpy(np.array(array))
-            for node in graph.nodes()
+            for node in self.nodes
             for value in (*node.inputs, *node.outputs)
             if value is not None and (array := constant(value)) is not None
         }
-
-    @property
-    def scores(self) -> ir.Value:
-        """The output with a logit per class, (B, classes)."""
-        return next(value for value in self.graph.body.outputs if len(shape_of(value)) == 2)
 
     def run(self, images: Tensor, visit: Visit) -> Tensor:
         """Logits of images (B, 3, H, W), with the B of the graph.
 
         Raises:
-            GraphError: An operator whose gradient is not known.
+            GraphError: An attribute that torch's operator does not know.
+            KeyError: An operator of `unknown_operators`.
         """
         known: dict[ir.Value, Tensor] = {self.graph.input: images}
-        for node in self.graph.nodes():
+        for node in self.nodes:
             if node.op_type == "Constant":
                 continue
             inputs = [None if v is None else self._constants.get(v, known.get(v)) for v in node.inputs]

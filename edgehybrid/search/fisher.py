@@ -82,7 +82,8 @@ def estimate(
         (groups,) nats.
 
     Raises:
-        GraphError: An operator whose gradient is not known.
+        GraphError: No class scores, or an attribute that torch's operator does not know.
+        KeyError: An operator of `differentiation.unknown_operators`.
         StageError: torch computes other logits than ONNX Runtime.
     """
     network, twins = Network(reference), _Twins(reference, twin, owner)
@@ -139,7 +140,8 @@ def gradients_at(
         First output of each product -> (groups, positions of all batches, out). Zero where no logit hangs on it.
 
     Raises:
-        GraphError: An operator whose gradient is not known.
+        GraphError: No class scores, or an attribute that torch's operator does not know.
+        KeyError: An operator of `differentiation.unknown_operators`.
         StageError: torch computes other logits than ONNX Runtime.
     """
     network, generator = Network(graph), torch.Generator().manual_seed(seed)
@@ -162,8 +164,9 @@ def gradients_at(
         found = dict(zip(outputs, gradients, strict=True))
         for product in products:
             name = product.output
-            gradient = found[name]
-            array = np.zeros(outputs[name].shape, np.float32) if gradient is None else gradient.numpy()
+            gradient = found.get(name)
+            shape = shape_of(product.node.outputs[0])
+            array = np.zeros(shape, np.float32) if gradient is None else gradient.numpy()
             kept[name].append(product.outputs(array, positions(product), ordinal))
     return {name: np.concatenate(parts, axis=1) for name, parts in kept.items()}
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def find_obstacle(graph: "Graph") -> str | None:
     """What stands in the way of gradients, as far as can be seen without computing any."""
-    if not any(value.shape is not None and len(value.shape) == 2 for value in graph.body.outputs):
+    from edgehybrid.graph.structure import scores_of
+
+    if scores_of(graph) is None:
         return "the network has no class scores"
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed"
@@ -62,17 +64,17 @@ def _differentiate(
     from edgehybrid import calibrator
     from edgehybrid.calibrator.session import regroup
     from edgehybrid.graph import name_of, shape_of
+    from edgehybrid.graph.structure import class_scores
     from edgehybrid.runtime import open_runner
     from edgehybrid.search import fisher
 
-    shape = shape_of(graph.input)
+    shape, scores = shape_of(graph.input), name_of(class_scores(graph))
     batches = max(1, len(images) // shape[0])
     with open_runner(path, canonical=True) as runner:
-        output = next(name for name, info in runner.outputs.items() if len(info.shape) == 2)
         return fisher.gradients_at(
             graph,
             products,
             (group for group, _ in regroup(images.batches(preprocess, FORWARD_BATCH), shape)),
             lambda product: calibrator.rows_per_batch(product, rows, batches),
-            expected=lambda group: runner.run({name_of(graph.input): group})[output].astype(np.float32),
+            expected=lambda group: runner.run({name_of(graph.input): group})[scores].astype(np.float32),
         )

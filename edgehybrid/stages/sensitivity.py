@@ -130,6 +130,7 @@ class _Opened:
     groups: tuple[LayerGroup, ...]
     owner: dict[str, int]  # first output of an operator -> number of its group
     switched: "Switched"
+    scores: str  # name of the output with the class scores
     batch: int
     share: float  # of all multiply-accumulates that the groups do
 
@@ -142,11 +143,10 @@ class _Opened:
             path = Path(folder) / "switched.onnx"
             path.write_bytes(self.switched.graph.to_bytes())
             with open_runner(path, canonical=True) as runner:
-                output = next(name for name, info in runner.outputs.items() if len(info.shape) == 2)
 
                 def answer(choice: NDArray[np.bool_], images: NDArray[np.float32]) -> NDArray[np.float32]:
                     fed = {**self.switched.feeds(choice), self.switched.image: images}
-                    return runner.run(fed)[output].astype(np.float32)
+                    return runner.run(fed)[self.scores].astype(np.float32)
 
                 yield answer
 
@@ -171,6 +171,7 @@ class _Opened:
 def _open(baseline: Path, quantized: Quantized, unit: Unit) -> _Opened:
     """Groups and switches of a network and its int8 twin."""
     from edgehybrid import graph, search
+    from edgehybrid.graph.structure import class_scores
 
     reference, twin = graph.load(baseline), graph.load(quantized.runnable)
     groups = search.find(reference, quantized.plan, single=unit == "layer")
@@ -183,7 +184,8 @@ def _open(baseline: Path, quantized: Quantized, unit: Unit) -> _Opened:
     owner = search.owners(reference, quantized.plan, groups)
     switched = search.switch(reference, twin, owner)
     share = sum(group.macs for group in groups) / max(graph.count_macs(reference), 1)
-    return _Opened(reference, twin, groups, owner, switched, graph.shape_of(reference.input)[0], share)
+    scores, batch = graph.name_of(class_scores(reference)), graph.shape_of(reference.input)[0]
+    return _Opened(reference, twin, groups, owner, switched, scores, batch, share)
 
 
 def _estimate(opened: _Opened, images: Images, preprocess: Preprocess, how: How, seed: int, skip: int) -> Ranking:

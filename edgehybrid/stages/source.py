@@ -185,7 +185,8 @@ def _traced(source: Source, found: "Weights", images: Images) -> "tuple[Graph, M
 def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
     """Graph, spec and number of weights of a user's file."""
     from edgehybrid import graph
-    from edgehybrid.graph.adoption import adopt, scores_of
+    from edgehybrid.graph.adoption import adopt
+    from edgehybrid.graph.structure import scores_of
 
     path, size = Path(source.model), source.stated.size
     opened = adopt(path, batch=source.batch, input_size=size, notify=listener().note)

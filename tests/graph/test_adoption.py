@@ -20,7 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgehybrid import rewrites, zoo
 from edgehybrid.errors import EdgeHybridError, GraphError, UsageError
 from edgehybrid.graph import Graph, constant, count_params, load, name_of, shape_of, values
-from edgehybrid.graph.adoption import adopt, companions, scores_of, settle
+from edgehybrid.graph.adoption import adopt, companions, settle
+from edgehybrid.graph.structure import scores_of
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16
 from edgehybrid.records import Ranges
