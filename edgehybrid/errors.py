@@ -10,7 +10,7 @@ EdgeHybridError              what happened, why (found and needed), what to run 
 │  ├─ WeightsError           a checkpoint that is damaged, hostile, or for another model
 │  └─ ImagesError            an image set that is empty, damaged or too small
 ├─ StageError          5     export, calibration, quantization, build or run failed
-├─ GateError           6     the accuracy budget (`--max-drop`) was not met, or `lint --strict` found an error
+├─ GateError           6     the budget of `--max-drop` was not met, or `lint` or `compare --strict` found something
 ├─ ArtifactError       7     a bundle or engine that is damaged, untrusted or incompatible
 └─ ResourceError       8     disk full, out of memory, not writable
 ```

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgehybrid.graph import PRODUCTS, Graph, constant, macs_of, shape_of
+from edgehybrid.graph import COUNTED, Graph, constant, macs_of, shape_of
 from edgehybrid.graph.structure import input_of
 from edgehybrid.records import Figure, Floor, Precision, Target
 
@@ -39,7 +39,7 @@ def count(graph: Graph) -> Work:
         GraphError: A shape is not static.
     """
     ops = dict.fromkeys(RATES, 0)
-    for node in graph.nodes(*PRODUCTS):
+    for node in graph.nodes(*COUNTED):
         first, second = input_of(node, 0), input_of(node, 1)
         makers = [value.producer() for value in (first, second)]
         quantized = all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)

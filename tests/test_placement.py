@@ -30,7 +30,7 @@ THICK = Convolution(True, 2, 32, 64, 1, "3x3", 3, 49, "")
 WIDE = Product(1, False, False, 196, 64, 256)
 FITTING = Core(True, 32, 196, 49, True)
 FUSABLE = Residual("Conv", True, "", "Conv", True)
-POOLED = Passage("MaxPool", "3x3", "Relu", "Conv", True)
+POOLED = Passage("MaxPool", "3x3", True, "Relu", "Conv", True)
 PRODUCT = Hadamard("Conv", "Conv", False, "Conv", True)
 
 
@@ -143,7 +143,9 @@ def test_residual_table_decides_by_its_first_match(change: dict[str, object], ru
         ({}, "max-pooling", "moves the one of Conv"),
         ({"reader_int8": False, "reader": "Add"}, "max-pooling", "Add reads it as float"),
         ({"op": "AveragePool"}, "pooling", "more than 8 bits"),
-        ({"op": "Resize", "window": "nearest, 2 times as large"}, "resize", "Relu"),
+        ({"op": "Resize", "window": "nearest, 2 times as large"}, "resize", "Relu computes, and Conv quantizes"),
+        ({"op": "Resize", "reader_int8": False, "reader": "Add"}, "resize", "Add, which reads it, adds or moves"),
+        ({"op": "Resize", "copies": False}, "resize", "means of neighbours"),
     ],
 )
 def test_passage_table_decides_by_its_first_match(change: dict[str, object], rule: str, word: str) -> None:
@@ -418,6 +420,24 @@ def test_sum_of_two_branches_is_told_from_a_residual() -> None:
     assert (resize.kind, resize.rule, resize.tensor) == ("float", "resize", low)
     assert "nearest, 2 times as large" in resize.reason
     assert [d.rule for d in decisions(graph, "AveragePool")] == ["pooling"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "scales", "said"),
+    [
+        (
+            "nearest",
+            [0.5, 0.5],
+            "nearest, 0.5 times as large) stays float: it only copies what Conv computes, and",
+        ),
+        ("linear", [2.0, 3.0], "linear, 2 x 3 times as large) stays float: it computes means of neighbours"),
+    ],
+)
+def test_reason_of_a_resize_is_what_it_does(mode: str, scales: list[float], said: str) -> None:
+    net = SingleNet(1, 32, 8, 8)
+    resized = net.op("Resize", net.conv("input", 32, 32), "", net.const([1.0, 1.0, *scales]), mode=mode)
+    (found,) = decisions(net.graph(net.conv(resized, 32, 32)), "Resize")
+    assert said in found.reason
 
 
 def test_product_of_branches_has_a_decision_for_each_factor() -> None:

@@ -45,6 +45,13 @@ def test_a_convolution_is_counted_by_hand(convolution: Graph) -> None:
     assert work.bytes == ends + sum(weights)
 
 
+def test_a_grouped_transposed_convolution_is_counted_by_hand() -> None:
+    net = SingleNet(1, 24, 8, 8)
+    graph = net.graph(net.op("ConvTranspose", "input", net.weight(24, 16, 2, 2), strides=[2, 2], group=2))
+    assert count_macs(graph) == 24 * 64 * 16 * 2 * 2  # every pixel of every channel goes into 16 channels of 2x2
+    assert count(graph).ops == {"fp32": 2 * count_macs(graph)}
+
+
 def test_quantized_products_are_counted_as_int8_and_weigh_a_quarter(convolution: Graph) -> None:
     ranges, plan = observe(convolution, draw(convolution)), placement.plan(convolution, "typed")
     typed = count(quantizer.quantize(convolution, ranges, plan))

@@ -14,10 +14,10 @@ from itertools import chain
 from pathlib import Path
 
 from edgehybrid.calibrator.observations import Observations
-from edgehybrid.calibrator.ranges import EXPONENTS, LEVELS, choose
+from edgehybrid.calibrator.ranges import EXPONENTS, choose
 from edgehybrid.errors import ArtifactError, NotFoundError, UsageError
 from edgehybrid.graph.half import FLOAT16_MAX
-from edgehybrid.records import Method, Preprocess, Ranges
+from edgehybrid.records import LEVELS, Method, Preprocess, Ranges
 from edgehybrid.store import decode, to_json
 
 SCHEMA = "edgehybrid.calibration/1"

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from edgehybrid.calibrator.histogram import STAGE, Tally, stride_of
 from edgehybrid.calibrator.observations import Observations
-from edgehybrid.calibrator.session import Slot, open_session, regroup
+from edgehybrid.calibrator.session import Slot, not_finite, open_session, regroup
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import StageError
-from edgehybrid.graph import Graph, constant, label_nodes, name_of, shape_of, values
+from edgehybrid.graph import Graph, constant, name_of, shape_of, values
 
 _REARRANGING = {"DepthToSpace", "Flatten", "Identity", "Reshape", "SpaceToDepth", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators whose output holds the values of their first input, in another order or shape: one histogram for both."""
@@ -127,26 +127,14 @@ def _count(graph: Graph, slot: Slot, tallies: Mapping[str, Tally], copies: int, 
             apart = array.ndim > 0 and len(array) % batch == 0  # images come first wherever a batch is kept at all
             tally.add(array, copies, phase, batch if apart else 0)
     except FloatingPointError as error:
-        raise _not_finite(graph, name, slot.arrays[name], image) from error
+        array = slot.arrays[name]
+        place = f"image {image + 1}" if batch == 1 else f"images {image + 1} to {image + batch}"
+        nans, infinities = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+        counted = f"{nans} NaN and {infinities} infinite of {array.size} values on {place}"
+        raise not_finite(graph, name, counted) from error
     except ValueError as error:
         raise StageError(
             f"activation '{name}' depends on the place of an image in its batch",
             why=f"{copies} copies of image {image + 1} in one batch gave different values",
             fix="export the network with batch 1",
         ) from error
-
-
-def _not_finite(graph: Graph, name: str, array: NDArray[np.float32], image: int) -> StageError:
-    """Name the tensor, the node that made it, and the image."""
-    batch = shape_of(graph.input)[0]
-    place = f"image {image + 1}" if batch == 1 else f"images {image + 1} to {image + batch}"
-    maker = "the input"
-    for node, label in label_nodes(graph).items():
-        if any(output.name == name for output in node.outputs):
-            maker = f"{node.op_type} node '{label}'"
-    nans, infinities = int(np.isnan(array).sum()), int(np.isinf(array).sum())
-    return StageError(
-        f"activation '{name}' is not finite",
-        why=f"{maker} gave {nans} NaN and {infinities} infinite of {array.size} values on {place}",
-        fix="check the weights and the preprocessing: the float network itself fails on this image",
-    )

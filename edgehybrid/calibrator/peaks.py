@@ -8,9 +8,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.calibrator.observer import source_of
-from edgehybrid.calibrator.session import open_session, regroup, run_error
-from edgehybrid.errors import StageError
-from edgehybrid.graph import Graph, constant, label_nodes, name_of, shape_of, unused, values
+from edgehybrid.calibrator.session import not_finite, open_session, regroup, run_error
+from edgehybrid.graph import Graph, constant, name_of, shape_of, unused, values
 
 
 def find_peaks(graph: Graph, batches: Iterable[NDArray[np.float32]], *, threads: int = 0) -> dict[str, float]:
@@ -49,7 +48,7 @@ def find_peaks(graph: Graph, batches: Iterable[NDArray[np.float32]], *, threads:
         for name, high, low in zip(taps, ends[::2], ends[1::2], strict=True):
             peak = max(float(np.abs(high)), float(np.abs(low)))
             if not np.isfinite(high) or not np.isfinite(low):
-                raise _not_finite(graph, name)
+                raise not_finite(graph, name, "a NaN or an infinity")
             found[name] = max(found[name], peak)
     return {name: found[source] for name, source in sources.items()}
 
@@ -72,14 +71,3 @@ def _add_reductions(graph: Graph, tensors: set[str]) -> dict[str, tuple[str, str
             ends.append(end.name)
         taps[name_of(value)] = (ends[0], ends[1])
     return taps
-
-
-def _not_finite(graph: Graph, name: str) -> StageError:
-    makers = {
-        name_of(out): f"{n.op_type} node '{label}'" for n, label in label_nodes(graph).items() for out in n.outputs
-    }
-    return StageError(
-        f"activation '{name}' is not finite",
-        why=f"{makers.get(name, 'the input')} gave a NaN or an infinity",
-        fix="check the weights and the preprocessing: the float network itself fails on these images",
-    )

@@ -9,10 +9,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.calibrator.histogram import EDGES, FINITE, Histogram, Tally
 from edgehybrid.calibrator.observations import Observations
-from edgehybrid.records import Method, Ranges
-
-LEVELS = 127
-"""Positive levels of symmetric int8. The 128th negative one is not counted on: histograms have no sign."""
+from edgehybrid.records import LEVELS, Method, Ranges
 
 DEAD_AMAX = LEVELS * 2.0**-14
 """Range of a tensor that is zero everywhere. Any positive one is right; this one's scale, 2**-14, is the smallest

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from edgehybrid import memory
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import ImagesError, StageError
-from edgehybrid.graph import Graph, name_of, shape_of, values
+from edgehybrid.graph import Graph, label_nodes, name_of, shape_of, values
 from edgehybrid.graph.weights import outline
 
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -138,4 +138,14 @@ def run_error(error: Exception) -> StageError:
         "ONNX Runtime cannot run the network on the calibration images",
         why=" ".join(str(error).split()) or type(error).__name__,
         fix="check the ONNX file with `check-model FILE`, or export it again",
+    )
+
+
+def not_finite(graph: Graph, name: str, found: str) -> StageError:
+    """An activation with NaN or infinity, by the node that computes it; `found` says how many, and where."""
+    makers = {out.name: f"{n.op_type} node '{label}'" for n, label in label_nodes(graph).items() for out in n.outputs}
+    return StageError(
+        f"activation '{name}' is not finite",
+        why=f"{makers.get(name, 'the input')} gave {found}",
+        fix="check the weights and the preprocessing: the float network itself fails on these images",
     )

@@ -46,9 +46,7 @@ def _argus(root: Path, running: bool) -> tuple[Check, ...]:
 
 def gstreamer(root: Path) -> Check:
     """GStreamer, through which csi:// cameras and the Jetson's decoder are reached."""
-    tool = next(
-        (tool for tool in ("usr/bin/gst-launch-1.0", "usr/local/bin/gst-launch-1.0") if (root / tool).is_file()), None
-    )
+    tool = next((tool for tool in _GST_LAUNCH if (root / tool).is_file()), None)
     if tool is None:
         if is_jetson(root):
             return Check("gstreamer", "warn", "not installed: csi:// needs it", "sudo apt install gstreamer1.0-tools")

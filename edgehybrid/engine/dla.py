@@ -2,7 +2,7 @@
 
 import struct
 
-from edgehybrid.records import Ranges
+from edgehybrid.records import LEVELS, Ranges
 
 HEADING = "TRT-8501-EntropyCalibration2"
 """First line; the builder of another release gets its own (see `bridge`)."""
@@ -22,5 +22,5 @@ def calibration_cache(ranges: Ranges) -> bytes:
         (Deep-Learning-Accelerator-SW) writes them the same way.
     """
     kept = sorted((name, amax) for name, amax in ranges.tensors.items() if name not in ranges.uneven)
-    lines = [f"{name}: {struct.pack('>f', amax / 127).hex()}" for name, amax in kept]
+    lines = [f"{name}: {struct.pack('>f', amax / LEVELS).hex()}" for name, amax in kept]
     return "\n".join([HEADING, *lines, ""]).encode()

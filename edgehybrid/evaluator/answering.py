@@ -18,7 +18,7 @@ def predict(runner: Runner, batches: Iterable[NDArray[np.float32]]) -> NDArray[n
     """Run every image through a classifier.
 
     Args:
-        runner: Open, with one input (B, 3, H, W) and one output (B, classes) for its fixed batch B.
+        runner: Open, with one input (B, 3, H, W); of its outputs the first of floats (B, classes) is taken.
         batches: Preprocessed images, (b, 3, H, W) with any b. They are cut into pieces of B; the first image
             of a short piece fills it up, and the logits of the filling are thrown away.
 

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from edgehybrid import benchmark, evaluator
 from edgehybrid.records import (
+    UNTRAINED,
+    WORTHWHILE,
     Adjustment,
     ImageSet,
     Latency,
@@ -22,8 +24,6 @@ from edgehybrid.records import (
     Target,
 )
 
-WORTHWHILE = 1.05
-"""int8 that is not at least this much faster than the float it replaces is not worth its accuracy."""
 FEW_CALIBRATION_IMAGES = 32
 LITTLE_INT8 = 25
 """Percent of the multiply-accumulates in int8 below which mixed precision is fp16 with extra conversions."""
@@ -150,7 +150,7 @@ def weight_notes(spec: ModelSpec) -> tuple[str, ...]:
     """What to know about the weights, and about a preprocessing that is not the model's own."""
     notes = [*([spec.weights.note] if spec.weights.note else []), *spec.notes]
     if not spec.weights.trained:
-        notes.append("UNTRAINED WEIGHTS: latency is real, accuracy is not measured")
+        notes.append(UNTRAINED)
     return tuple(notes)
 
 

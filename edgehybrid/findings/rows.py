@@ -152,13 +152,26 @@ def timed_rows(
 
 def with_latency(rows: tuple[Row, ...], latencies: Mapping[Precision, Latency], target: Target) -> tuple[Row, ...]:
     """Rows with their latency, or with the reason why this machine's would be the wrong one to show."""
-    elsewhere = f"scored on this machine; latency is {target.name}'s to measure"
     return tuple(
         replace(row, latency=latencies[row.precision], ratio=_ratio(row.precision, latencies))
         if row.precision in latencies
-        else replace(row, reason=elsewhere)
+        else replace(row, reason=_scored_here(target))
         for row in rows
     )
+
+
+def scored_elsewhere(rows: tuple[Row, ...], target: Target, name: str) -> tuple[Row, ...]:
+    """The rows of graphs in a bundle that came from another machine, which is named."""
+    reason = f"scored on {name}, where the bundle was made"
+    return tuple(
+        replace(row, reason=reason, latency=None, ratio=None) if row.reason in (None, _scored_here(target)) else row
+        for row in rows
+    )
+
+
+def _scored_here(target: Target) -> str:
+    """Why a row of this machine has no latency."""
+    return f"scored on this machine; latency is {target.name}'s to measure"
 
 
 def target_rows(target: Target, engines: Mapping[Precision, Engine], untried: str | None = None) -> tuple[Row, ...]:

@@ -24,7 +24,9 @@ LARGEST_FILE = 2**31 - 1  # bytes; what a protobuf message can have
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "BatchNormalization")
 """Operators whose constants are trained weights."""
 PRODUCTS = ("Conv", "Gemm", "MatMul")
-"""Operators whose multiply-accumulates are counted, as papers do."""
+"""Operators that may run in int8 here: convolutions and matrix products."""
+COUNTED = (*PRODUCTS, "ConvTranspose")
+"""Operators whose multiply-accumulates are counted, as papers do; Einsum is not."""
 
 
 class Graph:
@@ -386,8 +388,8 @@ def _constants(graph: Graph) -> Iterator[NDArray[np.generic]]:
 
 
 def count_macs(graph: Graph) -> int:
-    """Multiply-accumulates of one image, of all `PRODUCTS`."""
-    return sum(macs_of(node) for node in graph.nodes(*PRODUCTS)) // shape_of(graph.input)[0]
+    """Multiply-accumulates of one image, of all that are `COUNTED`."""
+    return sum(macs_of(node) for node in graph.nodes(*COUNTED)) // shape_of(graph.input)[0]
 
 
 def macs_of(node: ir.Node) -> int:
@@ -396,6 +398,8 @@ def macs_of(node: ir.Node) -> int:
     if first is None or second is None:
         raise ValueError(f"'{node.name}' lacks an operand")
     out = math.prod(shape_of(node.outputs[0]))
+    if node.op_type == "ConvTranspose":
+        return math.prod(shape_of(first)) * math.prod(shape_of(second)[1:])
     if node.op_type == "Conv":
         return out * math.prod(shape_of(second)[1:])
     flipped = node.op_type == "Gemm" and bool(node.attributes.get_int("transA", 0))

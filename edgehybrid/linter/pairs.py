@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import MAX_OPSET, constant, label_nodes
+from edgehybrid.graph.half import FLOAT16_MAX
 from edgehybrid.graph.structure import input_of, weight_index
 from edgehybrid.linter.view import Rule, Site, View, axis_of, dims
 
@@ -22,7 +23,6 @@ _OTHER_LEVELS = {"FLOAT8E4M3FN", "INT4", "FLOAT4E2M1"}
 _LEAST_SCALE = 2.0**-15
 """Below, float16 has no finite reciprocal of the scale and fewer than 10 bits for it."""
 
-_FLOAT16_MAX = float(np.finfo(np.float16).max)
 _FLOAT16_LEAST = 2.0**-25
 """At and below, float16 rounds to zero."""
 
@@ -187,8 +187,8 @@ def _range_text(array: NDArray[np.float32], *, masked: bool) -> str:
         return "holds NaN"
     if finite.size < sizes.size and not masked:
         return "holds infinity"
-    if finite.max(initial=0) > _FLOAT16_MAX:
-        return f"reaches {finite.max():.4g}, float16 ends at {_FLOAT16_MAX:.0f}"
+    if finite.max(initial=0) > FLOAT16_MAX:
+        return f"reaches {finite.max():.4g}, float16 ends at {FLOAT16_MAX:.0f}"
     if array.size == 1 and 0 < sizes.max() <= _FLOAT16_LEAST:
         return f"is {sizes.max():.3g}, which float16 rounds to zero"
     return ""

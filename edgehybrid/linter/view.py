@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import PRODUCTS, Graph, constant, known_shape, label_nodes
+from edgehybrid.graph import COUNTED, Graph, constant, known_shape, label_nodes
 from edgehybrid.graph.structure import KEEPS_INT8
 
-INT8_OPERATORS = (*PRODUCTS, "ConvTranspose")
+INT8_OPERATORS = COUNTED
 """Operators that have int8 kernels worth having."""
 
 Site = tuple[str, str]

@@ -85,7 +85,8 @@ def build(
         num_calib: How many of them; 128 or all there are by default.
         method: How ranges are chosen: mse, minmax, percentile or entropy.
         ranges: A calibration file, of `edgehybrid calibrate` or a bundle, to use its ranges instead of calibrating.
-        equalize: Give channels one range where it measures better: all; folded, which leaves activations alone; or off.
+        equalize: Rescale and centre channels and shift tensors by zero points, where it measures better at the layers:
+            all; folded, which only changes constants that are there; or off.
         refine: Correct biases where it measures better: biases; all, which widens ranges too and gains little; or off.
         rounding: Of weights: nearest, or optimized, which solves for the best of each layer and takes longer.
         eval: Labelled images to score accuracy on: a named set, a folder of classes, or an .npz file. With a bundle:
@@ -245,7 +246,7 @@ def build(
         found,
         recipe,
         baseline=baseline,
-        deployed=ordered.deployed,
+        deployed=ordered.model,
         ranges=ranges_used,
         scales=lowered.scales,
         product=product,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgehybrid.errors import EdgeHybridError, NotReadyError, UsageError
 from edgehybrid.progress import listener
-from edgehybrid.records import DeviceState, Engine, EngineOptions, Precision, Product, Ranges, Report, Row, Target
+from edgehybrid.records import Engine, EngineOptions, Precision, Product, Ranges, Report, Row, Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,17 +27,11 @@ class Ordered:
     target: Target
     precision: Precision
     baseline: Path  # float32
-    model: Path  # quantized, in the dialect of the target
+    model: Path  # what the bundle calls so: quantized, in the dialect of the target
     typed: Path  # quantized, strongly typed
     ranges: Ranges | None
     peaks: Mapping[str, float] | None  # what float16 would have to hold
     options: EngineOptions
-
-    @property
-    def deployed(self) -> Path:
-        """What the bundle calls its model: TensorRT 8 makes fp16 of the float graph, as it reads no opset 19."""
-        weak = self.target.backend == "tensorrt" and self.target.dialect == "fp32"
-        return self.baseline if weak and self.precision == "fp16" else self.model
 
 
 def order(run: "Run", lowered: "Lowered", target: Target, options: EngineOptions) -> Ordered:
@@ -91,7 +85,7 @@ def build_product(run: "Run", ordered: Ordered) -> Product:
         return stages.build_engine(
             run, ordered.baseline, target, ordered.precision, options=options, calibration_cache=scales
         )
-    graph = ordered.deployed if target.backend == "tensorrt" else ordered.typed
+    graph = ordered.model if target.backend == "tensorrt" else ordered.typed
     return stages.build_engine(run, graph, target, ordered.precision, options=options)
 
 
@@ -266,10 +260,13 @@ def _keep(
     made = by_precision(opened.precision, product, control)
     here = device.state(threads=0) if trial.latencies else report.device
     names = {stage.name for stage in run.stages}
+    graphs = tuple(row for row in report.rows if row.backend != target.backend)
+    if here.name != report.device.name:
+        graphs = findings.scored_elsewhere(graphs, target, report.device.name)
     found = replace(
         report,
         device=here,
-        rows=(*_elsewhere(report, here), *trial_rows(target, made, trial, reference, truth, outputs)),
+        rows=(*graphs, *trial_rows(target, made, trial, reference, truth, outputs)),
         engine=placed(product, folder),
         stages=(*(s for s in report.stages if s.name not in names), *run.stages),
         bundle=str(folder),
@@ -278,16 +275,3 @@ def _keep(
     answers = findings.merge_answers(delivery.without_engines(opened.answers), given)
     delivery.write_engines(folder, found, product, control, stages.versions(), answers)
     return found
-
-
-def _elsewhere(report: Report, here: DeviceState) -> tuple[Row, ...]:
-    """The rows of graphs, which stay, and say where they were measured if that is not the machine of the report now."""
-    rows = tuple(row for row in report.rows if row.backend != report.target.backend)
-    if here.name == report.device.name:
-        return rows
-    return tuple(
-        replace(row, reason=f"scored on {report.device.name}, where the bundle was made", latency=None, ratio=None)
-        if row.reason is None or "on this machine" in row.reason
-        else row
-        for row in rows
-    )

@@ -30,9 +30,9 @@ def sensitivity(
 ) -> Sensitivity:
     """Rank layers by what int8 costs them.
 
-    All layers of the network that `build` quantizes by default, equalized and with its biases corrected, are ranked at
-    the price of 3 to 5 forward passes per image, without labels: the cost is the divergence of the softmax from the
-    float network's. The ranking is then checked against leave-one-out, one run per group.
+    All layers of the network that `build` quantizes by default, tuned as it tunes them, are ranked at the price of 3 to
+    5 forward passes per image, without labels: the cost is the divergence of the softmax from the float network's. The
+    ranking is then checked against leave-one-out, one run per group.
 
     Args:
         model: A name from `edgehybrid models`, timm/NAME, or an ONNX file.
@@ -47,7 +47,7 @@ def sensitivity(
         calib: Images to calibrate and to rank on: a named set, a folder, or an .npz file.
         num_calib: How many of them; 128 or all there are by default.
         method: How ranges are chosen: mse, minmax, percentile or entropy.
-        how: fisher (gradients, needs torch), designs (runs of partly quantized networks), or auto.
+        how: fisher (gradients, needs torch), designs (runs with one group in int8), or auto.
         unit: group (layers that TensorRT fuses) or layer (every one for itself).
         check: Images for the check, which runs each group alone on each; 0 leaves it out.
         output: Also write the ranking to this file, .csv or .json.

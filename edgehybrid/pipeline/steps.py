@@ -185,7 +185,8 @@ def quantize(
         num_calib: How many of them; 128 or all there are by default.
         method: mse, minmax, percentile or entropy.
         ranges: A calibration file, to use its ranges instead of calibrating.
-        equalize: Give channels one range where it measures better: all; folded, which leaves activations alone; or off.
+        equalize: Rescale and centre channels and shift tensors by zero points, where it measures better at the layers:
+            all; folded, which only changes constants that are there; or off.
         refine: Correct biases where it measures better: biases; all, which widens ranges too and gains little; or off.
         rounding: Of weights: nearest, or optimized, which solves for the best of each layer and takes longer.
         output: The file; <model>-<size>-b<batch>-<precision>.onnx by default.

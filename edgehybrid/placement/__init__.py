@@ -81,7 +81,8 @@ def plan(
     Returns:
         Decisions in the order of the nodes, one per (node, input). Of an int8 operator the activation has kind
         `activation` (per-tensor scale) and the weight `weight` (a scale per output channel, along `axis`). Operators
-        that never run in int8 have one decision, for their first input.
+        that never run in int8, pooling and Resize have one decision, for their first input; a residual sum one, for
+        its skip; a product of branches two.
 
     Raises:
         GraphError: A shape that a rule needs is not static.
@@ -294,12 +295,14 @@ def _decide_passage(node: ir.Node, names: dict[ir.Node, str], found: Mapping[ir.
     maker = source.producer()
     reader, _, every = _find_reader(node, found)
     if node.op_type == "Resize":
-        before, after = shape_of(source), shape_of(node.outputs[0])
-        factor = max(b / a for a, b in zip(before, after, strict=True))
-        window = f"{node.attributes.get_string('mode', 'nearest')}, {factor:g} times as large"
+        mode = node.attributes.get_string("mode", "nearest")
+        sides = zip(shape_of(source)[2:], shape_of(node.outputs[0])[2:], strict=True)
+        factors = dict.fromkeys(f"{after / before:.3g}" for before, after in sides)  # one number where they are alike
+        window, copies = f"{mode}, {' x '.join(factors) or 1} times as large", mode == "nearest"
     else:
         window = "x".join(str(side) for side in node.attributes.get_ints("kernel_shape", ())) or "whole map"
-    site = Passage(node.op_type, window, "the input" if maker is None else maker.op_type, reader, every)
+        copies = "Max" in node.op_type
+    site = Passage(node.op_type, window, copies, "the input" if maker is None else maker.op_type, reader, every)
     rule, reason = choose(PASSAGE_RULES, site)
     return _decision(node, names, 0, "float", rule.name, reason)
 

@@ -93,7 +93,8 @@ class Passage:
     """What the rules see of pooling and Resize."""
 
     op: str
-    window: str  # "3x3" of a pooling, "x4 nearest" of a Resize
+    window: str  # "3x3" of a pooling, "nearest, 4 times as large" of a Resize
+    copies: bool  # no value of the result is a mean of others
     maker: str  # operator before it
     reader: str  # first operator that reads the result
     reader_int8: bool  # every reader quantizes it
@@ -228,6 +229,11 @@ PASSAGE_RULES: tuple[Rule[Passage], ...] = (
          "max pooling ({window}) stays float: {reader} reads it as float, so int8 would round and save nothing"),
     Rule("pooling", False, lambda s: s.op != "Resize",
          "mean ({window}) stays float: its sum needs more than 8 bits, and its result is small"),
+    Rule("resize", False, lambda s: not s.copies,
+         "resize ({window}) stays float: it computes means of neighbours, and its result is rounded only where a layer "
+         "reads it"),
+    Rule("resize", False, lambda s: s.reader_int8,
+         "resize ({window}) stays float: it only copies what {maker} computes, and {reader} quantizes its result"),
     Rule("resize", False, lambda s: True,
          "resize ({window}) stays float: it only copies what {maker} computes, and {reader}, which reads it, adds or "
          "moves in float; int8 through it would need one scale on both sides"),

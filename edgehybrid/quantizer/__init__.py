@@ -8,17 +8,16 @@ Cast after the input and a Cast before the output.
 import numpy as np
 
 from edgehybrid.errors import GraphError
-from edgehybrid.graph import Graph, constant, label_nodes, tidy
+from edgehybrid.graph import WEIGHTED, Graph, constant, label_nodes, tidy
+from edgehybrid.graph.soundness import CONTROL_FLOW
 from edgehybrid.graph.tuning import Tuning
 from edgehybrid.quantizer.float16 import type_float16, upgrade
 from edgehybrid.quantizer.norms import spell_norms
 from edgehybrid.quantizer.opsets import lower_opset
-from edgehybrid.quantizer.qdq import MIN_SCALE, QMAX, Writer, choose_weight_scales, correct_biases, wrong_plan
+from edgehybrid.quantizer.qdq import MIN_SCALE, Writer, choose_weight_scales, correct_biases, wrong_plan
 from edgehybrid.records import Plan, Ranges
 
-__all__ = ["MIN_SCALE", "QMAX", "choose_weight_scales", "lower_opset", "quantize", "spell_norms", "to_fp16"]
-
-_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "BatchNormalization"}
+__all__ = ["MIN_SCALE", "choose_weight_scales", "lower_opset", "quantize", "spell_norms", "to_fp16"]
 
 
 def quantize(graph: Graph, ranges: Ranges, plan: Plan, tuning: Tuning | None = None) -> Graph:
@@ -40,7 +39,8 @@ def quantize(graph: Graph, ranges: Ranges, plan: Plan, tuning: Tuning | None = N
 
     Raises:
         StageError: A planned tensor has no range or an impossible one, or the plan belongs to another graph.
-        GraphError: Weights that are not finite.
+        GraphError: Q/DQ that is there already, control flow, constants that are not finite or, in the typed dialect,
+            beyond float16, or operators that no converter brings to the typed opset.
     """
     _check(graph)
     typed = plan.dialect == "typed"
@@ -75,7 +75,7 @@ def to_fp16(graph: Graph, plan: Plan | None = None) -> Graph:
         float16 cannot hold, compute in float32 between Casts.
 
     Raises:
-        GraphError: Weights that are not finite.
+        GraphError: As `quantize`.
     """
     _check(graph)
     return tidy(type_float16(upgrade(graph), () if plan is None else _wide(plan)))
@@ -98,7 +98,7 @@ def _check(graph: Graph) -> None:
                 why="the graph is quantized already, needed a float32 one",
                 fix="start from the float32 model",
             )
-        if node.op_type in ("If", "Loop", "Scan"):
+        if node.op_type in CONTROL_FLOW:
             raise GraphError(
                 f"node '{node.name}' ({node.op_type}) is control flow",
                 why="graphs inside nodes are not quantized, and engines here are built for one fixed path",
@@ -108,7 +108,7 @@ def _check(graph: Graph) -> None:
             array = constant(value)
             if value is None or array is None or array.dtype.kind != "f":
                 continue
-            usable = np.isfinite(array) if node.op_type in _WEIGHTED else ~np.isnan(array)
+            usable = np.isfinite(array) if node.op_type in WEIGHTED else ~np.isnan(array)
             if not usable.all():
                 raise GraphError(
                     f"'{value.name}', read by node '{node.name}' ({node.op_type}), is not finite",

@@ -11,10 +11,7 @@ from edgehybrid.graph import Graph, add_constant, constant, name_of, unused, val
 from edgehybrid.graph.half import FLOAT16_MAX
 from edgehybrid.graph.products import raise_bias, unfold
 from edgehybrid.graph.tuning import Tuning
-from edgehybrid.records import Decision, Dialect, Ranges
-
-QMAX = 127
-"""Largest int8 level used: -128 is left out, so that the grid is symmetric."""
+from edgehybrid.records import LEVELS, Decision, Dialect, Ranges
 
 MIN_SCALE = 2.0**-15
 """Smallest scale written. Its reciprocal is finite in float16, and float16 holds it to 1 part in 1024."""
@@ -42,7 +39,7 @@ def choose_weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.f
     best = np.full(len(rows), np.inf, np.float32)
     scales = np.empty(len(rows), np.float32)
     for clip in CLIPS:
-        scale = round_to_float16(np.maximum(peak * np.float32(clip) / QMAX, np.float32(MIN_SCALE)))
+        scale = round_to_float16(np.maximum(peak * np.float32(clip) / LEVELS, np.float32(MIN_SCALE)))
         error = np.square(_round_to_levels(rows, scale[:, None]) * scale[:, None] - rows).sum(axis=1)
         better = error < best
         best[better], scales[better] = error[better], scale[better]
@@ -56,8 +53,8 @@ def round_to_float16(scale: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _round_to_levels(x: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As QuantizeLinear does: half to even, then clipped."""
-    return np.asarray(np.clip(np.rint(x / scale), -QMAX, QMAX), np.float32)
+    """As QuantizeLinear does: half to even, then clipped; -128 is left out, so that the grid is symmetric."""
+    return np.asarray(np.clip(np.rint(x / scale), -LEVELS, LEVELS), np.float32)
 
 
 def correct_biases(graph: Graph, names: Mapping[ir.Node, str], tuning: Tuning, int8: Collection[str]) -> None:
@@ -182,7 +179,7 @@ class Writer:
                 why=f"calibration saw {amax:.4g}, float16 ends at {FLOAT16_MAX:.0f}",
                 fix="build for a float32-typed target, or fold the large scale into the layer before",
             )
-        scale = np.asarray(max(amax / QMAX, MIN_SCALE), np.float32)
+        scale = np.asarray(max(amax / LEVELS, MIN_SCALE), np.float32)
         return round_to_float16(scale) if self.dialect == "typed" else scale
 
 

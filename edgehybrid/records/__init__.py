@@ -12,6 +12,7 @@ from edgehybrid.records.choices import (
 )
 from edgehybrid.records.measurements import (
     BUSY,
+    WORTHWHILE,
     Accuracy,
     Answers,
     BenchOptions,
@@ -29,6 +30,7 @@ from edgehybrid.records.measurements import (
     Timing,
 )
 from edgehybrid.records.models import (
+    UNTRAINED,
     ImageSet,
     ModelCard,
     ModelSpec,
@@ -40,6 +42,7 @@ from edgehybrid.records.models import (
     Stated,
 )
 from edgehybrid.records.quantization import (
+    LEVELS,
     Adjustment,
     Decision,
     GroupLoss,
@@ -87,6 +90,9 @@ from edgehybrid.records.targets import (
 
 __all__ = [
     "BUSY",
+    "LEVELS",
+    "UNTRAINED",
+    "WORTHWHILE",
     "Accuracy",
     "AccuracyChange",
     "Adjustment",

@@ -8,6 +8,8 @@ from edgehybrid.records.choices import Precision, Status
 
 BUSY = 0.5
 """Load per core above which a latency is disturbed."""
+WORTHWHILE = 1.05
+"""A lower precision that is not at least this much faster is not worth its accuracy, and not called faster."""
 
 
 @dataclass(frozen=True)

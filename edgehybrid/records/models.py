@@ -7,6 +7,9 @@ from typing import Literal
 from edgehybrid.records.choices import Interpolation
 from edgehybrid.sizes import Size
 
+UNTRAINED = "UNTRAINED WEIGHTS: latency is real, accuracy is not measured"
+"""What must stand beside every number of such a model."""
+
 
 @dataclass(frozen=True)
 class Preprocess:

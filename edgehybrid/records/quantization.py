@@ -7,6 +7,9 @@ from typing import Literal
 from edgehybrid.records.choices import Dialect, Method
 from edgehybrid.records.measurements import Drop
 
+LEVELS = 127
+"""Largest level of symmetric int8: a scale is amax / 127. The 128th negative one is not counted on."""
+
 
 @dataclass(frozen=True)
 class Ranges:

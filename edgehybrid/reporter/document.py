@@ -3,7 +3,8 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import cast
 
@@ -73,18 +74,8 @@ def from_json(document: object) -> Report:
     Raises:
         ArtifactError: Another schema, or a field that is missing or of the wrong type; `why` names it.
     """
-    try:
-        if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
-            found = document.get("schema") if isinstance(document, Mapping) else type(document).__name__
-            raise ValueError(f"found schema {found!r}, needed {SCHEMA!r}")
-        return decode(Report, _record_tree(_restored(document)))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        missing = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ArtifactError(
-            "this is not a usable EdgeHybrid report",
-            why=missing[:300],
-            fix="build again; `edgehybrid verify BUNDLE` says which file was changed",
-        ) from error
+    with _usable("report", fix="build again; `edgehybrid verify BUNDLE` says which file was changed"):
+        return decode(Report, _record_tree(_restored(_of_schema(document, SCHEMA))))
 
 
 def measurement_details(rows: Sequence[Row]) -> dict[str, object]:
@@ -107,20 +98,29 @@ def measurement_from_json(document: object) -> Measurement:
     Raises:
         ArtifactError: Another schema, or a field that is missing or of the wrong type; `why` names it.
     """
+    with _usable("measurement", fix="measure again: edgehybrid bench BUNDLE --json > measurement.json"):
+        found = _of_schema(document, MEASUREMENT_SCHEMA)
+        details = found.get("details") or {"latency_samples": {}, "latency_ratios": {}}
+        tree = {key: value for key, value in found.items() if key not in ("schema", "details")}
+        return decode(Measurement, tree | {"rows": _row_trees(found, cast(Mapping[str, object], details))})
+
+
+@contextmanager
+def _usable(what: str, *, fix: str) -> Iterator[None]:
+    """Errors in a document that nobody vouches for, as one error."""
     try:
-        if not isinstance(document, Mapping) or document.get("schema") != MEASUREMENT_SCHEMA:
-            found = document.get("schema") if isinstance(document, Mapping) else type(document).__name__
-            raise ValueError(f"found schema {found!r}, needed {MEASUREMENT_SCHEMA!r}")
-        details = document.get("details") or {"latency_samples": {}, "latency_ratios": {}}
-        tree = {key: value for key, value in document.items() if key not in ("schema", "details")}
-        return decode(Measurement, tree | {"rows": _row_trees(document, details)})
+        yield
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         missing = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ArtifactError(
-            "this is not a usable EdgeHybrid measurement",
-            why=missing[:300],
-            fix="measure again: edgehybrid bench BUNDLE --json > measurement.json",
-        ) from error
+        raise ArtifactError(f"this is not a usable EdgeHybrid {what}", why=missing[:300], fix=fix) from error
+
+
+def _of_schema(document: object, schema: str) -> Mapping[str, object]:
+    """The document, which must be one of this schema."""
+    if not isinstance(document, Mapping) or document.get("schema") != schema:
+        found = document.get("schema") if isinstance(document, Mapping) else type(document).__name__
+        raise ValueError(f"found schema {found!r}, needed {schema!r}")
+    return document
 
 
 def publishable(report: Report) -> Report:
@@ -145,20 +145,12 @@ def _cleaned(value: object) -> object:
 
 def _details(report: Report) -> dict[str, object]:
     """What the schema's own keys have no place for."""
-    keys = _row_keys([(row.precision, row.backend) for row in report.rows])
     return {
         "model": asdict(report.model),
         "method": report.method,
         "calibration": None if report.calibration is None else asdict(report.calibration),
         "evaluation": None if report.evaluation is None else asdict(report.evaluation),
-        "latency_samples": {
-            key: list(row.latency.samples)
-            for key, row in zip(keys, report.rows, strict=True)
-            if row.latency is not None and row.latency.samples
-        },
-        "latency_ratios": {
-            key: asdict(row.ratio) for key, row in zip(keys, report.rows, strict=True) if row.ratio is not None
-        },
+        **measurement_details(report.rows),
         "placement": [asdict(decision) for decision in report.placement],
         "layers": [asdict(layer) for layer in report.layers],
         "search": None if report.search is None else asdict(report.search),

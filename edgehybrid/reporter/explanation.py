@@ -1,6 +1,6 @@
 """Why accuracy was lost and whether int8 was worth it: the layers where noise enters, and what else could be built."""
 
-from edgehybrid.records import LayerError, Report, Row
+from edgehybrid.records import WORTHWHILE, LayerError, Report, Row
 from edgehybrid.reporter import wording
 
 POOR_SQNR = 20.0
@@ -70,7 +70,7 @@ def _verdict(report: Report, found: wording.Comparison) -> str:
     pace = wording.speed(found)
     if found.timed is None or not wording.on_target(report, found.timed):
         return _no_gain(report, what)
-    if pace is not None and pace.value < wording.WORTHWHILE:
+    if pace is not None and pace.value < WORTHWHILE:
         times = f"{pace.value:.2f}x as fast as fp32"
         return f"{what} is not worth it on {wording.place(report, found.timed)}: {times}, measured"
     return ""  # measured: what the data sheet promises is of no more interest
@@ -86,7 +86,7 @@ def _no_gain(report: Report, precision: str) -> str:
     if not rate or not bandwidth:
         return ""
     half = max(sum(low.ops.values()) / (1e9 * rate), full.bytes / 2 / (1e6 * bandwidth))
-    if half >= wording.WORTHWHILE * low.ms:
+    if half >= WORTHWHILE * low.ms:
         return ""
     return (
         f"{precision} is not worth it on {report.target.name} by its data sheet (estimated, nothing was measured): "

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 from edgehybrid.printable import counted
-from edgehybrid.records import Accuracy, Drop, Fidelity, Latency, Report, Row
+from edgehybrid.proportions import wilson
+from edgehybrid.records import UNTRAINED, WORTHWHILE, Accuracy, Drop, Fidelity, Latency, Report, Row
 
 BACKENDS = {
     "onnxruntime": "ONNX Runtime",
@@ -12,9 +13,6 @@ BACKENDS = {
     "tensorrt": "TensorRT",
     "tensorrt-rtx": "TensorRT-RTX",
 }
-WORTHWHILE = 1.05
-"""Below this speed-up a lower precision is not called faster."""
-STAMP = "UNTRAINED WEIGHTS: latency is real, accuracy is not measured"
 
 
 @dataclass(frozen=True)
@@ -99,19 +97,13 @@ def digits_of(images: int) -> int:
 
 
 def agreement_interval(fidelity: Fidelity) -> tuple[float, float]:
-    """Wilson's 95 % interval of the agreement, in percent.
-
-    Source:
-        Wilson 1927; Brown, Cai and DasGupta 2001, "Interval Estimation for a Binomial Proportion".
-    """
+    """Wilson's 95 % interval of the agreement, in percent."""
     if fidelity.agreement is None:
         raise ValueError("a network that is no classifier agrees with nothing")
-    z, n, share = 1.959963984540054, fidelity.n, fidelity.agreement / 100
-    if n < 1 or not 0 <= share <= 1:
+    if fidelity.n < 1 or not 0 <= fidelity.agreement <= 100:
         return 0.0, 100.0
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(max(share * (1 - share), 0) / n + z * z / (4 * n * n))
-    return 100 * max(centre - half, 0.0), 100 * min(centre + half, 1.0)
+    low, high = wilson(round(fidelity.agreement / 100 * fidelity.n), fidelity.n)
+    return 100 * low, 100 * high
 
 
 # --- names ------------------------------------------------------------------------------------------
@@ -224,7 +216,7 @@ def remarks(report: Report) -> tuple[str, ...]:
             f"the machine was busy when the measurement began (load {device.load:.1f} on "
             f"{counted(device.cores, 'core')}): measure again with other programs closed"
         )
-    said += [note for note in report.notes if not (note.startswith("UNTRAINED") and not trained)]
+    said += [note for note in report.notes if note != UNTRAINED]
     return tuple(dict.fromkeys(said))
 
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgehybrid.errors import StageError
-from edgehybrid.graph import PRODUCTS, Graph, constant, known_shape, macs_of, name_of, shape_of
+from edgehybrid.graph import COUNTED, Graph, constant, known_shape, macs_of, name_of, shape_of
 from edgehybrid.graph.products import Product
+from edgehybrid.records import LEVELS
 from edgehybrid.search.differentiation import Network, Visit, check, draw_signs, project
 from edgehybrid.search.factors import weigh
 from edgehybrid.search.operators import OPERATORS
@@ -47,7 +48,7 @@ def count_backward(graph: Graph, owner: Mapping[str, int]) -> float:
     moved: set[ir.Value | None] = set()
     forward = backward = 0
     for node in graph.nodes():
-        if node.op_type in PRODUCTS:
+        if node.op_type in COUNTED:
             forward += macs_of(node)
             backward += macs_of(node) * sum(value in moved for value in node.inputs[:2])
         if name_of(node.outputs[0]) in owner or any(value in moved for value in node.inputs):
@@ -209,7 +210,7 @@ class _Twins:
         scale = _scale(site)
         if value is None:
             raise ValueError(f"nothing computes input {site.index} of '{site.reader}'")
-        return torch.clamp(torch.round(value / scale), -128, 127) * scale
+        return torch.clamp(torch.round(value / scale), -LEVELS - 1, LEVELS) * scale
 
 
 def _scale(site: Site) -> float:

@@ -42,7 +42,7 @@ class Quantized:
     typed: Path  # strongly typed, for TensorRT 10, 11 and RTX
     plan: Plan
     ranges: Ranges | None
-    float32: Path | None = None  # what TensorRT 8 makes fp16 of by itself: it reads no opset of the typed form
+    float32: Path | None = None  # TensorRT 8 derives fp16 from this one, as it cannot read the typed graph's opset 19
 
     def deployed(self, target: Target) -> Path:
         """The graph in the dialect of a target."""

@@ -28,7 +28,7 @@ from edgehybrid.graph.structure import MOVES, computed, input_of, residual_maker
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Plan
 from edgehybrid.tuner.channels import find_region
-from edgehybrid.tuner.local import ChooseRange, multiply, multiply_rounded, power, varying
+from edgehybrid.tuner.local import ChooseRange, halves, multiply, multiply_rounded, power, varying
 
 FREE_GAIN = 0.8
 """What has a bias is centred where the error at its int8 readers falls to this part of what it was, or less: 1 dB."""
@@ -266,13 +266,13 @@ def _try(
     site: _Site, readers: Sequence[_Reader], samples: Mapping[str, NDArray[np.float32]], choose_range: ChooseRange
 ) -> tuple[Adjustment, NDArray[np.float32]]:
     """The record of the attempt, judged at the readers that are int8, and the offsets that go with it."""
-    halves = [np.array_split(samples[reader.product.output], 2, axis=1) for reader in readers]
-    early = _means(site, readers, [first for first, _ in halves])
+    split = [halves(samples[reader.product.output]) for reader in readers]
+    early = _means(site, readers, [first for first, _ in split])
     none = np.zeros(site.channels, np.float32)
     before, after = (
         sum(
             _error(reader.product, rows, reader.column(offset), choose_range)
-            for reader, (_, rows) in zip(readers, halves, strict=True)
+            for reader, (_, rows) in zip(readers, split, strict=True)
         )
         for offset in (none, early)
     )

@@ -38,7 +38,7 @@ from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Equalize, Plan
 from edgehybrid.tuner.centering import FREE_GAIN, find_middles
 from edgehybrid.tuner.channels import find_region
-from edgehybrid.tuner.local import ChooseRange, multiply, multiply_rounded, power, varying
+from edgehybrid.tuner.local import ChooseRange, halves, multiply, multiply_rounded, power, varying
 from edgehybrid.tuner.region import Region, write_factors
 
 ALPHAS = (0.5, 0.75, 1.0)
@@ -90,17 +90,17 @@ def equalize(
     result = graph.clone()
     if sites == "off":
         return result, {}, ()
-    makers = {name_of(node.outputs[0]): node for node in result.nodes()}
+    seeds = {name_of(node.outputs[0]): node.outputs[0] for node in result.nodes()}
     products = [p for p in find_products(result, plan).values() if p.output in samples]
     activations = [d.tensor for d in plan.decisions if d.kind == "activation"]
     reads = {p.output: tensor for p in products if (tensor := find_read(p.node, 0, set(activations))) is not None}
-    halves = {p.output: np.split(samples[p.output], [samples[p.output].shape[1] // 2], axis=1) for p in products}
-    rows = {output: late for output, (_, late) in halves.items()}
+    split = {p.output: halves(samples[p.output]) for p in products}
+    rows = {output: late for output, (_, late) in split.items()}
     done: set[str] = set()
     records, written = [], {}
     for tensor in dict.fromkeys(activations):
-        seed = next((out for out in makers.get(tensor, _none()).outputs if out.name == tensor), None)
-        if seed is None or tensor in done:
+        seed = seeds.get(tensor)
+        if seed is None or seed.name != tensor or tensor in done:
             continue
         region = _region(seed)
         if region is None or (region.grows and sites == "folded"):
@@ -109,7 +109,7 @@ def equalize(
         readers = [p for p in products if input_of(p.node, 0) in region.tensors]
         if not readers:
             continue
-        firsts = {p.output: halves[p.output][0] for p in readers}
+        firsts = {p.output: split[p.output][0] for p in readers}
         known = _Known(span, _middles(region, seed, {name: samples[name] for name in firsts}))
         early = _Known(early_span, _middles(region, seed, firsts))
         if sites == "folded" or not (early.middles and known.strays()):
@@ -186,10 +186,6 @@ def _locate(graph: Graph, factors: Mapping[str, str]) -> Iterator[tuple[Region, 
 def _powers(exponents: NDArray[np.int64]) -> NDArray[np.float32]:
     """Factors from eighths of an octave."""
     return np.exp2(exponents / STEPS).astype(np.float32)
-
-
-def _none() -> ir.Node:
-    return ir.node("Identity", [])
 
 
 def _region(seed: ir.Value) -> Region | None:

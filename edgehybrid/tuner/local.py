@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-LEVELS = 127
-"""Largest level of symmetric int8."""
+from edgehybrid.records import LEVELS
 
 ChooseRange = Callable[[NDArray[np.float32]], float]
 """Sampled values -> amax."""
@@ -48,6 +47,12 @@ def multiply(rows: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[
 def multiply_rounded(rows: NDArray[np.float32], weight: NDArray[np.float32], amax: float) -> NDArray[np.float32]:
     """`multiply` with both sides rounded: rows in a range, weights in one that clips nothing."""
     return multiply(round_rows(rows, amax), round_weight(weight, peak_scales(weight)))
+
+
+def halves(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The rows of the first half of the images and those of the second, (groups, rows, channels) each."""
+    first, second = np.array_split(rows, 2, axis=1)
+    return first, second
 
 
 def power(y: NDArray[np.float32]) -> float:

@@ -19,13 +19,14 @@ from edgehybrid.graph.tuning import Tuning
 from edgehybrid.records import Adjustment, Plan, Ranges, Rounding
 from edgehybrid.tuner.local import (
     WeightScales,
+    halves,
     multiply,
     power,
     round_rows,
     round_weight,
     scales_of,
 )
-from edgehybrid.tuner.rounding import optimise_rounding
+from edgehybrid.tuner.rounding import fitted, optimise_rounding
 
 GAIN = 0.9
 """Another range is taken where the error at its readers falls to this part, or less: above that it is chance."""
@@ -157,7 +158,7 @@ def _finish(layer: _Layer, amax: float, rounding: Rounding, tuning: Tuning, reco
     if rounding == "optimized":
         rounded = optimise_rounding(layer.product.weight, layer.scales, round_rows(layer.rows, amax), layer.rows)
         other = layer.difference(amax, rounded)
-        middle = layer.rows.shape[1] * 3 // 4  # rounding saw the rows before it
+        middle = fitted(layer.rows)
         before, after = power(difference[:, middle:]), power(other[:, middle:])
         accepted = after < before
         signal = max(power(layer.exact[:, middle:]), _TINY)
@@ -177,7 +178,7 @@ def _finish(layer: _Layer, amax: float, rounding: Rounding, tuning: Tuning, reco
     tuning.levels[layer.label] = np.rint(weight / layer.scales).astype(np.int8)
     if bias_place(layer.product.node) is None:
         return
-    first, second = np.array_split(difference, 2, axis=1)
+    first, second = halves(difference)
     before = power(difference)
     crossed = power(first - second.mean(axis=1, keepdims=True)) + power(second - first.mean(axis=1, keepdims=True))
     accepted = crossed < before

@@ -11,7 +11,7 @@ Source:
 import numpy as np
 from numpy.typing import NDArray
 
-from edgehybrid.tuner.local import LEVELS
+from edgehybrid.records import LEVELS
 
 DAMPING = 0.01
 """Part of the mean of H's diagonal that is added to it: few rows must not decide far-away columns."""
@@ -37,7 +37,7 @@ def optimise_rounding(
         Multiples of the scales, (groups, out, in).
     """
     result = np.empty_like(weight)
-    used = int(rows.shape[1] * FITTED)
+    used = fitted(rows)
     for group in range(len(weight)):
         seen, true = (x[group, :used].astype(np.float64) for x in (rounded_rows, rows))
         hessian = seen.T @ seen
@@ -48,6 +48,11 @@ def optimise_rounding(
         factor = np.linalg.cholesky(np.linalg.inv(hessian)).T
         result[group] = _round_columns(target, scales[group].astype(np.float64), factor)
     return result
+
+
+def fitted(rows: NDArray[np.float32]) -> int:
+    """How many of the rows, (groups, rows, in), the rounding is fitted to; those behind them judge it."""
+    return int(rows.shape[1] * FITTED)
 
 
 def _round_columns(

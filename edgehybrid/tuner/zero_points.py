@@ -30,11 +30,11 @@ from edgehybrid.graph.products import Product, find_products
 from edgehybrid.graph.structure import computed, input_of
 from edgehybrid.graph.tuning import Tuning
 from edgehybrid.printable import counted
-from edgehybrid.records import Adjustment, Plan, Ranges
+from edgehybrid.records import LEVELS, Adjustment, Plan, Ranges
 from edgehybrid.tuner.local import (
-    LEVELS,
     ChooseRange,
     WeightScales,
+    halves,
     multiply,
     round_rows,
     round_weight,
@@ -211,10 +211,10 @@ def _try(
     zero_point, share = _choose([samples[product.output] for product in judged], choose_range)
     if share < LEAST:
         return None, 0.0
-    halves = [np.array_split(samples[product.output], 2, axis=1) for product in judged]
-    early, _ = _choose([first for first, _ in halves], choose_range)
+    split = [halves(samples[product.output]) for product in judged]
+    early, _ = _choose([first for first, _ in split], choose_range)
     before = after = 0.0
-    for product, (_, rows) in zip(judged, halves, strict=True):
+    for product, (_, rows) in zip(judged, split, strict=True):
         rounded = round_weight(product.weight, scales_of(product.weight, weight_scales))
         exact = multiply(rows, product.weight)
         signal = max(varying(exact), float(np.finfo(np.float64).tiny))

@@ -185,6 +185,6 @@ def _best(card: ModelCard, num_classes: int | None, seed: int, notify: Callable[
             return _official(card, num_classes, notify)
         except DownloadError as error:
             reason = f"{error.what}, {error.why}"
-    note = f"UNTRAINED weights (seed {seed}), as {reason}: latency is real, accuracy is not measured"
+    note = f"UNTRAINED weights (seed {seed}), as {reason}"
     notify(note)
     return _fresh(card, seed, note)
