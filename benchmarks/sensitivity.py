@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid import dataset, device, exporter, graph, search, stages, zoo
+from edgehybrid.graph.counting import count_macs
 from edgehybrid.records import Plan, Preprocess
 from edgehybrid.runtime import open_runner
 from edgehybrid.search import fisher
@@ -79,7 +80,7 @@ def main() -> None:
             cost = (time.process_time() - start) / len(checked) / forward
             measured, few = losses.mean(axis=0), of_few(losses)
             print(f"{len(groups)} groups; leave-one-out {1 + len(groups)} forwards per image, {cost:.1f} by time")
-            share = sum(group.macs for group in groups) / graph.count_macs(reference)
+            share = sum(group.macs for group in groups) / count_macs(reference)
             arithmetic = 1 + share + fisher.count_backward(reference, owner)
             for seed in range(options.seeds):
                 for way in ("fisher", "single groups", "halves"):

@@ -33,7 +33,6 @@ from edgehybrid import (
     device,
     engine,
     exporter,
-    graph,
     linter,
     placement,
     quantizer,
@@ -43,6 +42,7 @@ from edgehybrid import (
 )
 from edgehybrid.errors import EdgeHybridError, UsageError
 from edgehybrid.graph import Graph
+from edgehybrid.graph.counting import count_macs
 from edgehybrid.records import Plan, Preprocess
 from edgehybrid.runtime import open_runner
 from edgehybrid.store import write_atomic
@@ -134,7 +134,7 @@ def examine(exported: Graph, preprocess: Preprocess, found: dict[str, object]) -
     images = dataset.load("photos", limit=CALIBRATED)
     batches = list(images.batches(preprocess, 1))
     rewritten, lines = rewrites.apply(exported)
-    found |= {"macs": graph.count_macs(exported), "rewrites": [line for line in lines if ": 0 " not in line]}
+    found |= {"macs": count_macs(exported), "rewrites": [line for line in lines if ": 0 " not in line]}
     found["rewritten_vs_exported"] = compare(exported, rewritten, batches)
     found["last_bit_of_image"] = compare(exported, exported, batches, [np.nextafter(x, np.inf) for x in batches])
     kept = placement.keep_float32(rewritten, calibrator.find_peaks(rewritten, iter(batches)))

@@ -26,6 +26,7 @@ from plain import choose_ranges
 from edgehybrid import benchmark, dataset, device, engine, graph, placement, quantizer, resources
 from edgehybrid.errors import EdgeHybridError
 from edgehybrid.graph import Graph
+from edgehybrid.graph.counting import count_macs
 from edgehybrid.records import ModelCard, Preprocess
 from edgehybrid.runtime import open_runner
 from edgehybrid.zoo.cards import CARDS
@@ -84,8 +85,8 @@ def export(card: ModelCard, folder: Path) -> dict[str, object]:
         (folder / f"{name}.onnx").write_bytes(made.to_bytes())
     return {
         "params": sum(parameter.numel() for parameter in module.parameters()),
-        "macs": graph.count_macs(exported),
-        "macs_rewritten": graph.count_macs(rewritten),
+        "macs": count_macs(exported),
+        "macs_rewritten": count_macs(rewritten),
         "nodes": sum(1 for _ in exported.nodes()),
         "nodes_rewritten": sum(1 for _ in rewritten.nodes()),
         "export_s": round(traced - begin, 2),

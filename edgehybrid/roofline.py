@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgehybrid.graph import COUNTED, Graph, constant, macs_of, shape_of
+from edgehybrid.graph import Graph, constant, shape_of
+from edgehybrid.graph.counting import COUNTED, macs_of
 from edgehybrid.graph.structure import input_of
 from edgehybrid.records import Figure, Floor, Precision, Target
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from edgehybrid import exporter, zoo
 from edgehybrid.errors import StageError, UsageError
 from edgehybrid.exporter import trace
-from edgehybrid.graph import Graph, count_macs, name_of, shape_of, values
+from edgehybrid.graph import Graph, name_of, shape_of, values
+from edgehybrid.graph.counting import count_macs
 from edgehybrid.records import ModelSpec, Preprocess, Provenance
 
 TINY = ModelSpec("tiny", Preprocess(8), 4, Provenance("random (seed 0)", "", trained=False))

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgehybrid import exporter, linter, rewrites, zoo
 from edgehybrid.engine import build, find_builders
-from edgehybrid.graph import Graph, constant, count_macs, name_of, shape_of, values
+from edgehybrid.graph import Graph, constant, name_of, shape_of, values
+from edgehybrid.graph.counting import count_macs
 from edgehybrid.graph.structure import branch_factors, residual_makers
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from edgehybrid import placement, quantizer, resources, roofline
-from edgehybrid.graph import Graph, count_macs
+from edgehybrid.graph import Graph
+from edgehybrid.graph.counting import count_macs
 from edgehybrid.records import Figure, Target
 from edgehybrid.roofline import Work, count, floor
 from tests.single import SingleNet, draw, observe

@@ -25,8 +25,6 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "Ba
 """Operators whose constants are trained weights."""
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 """Operators that may run in int8 here: convolutions and matrix products."""
-COUNTED = (*PRODUCTS, "ConvTranspose")
-"""Operators whose multiply-accumulates are counted, as papers do; Einsum is not."""
 
 
 class Graph:
@@ -264,7 +262,10 @@ def tidy(graph: Graph) -> Graph:
 
 
 def sweep(graph: Graph) -> None:
-    """Sort topologically and drop, in place, the nodes and initializers that nothing reads any more."""
+    """Sort topologically and drop, in place, the nodes and initializers that nothing reads any more.
+
+    What has the name of another tensor or node gets one of its own: rewrites name what they make after what was there.
+    """
     graph.body.sort()
     for node in reversed(list(graph.body)):
         if not any(v.uses() or v.is_graph_output() for v in node.outputs):
@@ -272,6 +273,14 @@ def sweep(graph: Graph) -> None:
     for name, value in list(graph.body.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.body.initializers[name]
+    ends = {*graph.body.inputs, *graph.body.outputs}
+    tensors, nodes = {value.name for value in ends}, set[str | None]()
+    for value in list(values(graph)):
+        if value.name and value not in ends and (name := unused(value.name, tensors)) != value.name:
+            value.name = name
+    for node in graph.body:
+        if node.name and (name := unused(node.name, nodes)) != node.name:
+            node.name = name
 
 
 def values(graph: Graph) -> Iterator[ir.Value]:
@@ -292,9 +301,9 @@ def name_of(value: ir.Value) -> str:
 def label_nodes(graph: Graph) -> dict[ir.Node, str]:
     """A unique name for every node: its own, or that of its first output where it has none or shares it."""
     counts = Counter(node.name for node in graph.nodes())
-    return {
-        node: node.name if node.name and counts[node.name] == 1 else name_of(node.outputs[0]) for node in graph.nodes()
-    }
+    own = {node: node.name for node in graph.nodes() if node.name and counts[node.name] == 1}
+    taken: set[str | None] = set(own.values())
+    return {node: own.get(node) or unused(name_of(node.outputs[0]), taken) for node in graph.nodes()}
 
 
 def shape_of(value: ir.Value) -> tuple[int, ...]:
@@ -371,36 +380,12 @@ def precision(graph: Graph) -> Precision:
     """int8 with Q/DQ, fp16 with half-precision weights, fp32 otherwise."""
     if any(graph.nodes("QuantizeLinear")):
         return "int8"
-    return "fp16" if any(array.dtype == np.float16 for array in _constants(graph)) else "fp32"
+    return "fp16" if any(array.dtype == np.float16 for array in constants(graph)) else "fp32"
 
 
-def count_params(graph: Graph) -> int:
-    """Number of float weights."""
-    return sum(array.size for array in _constants(graph) if array.dtype.kind == "f")
-
-
-def _constants(graph: Graph) -> Iterator[NDArray[np.generic]]:
-    """Initializers, and the values of Constant nodes, in which some exporters keep weights."""
+def constants(graph: Graph) -> Iterator[NDArray[np.generic]]:
+    """The arrays of initializers, and of Constant nodes, in which some exporters keep weights."""
     made = (node.outputs[0] for node in graph.nodes("Constant"))
     for value in (*graph.body.initializers.values(), *made):
         if (array := constant(value)) is not None:
             yield array
-
-
-def count_macs(graph: Graph) -> int:
-    """Multiply-accumulates of one image, of all that are `COUNTED`."""
-    return sum(macs_of(node) for node in graph.nodes(*COUNTED)) // shape_of(graph.input)[0]
-
-
-def macs_of(node: ir.Node) -> int:
-    """Multiply-accumulates of a convolution or matrix product, for all images of a call."""
-    first, second = node.inputs[:2]
-    if first is None or second is None:
-        raise ValueError(f"'{node.name}' lacks an operand")
-    out = math.prod(shape_of(node.outputs[0]))
-    if node.op_type == "ConvTranspose":
-        return math.prod(shape_of(first)) * math.prod(shape_of(second)[1:])
-    if node.op_type == "Conv":
-        return out * math.prod(shape_of(second)[1:])
-    flipped = node.op_type == "Gemm" and bool(node.attributes.get_int("transA", 0))
-    return out * shape_of(first)[0 if flipped else -1]

@@ -34,10 +34,12 @@ from edgehybrid.graph.image_input import (
     substitute,
 )
 from edgehybrid.graph.naming import name_by_modules
+from edgehybrid.graph.narrowing import narrow_doubles
 from edgehybrid.graph.padding import write_pads
 from edgehybrid.graph.soundness import check_operators, check_structure
 from edgehybrid.graph.structure import scores_of
 from edgehybrid.graph.upgrading import OLDEST, raise_opset
+from edgehybrid.printable import counted
 from edgehybrid.sizes import Size
 
 
@@ -81,6 +83,8 @@ def adopt(
             notify(f"input '{image.name}' fixed to {dims_of(image)}")
             substitute(proto, fixed)
         graph = compute_shapes(from_proto(_raised(proto, notify)))
+    if narrowed := narrow_doubles(graph):
+        notify(f"{counted(narrowed, 'tensor')} of float64 computed in float32, as engines have no other")
     _lift_constants(graph)
     write_pads(graph)
     name_by_modules(graph)

@@ -203,6 +203,14 @@ def input_of(node: ir.Node, index: int) -> ir.Value:
     return value
 
 
+def reduced_axes(node: ir.Node) -> list[int]:
+    """Which axes a reduction takes together, counted from the front; every one where it does not say."""
+    rank = len(shape_of(input_of(node, 0)))
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None  # an input since opset 18
+    axes = list(node.attributes.get_ints("axes", ())) if given is None else given.reshape(-1).tolist()
+    return [int(axis) % rank for axis in axes] or list(range(rank))
+
+
 def find_read(node: ir.Node, index: int, names: Container[str]) -> str | None:
     """Which of the tensors named an operator reads at an input, itself or through a Pad; None for neither."""
     value = input_of(node, index)

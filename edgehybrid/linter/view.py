@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import COUNTED, Graph, constant, known_shape, label_nodes
+from edgehybrid.graph import Graph, constant, known_shape, label_nodes
+from edgehybrid.graph.counting import COUNTED
 from edgehybrid.graph.structure import KEEPS_INT8
 
 INT8_OPERATORS = COUNTED

@@ -144,6 +144,7 @@ def mix(
         The plan with the fewest groups in float that holds the budget; where none does, the closest.
     """
     from edgehybrid import evaluator, graph, proportions, search, stages
+    from edgehybrid.graph.counting import count_macs
 
     level, ranges, tuning = prepared.path, prepared.ranges, prepared.tuning
     int8 = stages.quantize(run, level, "int8", ranges, peaks, tuning=tuning)
@@ -177,7 +178,7 @@ def mix(
             max_drop=max_drop,
             groups=len(ordered),
             kept=tuple(loss.group.name for loss in ordered[:kept]),
-            int8_macs=100 * sum(loss.group.macs for loss in ordered[kept:]) / max(graph.count_macs(model), 1),
+            int8_macs=100 * sum(loss.group.macs for loss in ordered[kept:]) / max(count_macs(model), 1),
             looks=tuple(Look(k, drops[k], passed=upper <= max_drop) for k, upper in found.looks),
             reached=found.kept is not None,
             ranking=ranking.how,

@@ -181,8 +181,8 @@ def _describe_pad(node: ir.Node) -> str:
     fill = constant(pad.inputs[2]) if len(pad.inputs) > 2 and pad.inputs[2] is not None else None
     if mode == "constant" and len(pad.inputs) > 2 and pad.inputs[2] is not None and (fill is None or fill.any()):
         return "a Pad before it fills with a value other than zero"
-    if len(pad.outputs[0].uses()) > 1:
-        return "a Pad before it is read by other operators too"
+    if len(pad.outputs[0].uses()) > 1 or pad.outputs[0].is_graph_output():
+        return "a Pad before it is read by others too"
     return ""
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgehybrid.errors import GraphError
 from edgehybrid.graph import Graph, add_constant, constant, from_proto, label_nodes, name_of, unused, values
 from edgehybrid.graph.half import FLOAT16_MAX, find_risks, largest
+from edgehybrid.graph.narrowing import retype_attributes
 from edgehybrid.graph.weights import outline
 
 TYPED_OPSET = 19
@@ -54,7 +55,7 @@ def type_float16(graph: Graph, wide: Collection[str] = ()) -> Graph:
     Raises:
         GraphError: A constant too large for float16, or a value whose type is not known.
     """
-    taken = {value.name for value in values(graph)}
+    taken = {value.name for value in values(graph)} | {node.name for node in graph.nodes()}
     islands = {node for node, label in label_nodes(graph).items() if label in wide}
     _unfold_batch_norms(graph, taken, islands)
     islands.update(find_risks(graph))
@@ -69,7 +70,7 @@ def type_float16(graph: Graph, wide: Collection[str] = ()) -> Graph:
                 fixed = (node.op_type, index) in _FLOAT32_INPUTS
                 wanted = ir.DataType.FLOAT if fixed else dtype
                 node.replace_input_with(index, caster.cast(node, value, wanted))
-        _type_attributes(node, dtype)
+        retype_attributes(node, ir.DataType.FLOAT, dtype)
         for value in node.outputs:
             if _is_float(value):
                 value.type = ir.TensorType(dtype)
@@ -85,16 +86,6 @@ def _is_float(value: ir.Value) -> bool:
             fix="export again, or check the file with `check-model FILE`",
         )
     return value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-
-
-def _type_attributes(node: ir.Node, dtype: ir.DataType) -> None:
-    """Attributes that fix the type of a result: of Cast, ConstantOfShape and the like."""
-    for name in ("to", "dtype"):
-        if node.attributes.get_int(name, 0) == ir.DataType.FLOAT:
-            node.attributes[name] = ir.AttrInt64(name, dtype)
-    fill = node.attributes.get_tensor("value", None)
-    if fill is not None and fill.dtype == ir.DataType.FLOAT:
-        node.attributes["value"] = ir.AttrTensor("value", ir.tensor(fill.numpy().astype(dtype.numpy())))
 
 
 class _Caster:
@@ -114,7 +105,7 @@ class _Caster:
             array = constant(value)
             name = f"{value.name}_{dtype.name.lower()}"
             if array is None:
-                node = ir.node("Cast", [value], {"to": dtype}, name=f"{name}_Cast")
+                node = ir.node("Cast", [value], {"to": dtype}, name=unused(f"{name}_Cast", self.taken))
                 reader.prepend(node)
                 node.outputs[0].name, node.outputs[0].type = unused(name, self.taken), ir.TensorType(dtype)
                 self.made[key] = node.outputs[0]
@@ -147,7 +138,7 @@ def _cast_outputs(graph: Graph, taken: set[str | None]) -> None:
             continue
         name = name_of(value)
         value.name = unused(f"{name}_float16", taken)
-        node = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{name}_Cast")
+        node = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=unused(f"{name}_Cast", taken))
         graph.body.append(node)
         output = node.outputs[0]
         output.name, output.shape, output.type = name, value.shape, ir.TensorType(ir.DataType.FLOAT)
@@ -197,8 +188,8 @@ def _unfold_batch_norms(graph: Graph, taken: set[str | None], islands: set[ir.No
         scale = add_constant(graph, f"{name}_factor", factor.reshape(shape).astype(np.float32), taken=taken)
         offset = (bias - mean * factor).reshape(shape).astype(np.float32)
         shift = add_constant(graph, f"{name}_shift", offset, taken=taken)
-        product = ir.node("Mul", [x, scale], name=f"{name}_Mul")
-        total = ir.node("Add", [product.outputs[0], shift], name=f"{name}_Add")
+        product = ir.node("Mul", [x, scale], name=unused(f"{name}_Mul", taken))
+        total = ir.node("Add", [product.outputs[0], shift], name=unused(f"{name}_Add", taken))
         scaled = unused(f"{name}_scaled", taken)
         for new, label in ((product, scaled), (total, name)):
             node.prepend(new)

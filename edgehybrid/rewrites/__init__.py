@@ -80,6 +80,7 @@ def apply(graph: Graph, *, only: Sequence[str] | None = None) -> tuple[Graph, tu
             raise unknown_name("rewrite", name, known, fix="choose from edgehybrid.rewrites.REWRITES")
     chosen = [(name, rewrite) for name, rewrite in REWRITES if only is None or name in only]
     copy = graph.clone()
+    sweep(copy)  # what nothing reads would keep others from being merged
     sites = dict.fromkeys((name for name, _ in chosen), 0)
     busy = True
     while busy:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import PRODUCTS, Graph, constant, known_shape
+from edgehybrid.graph.structure import reduced_axes
 from edgehybrid.rewrites.batch_norm import scale_and_shift
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into, set_constant
 from edgehybrid.rewrites.pattern import is_op, operand, scalar
@@ -120,7 +121,8 @@ def spread(region: Region, node: ir.Node | None, value: ir.Value, axis: int) -> 
         return [(operand(node, 0), 1), (node.outputs[0], 1)]
     if is_op(node, *POOLS) and axis == 1 and len(node.outputs) == 1:
         return [(operand(node, 0), 1), (node.outputs[0], 1)]
-    if is_op(node, "ReduceMean", "ReduceMax") and axis not in reduced_axes(node):
+    kept = is_op(node, "ReduceMean", "ReduceMax") and bool(node.attributes.get_int("keepdims", 1))
+    if kept and axis not in reduced_axes(node):
         return [(operand(node, 0), axis), (node.outputs[0], axis)]
     if is_op(node, *UNARY):
         return [(operand(node, 0), axis), (node.outputs[0], axis)]
@@ -129,16 +131,6 @@ def spread(region: Region, node: ir.Node | None, value: ir.Value, axis: int) -> 
     if is_op(node, "Transpose", "Reshape"):
         return spread_layout(region, node, value, axis)
     return None
-
-
-def reduced_axes(node: ir.Node) -> list[int]:
-    """Which axes a reduction reduces to length 1; every one where it drops them or does not say."""
-    rank = len(known_shape(operand(node, 0)) or ())
-    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None  # an input since opset 18
-    axes = node.attributes.get_ints("axes", ()) if given is None else given.tolist()
-    if not axes or not node.attributes.get_int("keepdims", 1):
-        return list(range(rank))
-    return [axis % rank for axis in axes]
 
 
 def spread_layer(region: Region, layer: Layer, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:

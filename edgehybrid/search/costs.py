@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, label_nodes, macs_of, shape_of
+from edgehybrid.graph import Graph, label_nodes, shape_of
+from edgehybrid.graph.counting import macs_of
 from edgehybrid.graph.structure import input_of
 from edgehybrid.records import LayerGroup, Target
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from edgehybrid.errors import StageError
 from edgehybrid.graph import Graph, constant
 from edgehybrid.graph.structure import class_scores, feeding
-from edgehybrid.search.operators import OPERATORS
+from edgehybrid.search.operators import OPERATORS, refuse
 
 TOLERANCE = 1e-3
 """Largest difference of logits to ONNX Runtime's, relative to the largest logit."""
@@ -59,7 +59,7 @@ class Network:
         """Logits of images (B, 3, H, W), with the B of the graph.
 
         Raises:
-            GraphError: An attribute that torch's operator does not know.
+            GraphError: A form of an operator that torch does not know.
             KeyError: An operator of `unknown_operators`.
         """
         known: dict[ir.Value, Tensor] = {self.graph.input: images}
@@ -67,7 +67,12 @@ class Network:
             if node.op_type == "Constant":
                 continue
             inputs = [None if v is None else self._constants.get(v, known.get(v)) for v in node.inputs]
-            results = visit(node, inputs, OPERATORS[node.op_type](node, inputs))
+            operator = OPERATORS[node.op_type]
+            try:
+                made = operator(node, inputs)
+            except (RuntimeError, IndexError, TypeError) as error:  # a form of it that torch does not know
+                raise refuse(node, f"torch: {str(error).strip().splitlines()[0]}") from error
+            results = visit(node, inputs, made)
             known.update(zip(node.outputs, results, strict=False))
         return known[self.scores]
 

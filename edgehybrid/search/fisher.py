@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgehybrid.errors import StageError
-from edgehybrid.graph import COUNTED, Graph, constant, known_shape, macs_of, name_of, shape_of
+from edgehybrid.graph import Graph, constant, known_shape, name_of, shape_of
+from edgehybrid.graph.counting import COUNTED, macs_of
 from edgehybrid.graph.products import Product
 from edgehybrid.records import LEVELS
 from edgehybrid.search.differentiation import Network, Visit, check, draw_signs, project
@@ -83,7 +84,7 @@ def estimate(
         (groups,) nats.
 
     Raises:
-        GraphError: No class scores, or an attribute that torch's operator does not know.
+        GraphError: No class scores, or a form of an operator that torch does not know.
         KeyError: An operator of `differentiation.unknown_operators`.
         StageError: torch computes other logits than ONNX Runtime.
     """
@@ -141,7 +142,7 @@ def gradients_at(
         First output of each product -> (groups, positions of all batches, out). Zero where no logit hangs on it.
 
     Raises:
-        GraphError: No class scores, or an attribute that torch's operator does not know.
+        GraphError: No class scores, or a form of an operator that torch does not know.
         KeyError: An operator of `differentiation.unknown_operators`.
         StageError: torch computes other logits than ONNX Runtime.
     """

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
-from edgehybrid.graph import PRODUCTS, Graph, constant, label_nodes, macs_of, name_of, shape_of
+from edgehybrid.graph import PRODUCTS, Graph, constant, label_nodes, name_of, shape_of
+from edgehybrid.graph.counting import macs_of
 from edgehybrid.graph.structure import (
     KEEPS_INT8,
     MOVES,

@@ -4,6 +4,7 @@ The graph itself is differentiated, not the module it was exported from: after t
 layers, names and tensors that are quantized, and a user's ONNX file has no module at all.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -45,7 +46,8 @@ def _several(node: ir.Node, name: str, default: list[int]) -> list[int]:
     return list(node.attributes.get_ints(name, default) or default)
 
 
-def _refuse(node: ir.Node, why: str) -> GraphError:
+def refuse(node: ir.Node, why: str) -> GraphError:
+    """What stands in the way of a gradient, by the name of its node."""
     return GraphError(
         f"no gradient through node '{node.name}' ({node.op_type})",
         why=why,
@@ -70,7 +72,7 @@ def _conv(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     bias = inputs[2] if _given(inputs, 2) else None
     spatial = weight.ndim - 2
     if spatial not in (1, 2) or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise _refuse(node, "only 1-d and 2-d convolutions with explicit padding are known")
+        raise refuse(node, "only 1-d and 2-d convolutions with explicit padding are known")
     pads = _several(node, "pads", [0] * 2 * spatial)
     x = functional.pad(x, [p for i in reversed(range(spatial)) for p in (pads[i], pads[i + spatial])])
     function = functional.conv1d if spatial == 1 else functional.conv2d
@@ -85,7 +87,7 @@ def _conv_transpose(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     bias = inputs[2] if _given(inputs, 2) else None
     sized = "output_shape" in node.attributes
     if weight.ndim != 4 or sized or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
-        raise _refuse(node, "only 2-d ones with explicit padding are known")
+        raise refuse(node, "only 2-d ones with explicit padding are known")
     strides, more, dilations = (
         _several(node, name, default)
         for name, default in (("strides", [1, 1]), ("output_padding", [0, 0]), ("dilations", [1, 1]))
@@ -98,7 +100,7 @@ def _conv_transpose(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
 
 def _depth_to_space(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     if node.attributes.get_string("mode", "DCR") != "CRD":
-        raise _refuse(node, "only the order of channels of a pixel shuffle is known")
+        raise refuse(node, "only the order of channels of a pixel shuffle is known")
     return [functional.pixel_shuffle(_required(inputs, 0), node.attributes.get_int("blocksize", 1))]
 
 
@@ -121,8 +123,9 @@ def _layer_norm(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     x = _required(inputs, 0)
     axis = node.attributes.get_int("axis", -1) % x.ndim
     epsilon = node.attributes.get_float("epsilon", 1e-5)
-    bias = inputs[2] if _given(inputs, 2) else None
-    return [functional.layer_norm(x, x.shape[axis:], inputs[1], bias, epsilon)]
+    shape = x.shape[axis:]
+    bias = _required(inputs, 2).expand(shape) if _given(inputs, 2) else None
+    return [functional.layer_norm(x, shape, _required(inputs, 1).expand(shape), bias, epsilon)]
 
 
 def _batch_norm(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
@@ -213,7 +216,7 @@ def _pad(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     x, pads = _required(inputs, 0), _ints(inputs, 1)
     mode = node.attributes.get_string("mode", "constant")
     if mode != "constant" or _given(inputs, 3):
-        raise _refuse(node, f"padding of mode '{mode}' is not known")
+        raise refuse(node, f"padding of mode '{mode}' is not known")
     fill = float(_required(inputs, 2)) if _given(inputs, 2) else 0.0
     return [functional.pad(x, [p for i in reversed(range(x.ndim)) for p in (pads[i], pads[i + x.ndim])], value=fill)]
 
@@ -222,15 +225,18 @@ def _max_pool(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     kernel, strides, pads = _window(node)
     dilations = _several(node, "dilations", [1, 1])
     if pads[:2] != pads[2:] or len(node.outputs) > 1:
-        raise _refuse(node, "only pooling with symmetric padding and one output is known")
-    rounding = bool(node.attributes.get_int("ceil_mode", 0))
-    return [functional.max_pool2d(_required(inputs, 0), kernel, strides, pads[:2], dilations, rounding)]
+        raise refuse(node, "only pooling with symmetric padding and one output is known")
+    rounding, x = bool(node.attributes.get_int("ceil_mode", 0)), _required(inputs, 0)
+    if any(2 * pad > side for pad, side in zip(pads, kernel, strict=False)) and not rounding:  # torch pads no more
+        top, left, bottom, right = pads
+        x, pads = functional.pad(x, [left, right, top, bottom], value=-math.inf), [0] * 4
+    return [functional.max_pool2d(x, kernel, strides, pads[:2], dilations, rounding)]
 
 
 def _average_pool(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     kernel, strides, pads = _window(node)
     if pads[:2] != pads[2:]:
-        raise _refuse(node, "only pooling with symmetric padding is known")
+        raise refuse(node, "only pooling with symmetric padding is known")
     rounding, included = (bool(node.attributes.get_int(name, 0)) for name in ("ceil_mode", "count_include_pad"))
     return [functional.avg_pool2d(_required(inputs, 0), kernel, strides, pads[:2], rounding, included)]
 
@@ -238,7 +244,7 @@ def _average_pool(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
 def _window(node: ir.Node) -> tuple[list[int], list[int], list[int]]:
     kernel = _several(node, "kernel_shape", [])
     if len(kernel) != 2 or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise _refuse(node, "only 2-d pooling with explicit padding is known")
+        raise refuse(node, "only 2-d pooling with explicit padding is known")
     strides = _several(node, "strides", [1, 1])
     return kernel, strides, _several(node, "pads", [0] * 4)
 
@@ -256,7 +262,7 @@ def _resize(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
         return [functional.interpolate(x, size, mode="nearest")]
     if mode == "linear" and frame in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         return [functional.interpolate(x, size, mode="bilinear", align_corners=frame == "align_corners")]
-    raise _refuse(node, f"resizing '{mode}', '{frame}', '{rounding}' is not known")
+    raise refuse(node, f"resizing '{mode}', '{frame}', '{rounding}' is not known")
 
 
 def _gelu(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
@@ -301,7 +307,7 @@ OPERATORS: dict[str, Operator] = {
     "Gather": _gather,
     "Gelu": _gelu,
     "Gemm": _gemm,
-    "GlobalAveragePool": lambda node, inputs: [_required(inputs, 0).mean(dim=(2, 3), keepdim=True)],
+    "GlobalAveragePool": _unary(lambda x: x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _unary(functional.hardswish),
     "Identity": lambda node, inputs: [_required(inputs, 0)],

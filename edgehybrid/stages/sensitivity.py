@@ -171,6 +171,7 @@ class _Opened:
 def _open(baseline: Path, quantized: Quantized, unit: Unit) -> _Opened:
     """Groups and switches of a network and its int8 twin."""
     from edgehybrid import graph, search
+    from edgehybrid.graph.counting import count_macs
     from edgehybrid.graph.structure import class_scores
 
     reference, twin = graph.load(baseline), graph.load(quantized.runnable)
@@ -183,7 +184,7 @@ def _open(baseline: Path, quantized: Quantized, unit: Unit) -> _Opened:
         )
     owner = search.owners(reference, quantized.plan, groups)
     switched = search.switch(reference, twin, owner)
-    share = sum(group.macs for group in groups) / max(graph.count_macs(reference), 1)
+    share = sum(group.macs for group in groups) / max(count_macs(reference), 1)
     scores, batch = graph.name_of(class_scores(reference)), graph.shape_of(reference.input)[0]
     return _Opened(reference, twin, groups, owner, switched, scores, batch, share)
 

@@ -80,13 +80,14 @@ def export(run: Run, source: Source, images: Images) -> Exported:
     def produce(folder: Path) -> None:
         require("onnx_ir", "onnx", "handle ONNX graphs")
         from edgehybrid import graph
+        from edgehybrid.graph.counting import count_macs
 
         opened = _opened(source, identity) if found is None else _traced(source, found, images)
         exported, spec, params = opened
         write_atomic(folder / "model.onnx", exported.pieces())
         facts = {
             "params": params,
-            "macs": graph.count_macs(exported),
+            "macs": count_macs(exported),
             "batch": graph.shape_of(exported.input)[0],
         }
         write_atomic(folder / "spec.json", to_json({"spec": spec, **facts}))
@@ -186,6 +187,7 @@ def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
     """Graph, spec and number of weights of a user's file."""
     from edgehybrid import graph
     from edgehybrid.graph.adoption import adopt
+    from edgehybrid.graph.counting import count_params
     from edgehybrid.graph.structure import scores_of
 
     path, size = Path(source.model), source.stated.size
@@ -202,4 +204,4 @@ def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
         )
     provenance = Provenance(source.model, sha256, trained=True, note="weights are those in the ONNX file")
     spec = ModelSpec(source.name, Preprocess(size_of(height, width)), classes, provenance)
-    return opened, spec, graph.count_params(opened)
+    return opened, spec, count_params(opened)

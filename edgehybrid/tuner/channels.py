@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import constant, known_shape
-from edgehybrid.graph.structure import is_activation
+from edgehybrid.graph.structure import is_activation, reduced_axes
 from edgehybrid.tuner.region import (
     Blocked,
     Edit,
@@ -144,6 +144,7 @@ class _Flood:
             self._take(node, (2,), line, sign)
         elif op == "MatMul":
             values_ = node.inputs[1]
+            _check_matrices(node)
             self.join(values_, insert_axis(drop_axis(index, -2), _shape(values_), -2), sign)
         elif (op != "Mul" or self._gains) and is_activation(node):
             self.region.takers.append(node)
@@ -183,18 +184,14 @@ class _Flood:
             if node.inputs[0] is node.inputs[1]:
                 raise Blocked
             carrying = [v for v in node.inputs if v in self.region.tensors]
-            if len(carrying) == 1:
-                return  # the factors came from there
-            operand = node.inputs[self._preferred]
-            if carrying or _shape(operand) != index.shape:
+            operand = carrying[0] if carrying else node.inputs[self._preferred]
+            if len(carrying) > 1 or _shape(operand) != index.shape:
                 raise Blocked
-            self.join(operand, index, sign)
+            self.join(operand, index, sign)  # where the factors came from it, they must be the same
             return
         if not fixed or _shape(node.inputs[1 - fixed[0]]) != index.shape:
             raise Blocked
-        if node.inputs[1 - fixed[0]] in self.region.tensors:
-            return  # the factors came from there, and the constant has them
-        self._take_broadcast(node, fixed[0], index, sign)
+        self._take_in_sum(node, fixed[0], index, sign)
         self.join(node.inputs[1 - fixed[0]], index, sign)
 
     def _up_split(self, node: ir.Node, output: ir.Value, index: Index, sign: int) -> None:
@@ -246,14 +243,24 @@ class _Flood:
     def _down_core(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
         """A product of two tensors: the factors pass to its output, or the other operand undoes them."""
         other, output = node.inputs[1 - place], node.outputs[0]
+        _check_matrices(node)
         rows_alike = bool((index == index[..., :1, :]).all())
-        if place == 1 and rows_alike:  # values of an attention: the last axis is the output's
+        if place == 1 and rows_alike and other in self.region.tensors:  # queries: what they lead to must be this
+            self._match_queries(node)
+        elif place == 1 and rows_alike:  # values of an attention: the last axis is the output's
             self.join(output, insert_axis(drop_axis(index, -2), _shape(output), -2), sign)
         elif place == 1 and bool((index == index[..., :1]).all()):  # keys, turned: summed over
             self.join(other, insert_axis(drop_axis(index, -1), _shape(other), -2), -sign)
         elif place == 0 and rows_alike:  # queries
             self.join(other, insert_axis(drop_axis(index, -2), _shape(other), -1), -sign)
         else:
+            raise Blocked
+
+    def _match_queries(self, node: ir.Node) -> None:
+        """Raise Blocked unless the second operand of a product undoes the factors of the first."""
+        (index, sign), (found, undone) = (self.region.tensors[v] for v in node.inputs[:2] if v is not None)
+        wanted = insert_axis(drop_axis(index, -2), found.shape, -1)
+        if undone != -sign or not np.array_equal(found, wanted):
             raise Blocked
 
     def _down_pair(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
@@ -268,8 +275,8 @@ class _Flood:
             self.join(output, index, sign)
         elif node.op_type == "Mul":
             self._take_broadcast(node, 1 - place, index, -sign)
-        elif output not in self.region.tensors:  # else the factors came from there, and the constant has them
-            self._take_broadcast(node, 1 - place, index, sign)
+        else:
+            self._take_in_sum(node, 1 - place, index, sign)
             self.join(output, index, sign)
 
     def _down_split(self, node: ir.Node, index: Index, sign: int) -> None:
@@ -336,6 +343,11 @@ class _Flood:
         self.region.edits.append(Edit(node, place, index, sign))
         self.region.grows |= math.prod(np.broadcast_shapes(shape, index.shape)) > math.prod(shape)
 
+    def _take_in_sum(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
+        """The constant of a sum, which both its input and its result lead to."""
+        if not any(edit.node is node for edit in self.region.edits):
+            self._take_broadcast(node, place, index, sign)
+
     def _undo(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
         _check_constant(node, place)
         self.region.edits.append(Edit(node, place, index, -sign))
@@ -348,15 +360,26 @@ class _Flood:
 
     @staticmethod
     def _check_map(node: ir.Node) -> None:
-        """Raise Blocked unless channels lie on axis 1 before and after."""
+        """Raise Blocked unless channels lie on axis 1 before and after, and each is worked on by itself."""
         before, after = _shape(node.inputs[0]), _shape(node.outputs[0])
-        if len(before) != 4 or len(after) < 2 or before[1] != after[1]:
+        if len(before) != 4 or len(after) < 2 or before[:2] != after[:2]:
+            raise Blocked
+        if node.op_type == "ReduceMean" and not {2, 3}.issuperset(reduced_axes(node)):
             raise Blocked
         if node.op_type == "Pad":
+            pads = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+            if pads is None or pads.size != 8 or pads.reshape(2, 4)[:, :2].any():
+                raise Blocked
             fill = node.inputs[2] if len(node.inputs) > 2 else None
             value = constant(fill) if fill is not None else np.zeros(1)
             if node.attributes.get_string("mode", "constant") != "constant" or value is None or value.any():
                 raise Blocked
+
+
+def _check_matrices(node: ir.Node) -> None:
+    """Raise Blocked where an operand of a product is a vector, which has no rows or no columns."""
+    if min(_rank(node.inputs[0]), _rank(node.inputs[1])) < 2:
+        raise Blocked
 
 
 def _check_constant(node: ir.Node, place: int) -> None:

@@ -19,8 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgehybrid import rewrites, zoo
 from edgehybrid.errors import EdgeHybridError, GraphError, UsageError
-from edgehybrid.graph import Graph, constant, count_params, load, name_of, shape_of, values
+from edgehybrid.graph import Graph, constant, load, name_of, shape_of, values
 from edgehybrid.graph.adoption import adopt, companions, settle
+from edgehybrid.graph.counting import count_params
 from edgehybrid.graph.structure import scores_of
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgehybrid import rewrites
-from edgehybrid.graph import count_macs
+from edgehybrid.graph.counting import count_macs
 from tests.rewrites.net import EXACT, Net, difference, ops, rewrite, sites
 
 NAME = "branches"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from edgehybrid.graph import Graph, count_macs
+from edgehybrid.graph import Graph
+from edgehybrid.graph.counting import count_macs
 from tests.rewrites.net import Net, ops, rewrite, sites
 
 NAME = "head-size"

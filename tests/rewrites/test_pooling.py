@@ -2,7 +2,8 @@
 
 import pytest
 
-from edgehybrid.graph import count_macs, shape_of, values
+from edgehybrid.graph import shape_of, values
+from edgehybrid.graph.counting import count_macs
 from tests.rewrites.net import Net, ops, rewrite, sites
 
 NAME = "pool-first"

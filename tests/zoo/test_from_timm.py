@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgehybrid import exporter, rewrites, stages, zoo
 from edgehybrid.engine import build
 from edgehybrid.errors import NotFoundError, NotReadyError, UsageError, WeightsError
-from edgehybrid.graph import Graph, count_macs
+from edgehybrid.graph import Graph
+from edgehybrid.graph.counting import count_macs
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize, to_fp16
 from edgehybrid.records import Stated
