@@ -253,6 +253,15 @@ def test_convolution_after_a_pad_with_another_value_stays_float() -> None:
     assert kinds(decisions(graph, "Conv"))[:2] == [("float", "after-pad")] * 2
 
 
+def test_convolution_after_a_pad_that_leaves_the_network_stays_float() -> None:
+    net = SingleNet(1, 24, 8, 8)
+    graph = net.graph(net.conv(padded(net), 24, 32, 3))
+    (pad,) = graph.nodes("Pad")
+    graph.body.outputs.append(pad.outputs[0])
+    assert decisions(graph, "Pad") == []
+    assert kinds(decisions(graph, "Conv"))[:2] == [("float", "after-pad")] * 2
+
+
 def test_convolution_after_a_shared_pad_stays_float() -> None:
     net = SingleNet(1, 16, 8, 8)
     pad = padded(net)

@@ -211,6 +211,9 @@ def from_proto(proto: onnx.ModelProto, weights: Weights = NOTHING) -> Graph:
     check_opset(proto)
     for node in proto.graph.node:
         check_domain(node)
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.HasField("t"):
+                attribute.t.name = node.output[0]  # clones share what it holds, and name it when they rename its value
     return Graph(shapes.open_model(proto, weights))
 
 

@@ -17,6 +17,7 @@ from edgehybrid.errors import NotFoundError
 from edgehybrid.graph import Graph, from_proto, shape_of, values
 from edgehybrid.zoo.cmt import Block
 from tests.rewrites.net import EXACT, Net, difference, ops
+from tests.single import SingleNet
 
 SINGLE = 1e-5
 """Relative difference that float32 rounding explains in a network as deep as CMT-Ti."""
@@ -241,3 +242,26 @@ def test_any_network_is_the_same_after_and_stays_so(steps, constants):
     assert set(found(lines).values()) == {0}
     assert ops(again) == ops(after)
     assert again.digest() == after.digest()
+
+
+def test_what_nothing_reads_keeps_nothing_apart():
+    net = Net(1, 4, 6, 6)
+    y = net.conv("input", 4, 4, 1)
+    net.op("Tanh", y)
+    first, _ = rewrites.apply(net.graph(net.norm(y, 4)))
+    assert not list(first.nodes("BatchNormalization"))
+
+
+def test_a_name_that_a_rewrite_would_give_may_be_there_already():
+    net = SingleNet(1, 4, 16)
+    product = net.op("MatMul", "input", net.weight(16, 16))
+    graph = net.graph(net.op("Relu", net.norm(net.transpose(product, 0, 2, 1), 16)))
+    image = np.random.default_rng(0).standard_normal((1, 4, 16), np.float32)
+    before = run(graph, image)
+    (relu,) = graph.nodes("Relu")
+    relu.outputs[0].name = f"{product}_biased"
+    after, lines = rewrites.apply(graph)
+    assert found(lines)["bn-into-previous"] == 1
+    names = [value.name for value in values(after)]
+    assert len(set(names)) == len(names)
+    assert error(before, run(after, image)) < SINGLE

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from edgehybrid.errors import GraphError, StageError
@@ -53,8 +54,12 @@ def classifier(kind: str) -> Graph:
             "Relu", net.op("InstanceNormalization", x, net.weight(16), net.weight(16))
         ),
         "LayerNormalization": lambda: net.op("LayerNormalization", x, net.weight(9, 9), net.weight(9, 9), axis=-2),
+        "LayerNormalization, one gain per row": lambda: net.op(
+            "LayerNormalization", x, net.weight(9, 1), net.weight(9), axis=-2
+        ),
         "LeakyRelu": lambda: net.op("LeakyRelu", x),
         "MaxPool": lambda: net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        "MaxPool, wide borders": lambda: net.op("MaxPool", x, kernel_shape=[3, 3], pads=[2, 2, 2, 2]),
         "MaxPool, ceiling": lambda: net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
         "Mish": lambda: net.op("Mish", x),
         "PRelu": lambda: net.op("Abs", net.op("PRelu", x, net.const(np.linspace(-1, 2, 16).reshape(16, 1, 1)))),
@@ -108,8 +113,10 @@ KINDS = (
     "HardSwish",
     "InstanceNormalization",
     "LayerNormalization",
+    "LayerNormalization, one gain per row",
     "LeakyRelu",
     "MaxPool",
+    "MaxPool, wide borders",
     "MaxPool, ceiling",
     "Mish",
     "PRelu",
@@ -190,6 +197,22 @@ def test_what_is_not_known_is_named() -> None:
         fisher.estimate(
             reflected, reflected, {}, [draw(reflected)], groups=1, expected=lambda x: x, seed=0, progress=quiet
         )
+
+
+def test_what_torch_refuses_is_named() -> None:
+    net = SingleNet(1, 16, 8, 8)
+    pooled = net.op("MaxPool", "input", kernel_shape=[2, 2], strides=[2, 2], pads=[2, 2, 2, 2], ceil_mode=1)
+    graph = net.graph(net.op("Flatten", net.op("GlobalAveragePool", pooled)))
+    with pytest.raises(GraphError, match="no gradient through node"):
+        fisher.estimate(graph, graph, {}, [draw(graph)], groups=1, expected=lambda x: x, seed=0, progress=quiet)
+
+
+def test_the_gradient_of_a_mean_over_a_line() -> None:
+    net = SingleNet(2, 16, 24)
+    graph = net.graph(net.op("Gemm", net.op("Flatten", net.op("GlobalAveragePool", "input")), net.weight(16, 10)))
+    image = draw(graph)
+    logits = differentiation.Network(graph).run(torch.from_numpy(image), lambda node, inputs, results: results)
+    np.testing.assert_allclose(logits.numpy(), scoring(graph)(image), rtol=1e-5, atol=1e-6)
 
 
 def test_the_estimate_is_what_leave_one_out_measures() -> None:

@@ -116,6 +116,41 @@ def prepended() -> Graph:
     return net.graph(net.linear(tokens, 32, 16))
 
 
+def beside_itself() -> Graph:
+    """A map beside what a constant made of it: both are in the region before either is visited."""
+    net = SingleNet(1, 24, 6, 6)
+    x = net.op("Relu", net.conv("input", 24, 16))
+    y = net.op("Add", x, net.const(np.linspace(1, 2, 16).reshape(1, 16, 1, 1)))
+    return net.graph(net.conv(net.op("Concat", x, y, axis=1), 32, 16))
+
+
+def crossed() -> Graph:
+    """An outer product per channel of what pooling along rows and along columns leaves."""
+    net = SingleNet(1, 24, 6, 6)
+    x = net.op("Relu", net.conv("input", 24, 16))
+    rows = net.op("Relu", net.conv(net.op("ReduceMean", x, axes=[3], keepdims=1), 16, 16))
+    columns = net.op("Relu", net.conv(net.op("ReduceMean", x, axes=[2], keepdims=1), 16, 16))
+    gate = net.conv(rows, 16, 16)
+    return net.graph(net.op("Mul", net.conv(net.op("MatMul", rows, columns), 16, 16), gate))
+
+
+def averaged_channels() -> Graph:
+    """A map with as many rows as channels, and the mean over its channels."""
+    net = SingleNet(1, 24, 16, 16)
+    x = net.op("Relu", net.conv("input", 24, 16))
+    mean = net.op("ReduceMean", x, axes=[1], keepdims=0)
+    layer = net.reshape(net.linear(net.transpose(mean, 0, 2, 1), 16, 16), 1, 16, 16, 1)
+    return net.graph(net.op("Mul", net.conv(x, 16, 16), layer))
+
+
+def compared() -> Graph:
+    """Every position of a map held against the mean of all: a product with a vector."""
+    net = SingleNet(1, 16, 32)
+    tokens = net.op("Relu", net.linear("input", 32, 32))
+    mean = net.reshape(net.op("ReduceMean", tokens, axes=[1], keepdims=0), 32)
+    return net.graph(net.linear(net.op("Mul", net.reshape(net.op("MatMul", tokens, mean), 1, 16, 1), tokens), 32, 16))
+
+
 def shared_stem() -> Graph:
     """A stem whose map is read by one layer and, pooled and beside a louder one, by another: one range for both."""
     net = SingleNet(1, 24, 8, 8)

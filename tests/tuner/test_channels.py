@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgehybrid.graph import Graph, name_of, values
+from edgehybrid.graph import Graph, name_of, shape_of, values
 from edgehybrid.tuner.channels import find_region
 from edgehybrid.tuner.region import Region, write_factors
 from tests.single import SingleNet, draw, run
@@ -112,6 +112,16 @@ def test_tokens_one_after_the_other_have_the_same_factors() -> None:
     assert region is not None
     assert region.factors == 32
     check_scaled(graph, region, tensor(graph, "Relu"), tensor(graph, "Concat"))
+
+
+@pytest.mark.parametrize("make", [nets.beside_itself, nets.crossed, nets.averaged_channels, nets.compared])
+def test_whatever_may_be_scaled_leaves_the_function(make: Callable[[], Graph]) -> None:
+    for value in [node.outputs[0] for node in make().nodes()]:
+        for axis in (1, -1) if len(shape_of(value)) == 4 else (-1,):
+            graph = make()
+            region = region_of(graph, name_of(value), axis)
+            if region is not None:
+                check_scaled(graph, region, name_of(value))
 
 
 def test_powers_of_two_change_no_bit_of_the_output() -> None:
