@@ -180,7 +180,7 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
             records += more + last
         if (factors or offsets or zero_points) and (same := _agreement(model, made, few)) < SAME_DB:
             listener().note(
-                f"channels are not equalized: float32 would differ from what it was at {same:.0f} dB, needed {SAME_DB:.0f}; "
+                f"channels are not equalized: float32 would differ from itself at {same:.0f} dB, needed {SAME_DB:.0f}; "
                 "either the network makes much of the last bit, or this is a bug worth reporting"
             )
             made, factors, offsets, zero_points, records = model, {}, {}, {}, ()
