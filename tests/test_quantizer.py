@@ -15,7 +15,7 @@ from edgehybrid import rewrites
 from edgehybrid.errors import GraphError, StageError
 from edgehybrid.graph import Graph, name_of
 from edgehybrid.placement import keep_float32, plan
-from edgehybrid.quantizer import MIN_SCALE, choose_weight_scales, quantize, to_fp16
+from edgehybrid.quantizer import MIN_SCALE, MIN_WEIGHT_SCALE, choose_weight_scales, quantize, to_fp16
 from edgehybrid.records import Decision, Plan, Ranges
 from tests.single import SingleNet, draw, initializer, observe, run
 
@@ -151,12 +151,20 @@ def test_scales_run_along_the_output_channel(op: str, axis: int) -> None:
 def test_unclipped_weights_are_off_by_half_a_step_at_most(weight: NDArray[np.float32], axis: int) -> None:
     scale = choose_weight_scales(weight, axis)
     assert scale.shape == (weight.shape[axis],)
-    assert (scale >= MIN_SCALE).all()
+    assert (scale >= MIN_WEIGHT_SCALE).all()
     assert (scale.astype(np.float16).astype(np.float32) == scale).all()
     step = np.expand_dims(scale, 1 - axis)
     error = np.abs(fake_quantize(weight, step) - weight)
     unclipped = np.abs(weight) <= 127 * step
     assert (error <= step * (0.5 + 1e-4))[unclipped].all()
+
+
+def test_weights_behind_a_small_gain_keep_their_levels() -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    for gain in (1.0, 1e-2, 1e-3):
+        scale = choose_weight_scales(weight * np.float32(gain), 0)[:, None]
+        noise = fake_quantize(weight * np.float32(gain), scale) - weight * np.float32(gain)
+        assert np.square(noise).sum() < 1e-3 * np.square(weight * gain).sum()
 
 
 @settings(deadline=None, max_examples=40)
@@ -165,7 +173,8 @@ def test_chosen_scale_is_never_worse_than_the_largest_weight(weight: NDArray[np.
     def error(scale: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.square(fake_quantize(weight, scale[:, None]) - weight).sum(axis=1)
 
-    peak = np.maximum(np.abs(weight).max(axis=1) / 127, MIN_SCALE).astype(np.float16).astype(np.float32)
+    peak = np.abs(weight).max(axis=1) / 127
+    peak = np.where(peak < MIN_WEIGHT_SCALE, MIN_SCALE, peak).astype(np.float16).astype(np.float32)
     assert (error(choose_weight_scales(weight, 0)) <= error(peak) * (1 + 1e-5)).all()
 
 

@@ -23,6 +23,9 @@ _OTHER_LEVELS = {"FLOAT8E4M3FN", "INT4", "FLOAT4E2M1"}
 _LEAST_SCALE = 2.0**-15
 """Below, float16 has no finite reciprocal of the scale and fewer than 10 bits for it."""
 
+_LEAST_WEIGHT_SCALE = 2.0**-20
+"""Nothing is divided by the scale of a weight; below, float16 has fewer than 4 bits for it."""
+
 _FLOAT16_LEAST = 2.0**-25
 """At and below, float16 rounds to zero."""
 
@@ -143,7 +146,8 @@ def _small_scales(view: View) -> Iterator[Site]:
         if carrier.scale is None or carrier.scale.dtype != np.float16:
             continue
         scale = carrier.scale.astype(np.float64)
-        small = scale[(scale > 0) & (scale < _LEAST_SCALE)]
+        least = _LEAST_WEIGHT_SCALE if carrier.weight else _LEAST_SCALE
+        small = scale[(scale > 0) & (scale < least)]
         if small.size:
             yield carrier.name, f"'{carrier.tensor}' has a float16 scale of {small.min():.3g} ({small.size} such)"
 
@@ -250,8 +254,8 @@ PAIR_RULES: tuple[Rule, ...] = (
          "a product cannot be taken out of it, so it runs in float or is refused", _channel_activations),
     # NvInfer.h: scales are build-time constants.
     Rule("computed-scale", "warning", "use static quantization: scales have to be constants", _computed_scales),
-    Rule("small-scale", "warning", f"use at least 2^-15 ({_LEAST_SCALE:.3g}) for a float16 scale: below, its "
-         "reciprocal overflows or is inexact", _small_scales),
+    Rule("small-scale", "warning", f"use at least 2^-15 ({_LEAST_SCALE:.3g}) for a float16 scale, 2^-20 for a "
+         "weight's: below, its reciprocal overflows or it is inexact", _small_scales),
     Rule("unequal-pair", "warning", "give DequantizeLinear the scale and axis of its QuantizeLinear", _mismatches),
     Rule("float16-range", "warning", "rescale the layer, or keep the operator in float32 (a strongly typed graph with "
          "Casts around it)", _ranges),

@@ -14,10 +14,17 @@ from edgehybrid.graph.tuning import Tuning
 from edgehybrid.quantizer.float16 import type_float16, upgrade
 from edgehybrid.quantizer.norms import spell_norms
 from edgehybrid.quantizer.opsets import lower_opset
-from edgehybrid.quantizer.qdq import MIN_SCALE, Writer, choose_weight_scales, correct_biases, wrong_plan
+from edgehybrid.quantizer.qdq import (
+    MIN_SCALE,
+    MIN_WEIGHT_SCALE,
+    Writer,
+    choose_weight_scales,
+    correct_biases,
+    wrong_plan,
+)
 from edgehybrid.records import Plan, Ranges
 
-__all__ = ["MIN_SCALE", "choose_weight_scales", "lower_opset", "quantize", "spell_norms", "to_fp16"]
+__all__ = ["MIN_SCALE", "MIN_WEIGHT_SCALE", "choose_weight_scales", "lower_opset", "quantize", "spell_norms", "to_fp16"]
 
 
 def quantize(graph: Graph, ranges: Ranges, plan: Plan, tuning: Tuning | None = None) -> Graph:

@@ -14,7 +14,11 @@ from edgehybrid.graph.tuning import Tuning
 from edgehybrid.records import LEVELS, Decision, Dialect, Ranges
 
 MIN_SCALE = 2.0**-15
-"""Smallest scale written. Its reciprocal is finite in float16, and float16 holds it to 1 part in 1024."""
+"""Smallest scale of an activation. Its reciprocal is finite in float16, and float16 holds it to 1 part in 1024."""
+
+MIN_WEIGHT_SCALE = 2.0**-20
+"""Smallest scale of a weight, by which nothing is divided on a device; float16 holds it to 1 part in 16, and weights are
+rounded to what it holds. A layer behind a small gain, as of LayerScale, would else get few levels."""
 
 CLIPS = np.linspace(1.0, 0.7, 13)
 """Fractions of a channel's largest weight that are tried as its clipping threshold."""
@@ -32,14 +36,15 @@ def choose_weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.f
         axis: Output channel.
 
     Returns:
-        (channels,), each at least `MIN_SCALE`.
+        (channels,), each at least `MIN_WEIGHT_SCALE`; `MIN_SCALE` of a channel too small for it, which is rounded to zero.
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     peak = np.abs(rows).max(axis=1)
+    least = np.where(peak < LEVELS * MIN_WEIGHT_SCALE, MIN_SCALE, MIN_WEIGHT_SCALE).astype(np.float32)
     best = np.full(len(rows), np.inf, np.float32)
     scales = np.empty(len(rows), np.float32)
     for clip in CLIPS:
-        scale = round_to_float16(np.maximum(peak * np.float32(clip) / LEVELS, np.float32(MIN_SCALE)))
+        scale = round_to_float16(np.maximum(peak * np.float32(clip) / LEVELS, least))
         error = np.square(_round_to_levels(rows, scale[:, None]) * scale[:, None] - rows).sum(axis=1)
         better = error < best
         best[better], scales[better] = error[better], scale[better]
