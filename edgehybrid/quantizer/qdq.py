@@ -17,7 +17,7 @@ MIN_SCALE = 2.0**-15
 """Smallest scale of an activation. Its reciprocal is finite in float16, and float16 holds it to 1 part in 1024."""
 
 MIN_WEIGHT_SCALE = 2.0**-20
-"""Smallest scale of a weight, by which nothing is divided on a device; float16 holds it to 1 part in 16, and weights are
+"""Smallest scale of a weight, by which no device divides. Float16 holds it to 1 part in 16, and weights are
 rounded to what it holds. A layer behind a small gain, as of LayerScale, would else get few levels."""
 
 CLIPS = np.linspace(1.0, 0.7, 13)
@@ -36,7 +36,7 @@ def choose_weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.f
         axis: Output channel.
 
     Returns:
-        (channels,), each at least `MIN_WEIGHT_SCALE`; `MIN_SCALE` of a channel too small for it, which is rounded to zero.
+        (channels,), each at least `MIN_WEIGHT_SCALE`; `MIN_SCALE` where all weights are too small for it, and become 0.
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     peak = np.abs(rows).max(axis=1)
