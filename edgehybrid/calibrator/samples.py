@@ -72,12 +72,17 @@ def sample(
     kept = {p.output: _Pile(p, calls * rows_per_batch(p, rows, groups)) for p in products}
     for ordinal, (group, copies) in enumerate(regroup(batches, shape_of(graph.input))):
         slot.run(group)
+        reached = {source: _reach(slot.arrays[source], batch // copies) for source in taps}
+        ends: dict[tuple[str, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         for name, (source, product) in read.items():
             x = slot.arrays[source]
             kept[name].add(product.rows(x, rows_per_batch(product, rows, groups), ordinal))
-            others = tuple(i for i in range(x.ndim) if i != product.axis % x.ndim)
-            least, most = x.min(axis=others), x.max(axis=others)
-            peaks[name] += _reach(x, batch // copies)
+            axis = product.axis % x.ndim
+            if (source, axis) not in ends:  # queries, keys and values read one tensor
+                others = tuple(i for i in range(x.ndim) if i != axis)
+                ends[source, axis] = x.min(axis=others), x.max(axis=others)
+            least, most = ends[source, axis]
+            peaks[name] += reached[source]
             known = span.get(name, (least, most))
             span[name] = np.stack([np.minimum(known[0], least), np.maximum(known[1], most)])
             if 2 * ordinal < groups:
