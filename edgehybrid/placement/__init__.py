@@ -242,8 +242,8 @@ def _decide_residual(
 ) -> list[Decision]:
     """Decisions for an Add of two computed tensors of one shape; none for any other Add.
 
-    Which of the two is the branch goes `by_rule`, by what would be int8 if nothing were kept from it: else another
-    tensor than was calibrated became the skip.
+    Which of the two is the branch goes `by_rule`, by what would be int8 if nothing were kept from it. Otherwise leaving
+    a layer in float could swap branch and skip, and the new skip would have no calibrated range.
     """
     makers = residual_makers(node)
     if makers is None:

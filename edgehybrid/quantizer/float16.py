@@ -20,7 +20,7 @@ TYPED_OPSET = 19
 _TYPED_IR = 9  # the ONNX file format that introduced opset 19
 
 _FLOAT32_INPUTS = {("Resize", 1), ("Resize", 2)}
-"""(operator, input) whose type the ONNX standard fixes to float32, or whose precision is not worth saving."""
+"""(operator, input) whose type the ONNX standard fixes to float32, or which is too small to be worth converting."""
 
 
 def upgrade(graph: Graph) -> Graph:

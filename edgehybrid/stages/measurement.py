@@ -21,12 +21,10 @@ from edgehybrid.stages.source import Exported
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 
 if TYPE_CHECKING:
-    from edgehybrid.runtime import Runner, Tensors
-
-if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgehybrid.graph import Graph
+    from edgehybrid.runtime import Runner, Tensors
 
 LAYER_IMAGES = 32
 """Images on which per-layer noise is measured: it is a mean over pixels, which 32 images settle."""

@@ -293,11 +293,15 @@ def build_engine(
         "machine": [state.name, driver],
     }
     folder = run.do(label, inputs, produce)
+    return read_product(folder, onnx_path, folder / "engine.plan")
+
+
+def read_product(folder: Path, source: Path, plan: Path) -> Product:
+    """What a stage left of a build: engine.json, and the plan where one was written."""
     kept = json.loads((folder / "engine.json").read_bytes())
-    plan = folder / "engine.plan"
     return Product(
         engine=decode(Engine, kept["engine"]),
-        onnx=onnx_path,
+        onnx=source,
         plan=plan if plan.is_file() else None,
         stamp=None if kept["stamp"] is None else decode(EngineStamp, kept["stamp"]),
         log=tuple(kept["log"]),

@@ -1,15 +1,14 @@
 """The other road to an engine: a zoo model compiled by Torch-TensorRT, without ONNX in between."""
 
-import json
 from pathlib import Path
 
 from edgehybrid.errors import NotReadyError, UsageError
-from edgehybrid.records import Engine, EngineOptions, EngineStamp, Precision, Product, Target
+from edgehybrid.records import Engine, EngineOptions, Precision, Product, Target
 from edgehybrid.sizes import sides
-from edgehybrid.stages.product import builds_here, why_not_here
+from edgehybrid.stages.product import builds_here, read_product, why_not_here
 from edgehybrid.stages.run import Run, require
 from edgehybrid.stages.source import Source, load_module
-from edgehybrid.store import decode, to_json, write_atomic
+from edgehybrid.store import to_json, write_atomic
 
 MODULE = "torch_tensorrt"
 
@@ -85,11 +84,4 @@ def compile_torch(
         "machine": [state.name, driver],
     }
     folder = run.do("engine", inputs, produce)
-    kept = json.loads((folder / "engine.json").read_bytes())
-    return Product(
-        engine=decode(Engine, kept["engine"]),
-        onnx=folder / "program.pt2",
-        plan=folder / "engine.pt2",
-        stamp=decode(EngineStamp, kept["stamp"]),
-        log=tuple(kept["log"]),
-    )
+    return read_product(folder, folder / "program.pt2", folder / "engine.pt2")

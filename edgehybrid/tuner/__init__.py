@@ -1,9 +1,9 @@
 """Tune a network to int8 on a few images; whatever is tried stays only where it measures better.
 
-`equalize` gives the channels of a tensor one range (equalization.py, channels.py, region.py), `center` one middle
-(centering.py); `shift` gives what lies on one side of zero a zero point (zero_points.py). `refine` re-ranks ranges,
-corrects biases and rounds weights (refinement.py, rounding.py). All judge at the output of each int8 product, see
-local.py.
+`equalize` scales the channels of a tensor to similar ranges (equalization.py, channels.py, region.py), `center` takes
+off their means (centering.py), `shift` gives what lies on one side of zero a zero point (zero_points.py). `refine`
+re-ranks ranges, corrects biases and rounds weights (refinement.py, rounding.py). All judge at the output of each int8
+product, see local.py.
 """
 
 from edgehybrid.tuner.centering import apply_offsets, center, center_rows

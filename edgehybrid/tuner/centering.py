@@ -198,7 +198,7 @@ def _find(value: ir.Value) -> _Site | None:
         return None
     if maker.op_type == "LayerNormalization":
         return _find_norm(value, maker)
-    return _find_shifted(value, maker) or _find_sum(value)
+    return _find_shifted(value, maker) or (_find_direct(value) if _is_sum(value) else None)
 
 
 def _find_norm(value: ir.Value, norm: ir.Node) -> _Site | None:
@@ -229,11 +229,6 @@ def _find_shifted(value: ir.Value, add: ir.Node) -> _Site | None:
         return None
     size = math.prod(np.broadcast_shapes(added.shape, column.shape))
     return replace(site, bias=(add, place)) if size == max(added.size, column.size) else None
-
-
-def _find_sum(value: ir.Value) -> _Site | None:
-    """A sum of branches that products read, among others."""
-    return _find_direct(value) if _is_sum(value) else None
 
 
 def _find_direct(value: ir.Value) -> _Site | None:
