@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ def choose(
     percentile: float = PERCENTILE,
     tied: Sequence[Sequence[str]] = (),
     known: Mapping[str, float] | None = None,
+    even: Container[str] = (),
 ) -> Ranges:
     """Choose the range of every tensor.
 
@@ -69,6 +70,8 @@ def choose(
         percentile: Percent, above 0 and at most 100; used by method "percentile".
         tied: Groups of tensors that get one range, chosen for all their values together.
         known: Ranges that are not to be chosen.
+        even: Tensors that are not loud on a few images. Of one that was shifted only the tensor before can tell: with
+            the same taken off all images, those that reach far seem to reach further beyond the others.
 
     Returns:
         Ranges, tensors in alphabetical order; those that leave the median image few levels are marked.
@@ -80,7 +83,7 @@ def choose(
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
     histograms = observations.tensors
     typical = {name: each.median_peak if each.amax >= _DEAD else 0.0 for name, each in histograms.items()}
-    loud = sum(histograms[name].amax > LOUD * peak > 0 for name, peak in typical.items())
+    loud = sum(histograms[name].amax > LOUD * peak > 0 for name, peak in typical.items() if name not in even)
     usual, careful = EXPONENTS
     exponent = careful if method == "mse" and loud >= max(1, LOUD_SHARE * len(histograms)) else usual
     methods: dict[Method, Callable[[Histogram], float]] = {

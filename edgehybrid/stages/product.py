@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from edgehybrid.graph import Graph
 
 NOTHING_KEPT: Mapping[str, str] = {}
+NOTHING_SHIFTED: Mapping[str, float] = {}
 CALIBRATION_CACHE = "calibration.cache"
 """NVDLA's int8 scales, in a bundle and beside an engine."""
 
@@ -66,12 +68,29 @@ def rewrite(run: Run, exported: Path) -> Path:
     return run.do("rewrite", {"model": sha256_of(exported)}, produce) / "baseline.onnx"
 
 
-def calibrate(run: Run, baseline: Path, images: Images, preprocess: Preprocess, method: Method) -> Ranges:
-    """Observe activations once, then choose ranges; another method on the same images costs no forward pass."""
+def calibrate(
+    run: Run,
+    baseline: Path,
+    images: Images,
+    preprocess: Preprocess,
+    method: Method,
+    *,
+    shifted: Mapping[str, float] = NOTHING_SHIFTED,
+) -> Ranges:
+    """Observe activations once, then choose ranges; another method on the same images costs no forward pass.
+
+    Args:
+        run: The chain.
+        baseline: float32.
+        images: Of calibration.
+        preprocess: Of the images.
+        method: How ranges are chosen.
+        shifted: Zero points by which the graph was shifted.
+    """
     observed = observe(run, baseline, images, preprocess)
 
     def choose(folder: Path) -> None:
-        from edgehybrid import calibrator, placement
+        from edgehybrid import calibrator, placement, tuner
 
         seen = calibrator.Observations.load(observed)
         model = run.open(baseline)
@@ -83,10 +102,11 @@ def calibrate(run: Run, baseline: Path, images: Images, preprocess: Preprocess, 
             sha256=images.spec.sha256,
             tied=placement.tie(model, plan),
             known=placement.known_ranges(model, plan),
+            even=set(chain.from_iterable(tuner.find_shifted(model, shifted).values())),
         )
         write_atomic(folder / "ranges.json", to_json(ranges))
 
-    inputs = {**_observation_inputs(baseline, images, preprocess), "method": method}
+    inputs = {**_observation_inputs(baseline, images, preprocess), "method": method, "shifted": shifted}
     chosen = run.do("ranges", inputs, choose)
     return decode(Ranges, json.loads((chosen / "ranges.json").read_bytes()))
 

@@ -85,7 +85,7 @@ def prepare(
         few.set_aside()
     else:
         few = _Few(baseline, images, preprocess, ROUNDING_IMAGES, ROUNDING_ROWS)
-    ranges = calibrate(run, level.path, images, preprocess, method)
+    ranges = calibrate(run, level.path, images, preprocess, method, shifted=level.zero_points)
     ranges = replace(ranges, factors=level.factors, offsets=level.offsets, zero_points=level.zero_points)
     path, ranges = align_zero_points(run, few, level.path, ranges)
     if refine == "off" and rounding == "nearest":
@@ -344,6 +344,6 @@ def _others(run: Run, prepared: Path, images: Images, preprocess: Preprocess, ra
     if ranges.method != "mse":
         return []
     methods: tuple[Method, ...] = ("minmax", "percentile")
-    found = [calibrate(run, prepared, images, preprocess, method) for method in methods]
+    found = [calibrate(run, prepared, images, preprocess, m, shifted=ranges.zero_points) for m in methods]
     stretched = ({name: amax * stretch for name, amax in ranges.tensors.items()} for stretch in STRETCHES)
     return [*found, *(replace(ranges, tensors=tensors) for tensors in stretched)]

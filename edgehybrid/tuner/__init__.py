@@ -9,7 +9,7 @@ product, see local.py.
 from edgehybrid.tuner.centering import apply_offsets, center, center_rows
 from edgehybrid.tuner.equalization import apply_factors, equalize, scale_rows
 from edgehybrid.tuner.refinement import refine
-from edgehybrid.tuner.zero_points import align, apply_zero_points, settle, shift, shift_rows
+from edgehybrid.tuner.zero_points import align, apply_zero_points, find_shifted, settle, shift, shift_rows
 
 __all__ = [
     "align",
@@ -19,6 +19,7 @@ __all__ = [
     "center",
     "center_rows",
     "equalize",
+    "find_shifted",
     "refine",
     "scale_rows",
     "settle",

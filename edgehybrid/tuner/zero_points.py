@@ -139,11 +139,21 @@ def align(graph: Graph, ranges: Ranges) -> Ranges:
         ranges: Of this graph.
     """
     found = {}
-    for tensor, products in _find_rounded(graph, ranges.zero_points).items():
-        read = (name_of(input_of(product.node, 0)) for product in products)
-        amax = next((ranges.tensors[name] for name in read if name in ranges.tensors), 0.0)
+    for tensor, names in find_shifted(graph, ranges.zero_points).items():
+        amax = next((ranges.tensors[name] for name in names if name in ranges.tensors), 0.0)
         found[tensor] = _round_to_level(ranges.zero_points[tensor], amax)
     return replace(ranges, zero_points=found)
+
+
+def find_shifted(graph: Graph, zero_points: Mapping[str, float]) -> dict[str, list[str]]:
+    """Each tensor with a zero point -> those that its readers round: itself, or what it becomes on the way.
+
+    Args:
+        graph: float32, shifted by these zero points.
+        zero_points: As `Ranges.zero_points`.
+    """
+    rounded = _find_rounded(graph, zero_points)
+    return {tensor: [name_of(input_of(p.node, 0)) for p in products] for tensor, products in rounded.items()}
 
 
 def _round_to_level(zero_point: float, amax: float) -> float:

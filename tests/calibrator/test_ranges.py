@@ -172,6 +172,12 @@ def test_the_exponent_rises_where_they_do_so_in_a_quarter_of_the_tensors(even: i
     assert choose(Observations(tensors, 3), "mse", images=3, sha256="").exponent == exponent
 
 
+def test_a_tensor_that_is_known_to_be_even_does_not_raise_the_exponent() -> None:
+    seen = Observations({"loud": images_of(1, 1, 300)}, 3)
+    assert choose(seen, "mse", images=3, sha256="").exponent == 3
+    assert choose(seen, "mse", images=3, sha256="", even={"loud"}).exponent == 2
+
+
 def test_a_tensor_that_few_images_fill_is_marked_with_what_it_leaves_the_median_one() -> None:
     loud = [1.0, 2.0, 1.0, 100.0, 1.0]
     tensors = {"loud": images_of(*loud), "even": images_of(1, 2, 3), "dark": images_of(0, 0), "dead": images_of(1e-35)}
