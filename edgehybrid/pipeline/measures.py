@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from edgehybrid.pipeline.options import bench_options
+from edgehybrid.pipeline.outputs import check_file
 from edgehybrid.records import DeviceState, Interpolation, Measurement, Precision, Runnable
 
 
@@ -45,6 +46,7 @@ def bench(
     """
     from edgehybrid import dataset, delivery, device, findings, stages
 
+    check_file(samples, [model], option="samples")
     size = dataset.read_size(input_size)
     options = bench_options(warmup, duration, iterations, percentile, streams, cuda_graph, transfers, layers)
     state = device.state(threads=0)

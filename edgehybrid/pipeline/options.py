@@ -5,12 +5,11 @@ import math
 import shlex
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from edgehybrid.errors import NotFoundError, UsageError
 from edgehybrid.progress import listener
 from edgehybrid.records import (
-    Artifact,
     BenchOptions,
     Dialect,
     EngineOptions,
@@ -231,19 +230,3 @@ def check_tuning(ranges: Path | None, precision: Precision, refine: Refine, roun
         from edgehybrid import calibrator
 
         calibrator.read_document(ranges)
-
-
-def deliver(
-    path: Path, content: bytes | Path, kind: Literal["onnx", "calibration"], notes: tuple[str, ...]
-) -> Artifact:
-    """Write the one file that a single-stage verb is asked for."""
-    from edgehybrid import store
-
-    store.write_atomic(path, content)
-    return Artifact(str(path), kind, path.stat().st_size, store.sha256_of(path), notes)
-
-
-def check_file(path: Path | None) -> None:
-    """Refuse a folder where one file is to be written."""
-    if path is not None and path.is_dir():
-        raise UsageError(f"--output {path} is a folder", why="this command writes one file", fix="name a file")

@@ -5,6 +5,7 @@ from typing import Literal
 
 from edgehybrid.errors import GraphError
 from edgehybrid.pipeline.options import calibration_images, check_ranking_options
+from edgehybrid.pipeline.outputs import check_file
 from edgehybrid.records import Interpolation, Method, Sensitivity
 
 
@@ -58,6 +59,7 @@ def sensitivity(
     """
     from edgehybrid import dataset, findings, reporter, stages, store
 
+    check_file(output, (model, weights, preprocess), [calib])
     run = stages.Run()
     images = calibration_images(calib, num_calib, seed)
     check_ranking_options(check, len(images), output)

@@ -87,6 +87,17 @@ def check_output(folder: Path, model: str) -> None:
         )
 
 
+def may_be_bundle(folder: Path) -> bool:
+    """Whether a manifest lies in a folder that is a bundle's, of any version, or that cannot be read."""
+    try:
+        schema = json.loads((folder / MANIFEST).read_bytes())["schema"]
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError):
+        return False  # none, or that of a page or a program
+    except (OSError, ValueError, RecursionError):
+        return True
+    return isinstance(schema, str) and schema.startswith(BUNDLE_SCHEMA.partition("/")[0])
+
+
 def write_bundle(folder: Path, files: Mapping[str, Content], facts: Mapping[str, object]) -> Bundle:
     """Write or replace a bundle: every file under a temporary name first, then renames, the manifest last.
 
