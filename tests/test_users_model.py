@@ -153,6 +153,13 @@ def test_a_model_by_name_takes_squares() -> None:
     assert caught.value.fix.startswith("--input-size 96, or export it")
 
 
+@pytest.mark.parametrize("weights", ["random", "fashion-mnist", "imagenet", "no.pth", "names.txt"])
+def test_weights_are_not_for_a_file_that_holds_them(home: Path, weights: str) -> None:
+    for verb in (edgehybrid.build, edgehybrid.export, edgehybrid.calibrate, edgehybrid.quantize, edgehybrid.sensitivity):
+        with pytest.raises(UsageError, match=f"--weights {weights} has no meaning with fixed.onnx"):
+            verb(model="fixed.onnx", weights=weights)
+
+
 def test_shapes_are_not_for_a_bundle(built: Report) -> None:
     with pytest.raises(UsageError, match="do not fit"):
         edgehybrid.bench(Path(built.bundle), batch=2)

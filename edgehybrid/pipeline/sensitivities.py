@@ -61,12 +61,12 @@ def sensitivity(
 
     check_file(output, (model, weights, preprocess), [calib])
     run = stages.Run()
-    images = calibration_images(calib, num_calib, seed)
-    check_ranking_options(check, len(images), output)
     stated = dataset.read_stated(
         preprocess=preprocess, size=input_size, crop_pct=crop_pct, mean=mean, std=std, interpolation=interpolation
     )
     source = stages.Source(model, weights, num_classes, stated, 1, seed)
+    images = calibration_images(calib, num_calib, seed)
+    check_ranking_options(check, len(images), output)
     made = stages.export(run, source, images)
     if not made.spec.classes:
         raise GraphError(

@@ -122,10 +122,10 @@ def calibrate(
         return deliver(merged, content, "calibration", notes)
     check_file(output, (model, weights, preprocess, labels), [calib])
     run = stages.Run()
-    chosen = calibration_images(calib, num_calib, seed)
-    images = stages.take_shard(chosen, shard)
     stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     source = stages.Source(model, weights, num_classes, stated, 1, seed)
+    chosen = calibration_images(calib, num_calib, seed)
+    images = stages.take_shard(chosen, shard)
     made = stages.export(run, source, chosen)
     baseline, prepared = stages.rewrite(run, made.path), made.spec.preprocess
     content = stages.write_calibration(run, baseline, images, prepared, method or "mse")
@@ -197,9 +197,9 @@ def quantize(
     check_tuning(ranges, precision, refine, rounding)
     goal = load_target(target, precision)
     run = stages.Run()
-    images = calibration_images(calib, num_calib, seed)
     stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
+    images = calibration_images(calib, num_calib, seed)
     made = stages.export(run, source, images)
     baseline, ready = stages.rewrite(run, made.path), made.spec.preprocess
     stages.check_parser(baseline, goal)
