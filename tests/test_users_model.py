@@ -16,7 +16,7 @@ from PIL import Image
 import edgehybrid
 from edgehybrid import stages
 from edgehybrid.dataset import load
-from edgehybrid.errors import GraphError, ImagesError, InputError, UsageError
+from edgehybrid.errors import ArtifactError, GraphError, ImagesError, InputError, UsageError
 from edgehybrid.graph import load as load_graph
 from edgehybrid.records import ModelSpec, Preprocess, Provenance, Report
 from tests.graph.test_adoption import make
@@ -155,7 +155,13 @@ def test_a_model_by_name_takes_squares() -> None:
 
 @pytest.mark.parametrize("weights", ["random", "fashion-mnist", "imagenet", "no.pth", "names.txt"])
 def test_weights_are_not_for_a_file_that_holds_them(home: Path, weights: str) -> None:
-    for verb in (edgehybrid.build, edgehybrid.export, edgehybrid.calibrate, edgehybrid.quantize, edgehybrid.sensitivity):
+    for verb in (
+        edgehybrid.build,
+        edgehybrid.export,
+        edgehybrid.calibrate,
+        edgehybrid.quantize,
+        edgehybrid.sensitivity,
+    ):
         with pytest.raises(UsageError, match=f"--weights {weights} has no meaning with fixed.onnx"):
             verb(model="fixed.onnx", weights=weights)
 
@@ -173,6 +179,23 @@ def test_names_that_are_not_the_models_are_refused(home: Path) -> None:
         edgehybrid.export(model="fixed.onnx", labels=home / "four.txt", output=home / "x.onnx")
     with pytest.raises(InputError, match="does not fit fixed"):
         edgehybrid.evaluate(Path("fixed.onnx"), labels=home / "four.txt", eval="eval.npz")
+
+
+def test_another_network_of_the_same_name_does_not_replace_a_bundle(home: Path) -> None:
+    options = {"num_calib": 2, "target": "cpu", "precision": "fp16"}
+    for folder in ("one", "two"):
+        Path(folder).mkdir()
+        Path(folder, "net.onnx").write_bytes(make((1, 3, 16, 16)).SerializeToString())
+    first = edgehybrid.build(model="one/net.onnx", **options)  # type: ignore[arg-type]
+    again = edgehybrid.build(model="two/net.onnx", seed=1, **options)  # type: ignore[arg-type]
+    assert first.bundle == again.bundle  # the same network, wherever it lies and however it is calibrated
+    other = make((1, 3, 16, 16))
+    other.graph.initializer[0].raw_data = bytes(len(other.graph.initializer[0].raw_data))
+    Path("two/net.onnx").write_bytes(other.SerializeToString())
+    before = Path(first.bundle, "manifest.json").read_bytes()
+    with pytest.raises(ArtifactError, match="is a bundle of other weights"):
+        edgehybrid.build(model="two/net.onnx", **options)  # type: ignore[arg-type]
+    assert Path(first.bundle, "manifest.json").read_bytes() == before
 
 
 def test_a_backbone_is_exported_and_quantized_but_not_scored(home: Path) -> None:
