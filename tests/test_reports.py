@@ -19,6 +19,7 @@ from edgehybrid.records import (
     Comparison,
     Conditions,
     Decision,
+    EngineOptions,
     Measurement,
     Plan,
     Power,
@@ -266,17 +267,40 @@ def test_the_command_line_takes_several_bundles_and_prints_a_comparison(
 # --- next, and the gate ---------------------------------------------------------------------------
 
 
-def test_the_next_command_keeps_what_was_asked_for(tmp_path: Path) -> None:
-    plain = findings.next_command(RECIPE, samples.labelled().target, tmp_path)
-    assert plain == (
+def next_of(recipe: Recipe, target: str, *, built: bool = False, **counts: int) -> str:
+    goal, options = edgehybrid.targets(target).targets[0], EngineOptions(workspace_mib=512, dla_core=0)
+    named = {name.replace("_", "-"): count for name, count in counts.items()}
+    return findings.next_command(recipe, goal, Path("b"), counts=named, options=options, has_engine=built)
+
+
+def test_the_next_command_keeps_what_was_asked_for() -> None:
+    assert next_of(RECIPE, "cpu") == (
         "edgehybrid build --model cmt_ti --weights auto --input-size 64 --crop-pct 1.0 --precision int8 --eval val "
         "--target orin-nano-8gb"
     )
-    asked = replace(RECIPE, model="m.onnx", batch=4, ranges="r.json", equalize="off", max_drop=0.5)
-    told = findings.next_command(asked, samples.labelled().target, tmp_path)
+    asked = replace(
+        RECIPE,
+        model="m.onnx",
+        batch=4,
+        ranges="r.json",
+        equalize="off",
+        max_drop=0.5,
+        method="minmax",
+        profile="p.json",
+    )
+    told = next_of(asked, "cpu", num_classes=10, num_calib=8, num_eval=100)
     assert "--weights" not in told
-    for words in ("--model m.onnx", "--batch 4", "--ranges r.json", "--equalize off", "--max-drop 0.5"):
+    for words in (
+        *("--model m.onnx", "--batch 4", "--ranges r.json", "--equalize off", "--max-drop 0.5", "--method minmax"),
+        *("--profile p.json", "--num-classes 10", "--num-calib 8", "--num-eval 100"),
+    ):
         assert words in told
+
+
+def test_the_next_command_of_a_board_goes_for_its_engine() -> None:
+    told = next_of(RECIPE, "orin-nano-8gb")
+    assert told == "edgehybrid build b --host ssh://user@BOARD --workspace 512 --dla 0"
+    assert next_of(RECIPE, "orin-nano-8gb", built=True) == "edgehybrid bench b"
 
 
 def test_what_tuning_kept_is_said() -> None:

@@ -72,6 +72,7 @@ def test_the_shown_commands_make_the_same_model_again(built: Report) -> None:
         assert words[words.index("--model") + 1] == "open.onnx"
         assert words[words.index("--input-size") + 1] == "16"
         assert words[words.index("--preprocess") + 1] == "mine.toml"
+        assert words[words.index("--num-calib") + 1] == "8"
 
 
 def test_options_say_the_same_as_the_file(built: Report, home: Path) -> None:

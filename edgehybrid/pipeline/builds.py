@@ -240,7 +240,14 @@ def build(
             *findings.search_notes(lowered.search, evaluation),
         ),
         command=findings.command(again),
-        next_command=findings.next_command(again, goal, folder),
+        next_command=findings.next_command(
+            again,
+            goal,
+            folder,
+            counts={"num-classes": num_classes, "num-calib": num_calib, "num-eval": num_eval},
+            options=options,
+            has_engine=product.engine.status == "built",
+        ),
         search=lowered.search,
     )
     delivery.write(
