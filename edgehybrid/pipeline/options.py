@@ -163,12 +163,6 @@ def load_target(name: str, precision: Precision) -> Target:
     from edgehybrid import resources, stages
 
     goal = here() if name == "auto" else resources.load_target(name)
-    if precision not in goal.precisions:
-        raise UsageError(
-            f"{goal.name} does not run {precision}",
-            why=f"it runs {', '.join(goal.precisions)}",
-            fix=f"--precision {goal.precisions[-1]}",
-        )
     newest, needed = goal.figures.get("onnx_opset_max"), OPSETS[goal.dialect]
     if newest is not None and isinstance(newest.value, int) and newest.value < needed:
         others = [stack for stack in goal.stacks if stack.opset_max >= OPSETS[stack.dialect]]
@@ -178,6 +172,12 @@ def load_target(name: str, precision: Precision) -> Target:
             fix=f"--target {goal.name.split('@')[0]}@jp{others[-1].jetpack.split(' to ')[-1]}"
             if others
             else "choose a newer board: edgehybrid targets",
+        )
+    if precision not in goal.precisions:
+        raise UsageError(
+            f"{goal.name} does not run {precision}",
+            why=f"it runs {', '.join(goal.precisions)}",
+            fix=f"--precision {goal.precisions[-1]}",
         )
     return stages.suit_builder(goal)
 
