@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgehybrid.dataset import Images
 
 DEFAULT_CALIB_IMAGES = 128
+DEFAULT_CHECK_IMAGES = 16
 OF_A_BUNDLE = {
     "bundle",
     "eval",
@@ -107,13 +108,20 @@ def engine_options(
     return EngineOptions(workspace, opt_level, hardware_compatible, version_compatible, dla)
 
 
-def check_ranking_options(check: int, images: int, output: Path | None) -> None:
-    """Refuse a check on images that are not there, and a file whose format nobody could guess."""
-    from edgehybrid.reporter import RANKING_FORMATS
-
+def images_to_check(check: int | None, images: int) -> int:
+    """On how many images a ranking is checked, or an error about images that are not there."""
+    if check is None:
+        return min(DEFAULT_CHECK_IMAGES, images)
     if not 0 <= check <= images:
         fix = f"--check 0 to {images}"
         raise UsageError(f"--check {check} makes no sense", why=f"there are {images} images", fix=fix)
+    return check
+
+
+def check_ranking_format(output: Path | None) -> None:
+    """Refuse a file whose format nobody could guess."""
+    from edgehybrid.reporter import RANKING_FORMATS
+
     if output is not None and output.suffix not in RANKING_FORMATS:
         raise UsageError(
             f"--output {output} is of no known format",
