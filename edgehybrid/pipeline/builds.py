@@ -113,7 +113,7 @@ def build(
         EdgeHybridError: See errors.py; the exit code tells the kind.
     """
     given = locals()
-    from edgehybrid import dataset, delivery, device, findings, stages, store
+    from edgehybrid import dataset, delivery, device, engine, findings, stages, store
 
     options = engine_options(workspace, opt_level, hardware_compatible, version_compatible, dla)
     check_roles(bundle, model)
@@ -131,6 +131,7 @@ def build(
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
     if flavor == "torch-tensorrt":
         stages.check_torch_flavor(source, precision, goal, options)
+    engine.check_dla(goal, options)
     if output is not None:
         store.check_output(output, source.name, precision=precision, target=goal.name)
     images = calibration_images(calib, num_calib, seed)
