@@ -116,6 +116,16 @@ def test_a_file_is_evaluated_as_it_is_and_as_its_bundle_was(built: Report, name:
     assert found.path == name
 
 
+def test_images_without_labels_give_no_accuracy_and_the_reason(built: Report) -> None:
+    np.savez("plain.npz", x=np.zeros((3, 16, 16, 3), np.uint8))
+    bundle, alone = (edgehybrid.evaluate(Path(what), eval="plain.npz") for what in (built.bundle, "fixed.onnx"))
+    for found, rest in ((bundle, "only agreement with fp32 is shown"), (alone, "nothing was measured")):
+        assert all(row.accuracy is None for row in found.rows)
+        (said,) = (note for note in found.notes if "plain.npz has no labels" in note)
+        assert said.endswith(rest)
+    assert not any("labels" in note for note in edgehybrid.evaluate(Path(built.bundle), eval="eval.npz").notes)
+
+
 def test_a_file_with_open_shapes_is_timed_at_those_asked_for() -> None:
     quick = {"warmup": 0, "duration": 0, "iterations": 2}
     timed = edgehybrid.bench(Path("open.onnx"), input_size=16, batch=2, **quick)
