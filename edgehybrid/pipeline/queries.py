@@ -62,6 +62,8 @@ def report(bundles: list[Path], *, output: Path | None = None) -> Report | Summa
     from edgehybrid import delivery, reporter, store
 
     paths = [bundles] if isinstance(bundles, Path) else bundles  # from Python a single one may stand alone
+    if not paths:
+        raise UsageError("no bundle was given", why="there is nothing to report", fix="edgehybrid report BUNDLE")
     check_file(output, paths)
     found = tuple(delivery.read_report(bundle) for bundle in paths)
     result = found[0] if len(found) == 1 else Summary(found)
