@@ -110,6 +110,9 @@ def test_contradictions_are_refused(rtx: Report, home: Path) -> None:
         edgehybrid.build(Path(rtx.bundle), opt_level=7)
     with pytest.raises(UsageError, match="--dla 0 does not exist on rtx"):
         edgehybrid.build(Path(rtx.bundle), dla=0)
+    for target in ("cpu", "orin-nano-8gb"):  # before any work: there are no such images
+        with pytest.raises(UsageError, match=f"--dla 0 does not exist on {target}"):
+            edgehybrid.build(target=target, dla=0, calib="no/images")
     cpu = make("cpu", home / "cpu")
     assert "control.onnx" not in {p.name for p in Path(cpu.bundle).iterdir()}
     with pytest.raises(UsageError, match="runs ONNX files as they are"):

@@ -94,6 +94,21 @@ def test_without_gradients_a_users_file_is_ranked_by_runs_and_says_so(operator: 
         edgehybrid.sensitivity(model=str(home / f"{operator}.onnx"), num_calib=8, check=2, how="fisher")
 
 
+@pytest.mark.parametrize("images", [1, 5])
+def test_without_a_number_few_images_are_checked_on_all_of_them(images: int, home: Path) -> None:
+    net = SingleNet(1, 3, 32, 32)
+    x = net.op("Relu", net.conv("input", 3, 32, 3))
+    x = net.op("Relu", net.conv(x, 32, 64, 3))
+    head = net.op("Gemm", net.op("Flatten", net.op("GlobalAveragePool", x)), net.weight(64, 10))
+    (home / "few.onnx").write_bytes(net.graph(head).to_bytes())
+    found = edgehybrid.sensitivity(model="few.onnx", num_calib=images)
+    assert found.check is not None
+    assert found.check.images == images
+    assert edgehybrid.sensitivity(model="few.onnx", num_calib=images, check=0).check is None
+    with pytest.raises(UsageError, match="--check 16 makes no sense"):
+        edgehybrid.sensitivity(model="few.onnx", num_calib=images, check=16)
+
+
 @pytest.mark.parametrize("how", ["fisher", "designs"])
 def test_scores_are_the_first_output_of_floats(how: str, home: Path) -> None:
     net = SingleNet(1, 3, 32, 32)

@@ -19,6 +19,7 @@ from edgehybrid.records import (
     Comparison,
     Conditions,
     Decision,
+    EngineOptions,
     Measurement,
     Plan,
     Power,
@@ -93,14 +94,32 @@ def forge(bundle: Path, **files: bytes) -> Path:
 
 def test_one_bundle_is_its_report_and_several_are_a_summary(write: Write) -> None:
     first, second = write("first", samples.labelled()), write("second", samples.untrained())
-    assert edgehybrid.report([first]) == replace(samples.labelled(), bundle="first")
+    assert edgehybrid.report([first]) == replace(samples.labelled(), bundle=str(first))
     assert edgehybrid.report(first) == edgehybrid.report([first])  # type: ignore[arg-type]
     found = edgehybrid.report([first, second])
     assert isinstance(found, Summary)
-    assert [report.bundle for report in found.reports] == ["first", "second"]
+    assert [report.bundle for report in found.reports] == [str(first), str(second)]
     document = reporter.document_of(found)
     assert document["schema"] == "edgehybrid.summary/1"
     assert [inner["schema"] for inner in document["reports"]] == ["edgehybrid.report/1"] * 2  # type: ignore[attr-defined]
+
+
+def test_a_report_says_where_its_bundle_lies_now(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = samples.labelled()
+    plan = replace(made.engine, path="old/engine.plan")
+    write("old", replace(made, engine=plan, next_command="edgehybrid build old --host ssh://user@BOARD"))
+    (tmp_path / "old").rename(tmp_path / "new one")
+    found = edgehybrid.report([tmp_path / "new one"], output=tmp_path / "page.html")
+    assert isinstance(found, Report)
+    assert (found.bundle, found.engine.path) == (str(tmp_path / "new one"), str(tmp_path / "new one" / "engine.plan"))
+    assert found.next_command == f"edgehybrid build '{tmp_path / 'new one'}' --host ssh://user@BOARD"
+    assert reporter.document_of(found)["bundle"] == found.bundle
+    reporter.print_result(found)
+    for shown in ("".join(capsys.readouterr().out.split()), "".join((tmp_path / "page.html").read_text().split())):
+        assert "".join(found.bundle.split()) in shown
+        assert "old/" not in shown
 
 
 @pytest.mark.parametrize("name", ["report_json", "answers_json", "engine_json"])
@@ -130,9 +149,10 @@ def test_the_suffix_decides_what_is_written(write: Write, tmp_path: Path) -> Non
 
 
 def test_two_bundles_of_one_model_are_told_apart(
-    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundles = [write("before", samples.labelled()), write("after", samples.labelled())]
+    monkeypatch.chdir(tmp_path)
+    bundles = [Path(write(name, samples.labelled()).name) for name in ("before", "after")]
     reporter.print_result(edgehybrid.report(bundles, output=tmp_path / "two.html"))
     shown, page = capsys.readouterr().out, (tmp_path / "two.html").read_text()
     assert [line for line in shown.splitlines() if line != line.rstrip()] == []
@@ -266,17 +286,40 @@ def test_the_command_line_takes_several_bundles_and_prints_a_comparison(
 # --- next, and the gate ---------------------------------------------------------------------------
 
 
-def test_the_next_command_keeps_what_was_asked_for(tmp_path: Path) -> None:
-    plain = findings.next_command(RECIPE, samples.labelled().target, tmp_path)
-    assert plain == (
+def next_of(recipe: Recipe, target: str, *, built: bool = False, **counts: int) -> str:
+    goal, options = edgehybrid.targets(target).targets[0], EngineOptions(workspace_mib=512, dla_core=0)
+    named = {name.replace("_", "-"): count for name, count in counts.items()}
+    return findings.next_command(recipe, goal, Path("b"), counts=named, options=options, has_engine=built)
+
+
+def test_the_next_command_keeps_what_was_asked_for() -> None:
+    assert next_of(RECIPE, "cpu") == (
         "edgehybrid build --model cmt_ti --weights auto --input-size 64 --crop-pct 1.0 --precision int8 --eval val "
         "--target orin-nano-8gb"
     )
-    asked = replace(RECIPE, model="m.onnx", batch=4, ranges="r.json", equalize="off", max_drop=0.5)
-    told = findings.next_command(asked, samples.labelled().target, tmp_path)
+    asked = replace(
+        RECIPE,
+        model="m.onnx",
+        batch=4,
+        ranges="r.json",
+        equalize="off",
+        max_drop=0.5,
+        method="minmax",
+        profile="p.json",
+    )
+    told = next_of(asked, "cpu", num_classes=10, num_calib=8, num_eval=100)
     assert "--weights" not in told
-    for words in ("--model m.onnx", "--batch 4", "--ranges r.json", "--equalize off", "--max-drop 0.5"):
+    for words in (
+        *("--model m.onnx", "--batch 4", "--ranges r.json", "--equalize off", "--max-drop 0.5", "--method minmax"),
+        *("--profile p.json", "--num-classes 10", "--num-calib 8", "--num-eval 100"),
+    ):
         assert words in told
+
+
+def test_the_next_command_of_a_board_goes_for_its_engine() -> None:
+    told = next_of(RECIPE, "orin-nano-8gb")
+    assert told == "edgehybrid build b --host ssh://user@BOARD --workspace 512 --dla 0"
+    assert next_of(RECIPE, "orin-nano-8gb", built=True) == "edgehybrid bench b"
 
 
 def test_what_tuning_kept_is_said() -> None:

@@ -58,7 +58,8 @@ def test_a_pc_has_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("nano-4gb", "fp16", "newer board"),
         ("xavier-nx@jp4.6", "int8", "--target xavier-nx@jp5.1.6"),
-        ("tx2", "int8", "--precision fp16"),
+        ("tx2", "int8", "choose a newer board: edgehybrid targets"),
+        ("nano-4gb", "int8", "newer board"),
     ],
 )
 def test_a_target_that_could_not_read_the_result_is_refused(spec: str, precision: str, fix: str) -> None:

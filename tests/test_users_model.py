@@ -16,7 +16,7 @@ from PIL import Image
 import edgehybrid
 from edgehybrid import stages
 from edgehybrid.dataset import load
-from edgehybrid.errors import GraphError, ImagesError, InputError, UsageError
+from edgehybrid.errors import ArtifactError, GraphError, ImagesError, InputError, UsageError
 from edgehybrid.graph import load as load_graph
 from edgehybrid.records import ModelSpec, Preprocess, Provenance, Report
 from tests.graph.test_adoption import make
@@ -72,6 +72,7 @@ def test_the_shown_commands_make_the_same_model_again(built: Report) -> None:
         assert words[words.index("--model") + 1] == "open.onnx"
         assert words[words.index("--input-size") + 1] == "16"
         assert words[words.index("--preprocess") + 1] == "mine.toml"
+        assert words[words.index("--num-calib") + 1] == "8"
 
 
 def test_options_say_the_same_as_the_file(built: Report, home: Path) -> None:
@@ -115,6 +116,16 @@ def test_a_file_is_evaluated_as_it_is_and_as_its_bundle_was(built: Report, name:
     assert found.path == name
 
 
+def test_images_without_labels_give_no_accuracy_and_the_reason(built: Report) -> None:
+    np.savez("plain.npz", x=np.zeros((3, 16, 16, 3), np.uint8))
+    bundle, alone = (edgehybrid.evaluate(Path(what), eval="plain.npz") for what in (built.bundle, "fixed.onnx"))
+    for found, rest in ((bundle, "only agreement with fp32 is shown"), (alone, "nothing was measured")):
+        assert all(row.accuracy is None for row in found.rows)
+        (said,) = (note for note in found.notes if "plain.npz has no labels" in note)
+        assert said.endswith(rest)
+    assert not any("labels" in note for note in edgehybrid.evaluate(Path(built.bundle), eval="eval.npz").notes)
+
+
 def test_a_file_with_open_shapes_is_timed_at_those_asked_for() -> None:
     quick = {"warmup": 0, "duration": 0, "iterations": 2}
     timed = edgehybrid.bench(Path("open.onnx"), input_size=16, batch=2, **quick)
@@ -153,6 +164,19 @@ def test_a_model_by_name_takes_squares() -> None:
     assert caught.value.fix.startswith("--input-size 96, or export it")
 
 
+@pytest.mark.parametrize("weights", ["random", "fashion-mnist", "imagenet", "no.pth", "names.txt"])
+def test_weights_are_not_for_a_file_that_holds_them(home: Path, weights: str) -> None:
+    for verb in (
+        edgehybrid.build,
+        edgehybrid.export,
+        edgehybrid.calibrate,
+        edgehybrid.quantize,
+        edgehybrid.sensitivity,
+    ):
+        with pytest.raises(UsageError, match=f"--weights {weights} has no meaning with fixed.onnx"):
+            verb(model="fixed.onnx", weights=weights)
+
+
 def test_shapes_are_not_for_a_bundle(built: Report) -> None:
     with pytest.raises(UsageError, match="do not fit"):
         edgehybrid.bench(Path(built.bundle), batch=2)
@@ -166,6 +190,23 @@ def test_names_that_are_not_the_models_are_refused(home: Path) -> None:
         edgehybrid.export(model="fixed.onnx", labels=home / "four.txt", output=home / "x.onnx")
     with pytest.raises(InputError, match="does not fit fixed"):
         edgehybrid.evaluate(Path("fixed.onnx"), labels=home / "four.txt", eval="eval.npz")
+
+
+def test_another_network_of_the_same_name_does_not_replace_a_bundle(home: Path) -> None:
+    options = {"num_calib": 2, "target": "cpu", "precision": "fp16"}
+    for folder in ("one", "two"):
+        Path(folder).mkdir()
+        Path(folder, "net.onnx").write_bytes(make((1, 3, 16, 16)).SerializeToString())
+    first = edgehybrid.build(model="one/net.onnx", **options)  # type: ignore[arg-type]
+    again = edgehybrid.build(model="two/net.onnx", seed=1, **options)  # type: ignore[arg-type]
+    assert first.bundle == again.bundle  # the same network, wherever it lies and however it is calibrated
+    other = make((1, 3, 16, 16))
+    other.graph.initializer[0].raw_data = bytes(len(other.graph.initializer[0].raw_data))
+    Path("two/net.onnx").write_bytes(other.SerializeToString())
+    before = Path(first.bundle, "manifest.json").read_bytes()
+    with pytest.raises(ArtifactError, match="is a bundle of other weights"):
+        edgehybrid.build(model="two/net.onnx", **options)  # type: ignore[arg-type]
+    assert Path(first.bundle, "manifest.json").read_bytes() == before
 
 
 def test_a_backbone_is_exported_and_quantized_but_not_scored(home: Path) -> None:

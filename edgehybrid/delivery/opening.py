@@ -1,8 +1,9 @@
 """Open a bundle again: its graphs, its report, its answers, or what was measured elsewhere."""
 
 import json
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgehybrid import reporter, store
@@ -144,6 +145,22 @@ def read_report(folder: Path) -> Report:
     return _report(store.open_bundle(folder))
 
 
+def moved(report: Report, folder: Path) -> Report:
+    """The report with the place where its bundle lies now: it may have been copied or renamed."""
+    path = report.engine.path
+    try:
+        words = shlex.split(report.next_command)
+    except ValueError:  # nobody's command
+        words = []
+    here = shlex.join(str(folder) if word == report.bundle else word for word in words)
+    return replace(
+        report,
+        bundle=str(folder),
+        engine=replace(report.engine, path=None if path is None else str(folder / Path(path).name)),
+        next_command=here if report.bundle in words else report.next_command,
+    )
+
+
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a bundle, the manifest itself last."""
     bundle = store.open_bundle(folder)
@@ -200,7 +217,7 @@ def unreadable(bundle: store.Bundle, name: str, error: Exception) -> ArtifactErr
 
 
 def _report(bundle: store.Bundle) -> Report:
-    return reporter.from_json(json_of(bundle, "report.json"))
+    return moved(reporter.from_json(json_of(bundle, "report.json")), bundle.path)
 
 
 def _answers(bundle: store.Bundle) -> Answers | None:

@@ -20,7 +20,7 @@ from edgehybrid.delivery.names import (
     TORCH_PLAN,
     plan_name,
 )
-from edgehybrid.delivery.opening import listed, names_in, recipe_of
+from edgehybrid.delivery.opening import listed, moved, names_in, recipe_of
 from edgehybrid.records import Answers, Preprocess, Product, Ranges, Recipe, Report, Target
 
 
@@ -121,10 +121,8 @@ def adopt(folder: Path, fetched: Path, manifest: bytes) -> Report:
         name: fetched / name if (fetched / name).is_file() else folder / name for name in listed(said)
     }
     report = reporter.from_json(json.loads(Path(str(files["report.json"])).read_bytes()))
-    path = report.engine.path
-    made = replace(report.engine, path=None if path is None else str(folder / Path(path).name))
     again = shlex.join(["edgehybrid", "bench", str(folder)])
-    report = replace(report, bundle=str(folder), engine=made, next_command=again)
+    report = replace(moved(report, folder), next_command=again)
     files |= _report_files(report)
     store.write_bundle(folder, files, {k: v for k, v in said.items() if k not in ("schema", "edgehybrid", "files")})
     return report

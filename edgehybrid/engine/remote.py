@@ -169,16 +169,7 @@ def build_there(connection: Connection, board: Board, command: str) -> tuple[int
 
 def command_of(board: Board, options: EngineOptions) -> str:
     """What the remote `edgehybrid` is told."""
-    words = [str(board.edgehybrid), "build", board.folder]
-    for flag, value in (
-        ("--workspace", options.workspace_mib),
-        ("--opt-level", options.optimization_level),
-        ("--dla", options.dla_core),
-    ):
-        words += [] if value is None else [flag, str(value)]
-    words += ["--hardware-compatible"] if options.hardware_compatible else []
-    words += ["--version-compatible"] if options.version_compatible else []
-    return shlex.join(words)
+    return shlex.join([str(board.edgehybrid), "build", board.folder, *options.words])
 
 
 def explain(connection: Connection, code: int, log: list[str]) -> EdgeHybridError:

@@ -1,9 +1,10 @@
 """What to run next, and what to run to get the same again."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
-from edgehybrid.records import Recipe, Target
+from edgehybrid.records import EngineOptions, Recipe, Target
 from edgehybrid.sizes import spelled
 
 DEFAULTS = {
@@ -14,13 +15,17 @@ DEFAULTS = {
     "preprocess": None,
     "labels": None,
     "calib": "photos",
+    "method": "mse",
     "ranges": None,
     "equalize": "all",
     "refine": "biases",
     "rounding": "nearest",
+    "profile": None,
     "seed": 0,
 }
 """What a command says only where it was asked for."""
+COUNTS = ("num-classes", "num-calib", "num-eval")
+"""Likewise, where none said is as many as there are."""
 
 
 def command(recipe: Recipe) -> str:
@@ -62,17 +67,38 @@ def bench_command(folder: Path) -> str:
     return shlex.join(["edgehybrid", "bench", str(folder)])
 
 
-def next_command(recipe: Recipe, target: Target, folder: Path) -> str:
-    """What to run next to get closer to a number on the board."""
+def next_command(
+    recipe: Recipe,
+    target: Target,
+    folder: Path,
+    *,
+    counts: Mapping[str, int | None],
+    options: EngineOptions,
+    has_engine: bool,
+) -> str:
+    """What to run next to get closer to a number on the board.
+
+    Args:
+        recipe: Of the bundle.
+        target: It was built for.
+        folder: Of the bundle.
+        counts: What was said of the numbers in `COUNTS`, which a recipe holds as they came out.
+        options: Of the engine's builder.
+        has_engine: An engine was built, so this is the device that runs it.
+    """
+    if target.backend == "tensorrt" and has_engine:
+        return bench_command(folder)
     if target.backend == "tensorrt":
-        return shlex.join(["edgehybrid", "verify", str(folder)])
-    options = ["--model", recipe.model]
-    options += [] if recipe.model.endswith(".onnx") else ["--weights", recipe.weights]
-    options += ["--input-size", spelled(recipe.input_size), "--crop-pct", str(recipe.crop_pct)]
-    options += ["--precision", recipe.precision]
+        return shlex.join(["edgehybrid", "build", str(folder), "--host", "ssh://user@BOARD", *options.words])
+    words = ["--model", recipe.model]
+    words += [] if recipe.model.endswith(".onnx") else ["--weights", recipe.weights]
+    words += ["--input-size", spelled(recipe.input_size), "--crop-pct", str(recipe.crop_pct)]
+    words += ["--precision", recipe.precision]
     for name, default in DEFAULTS.items():
         value = getattr(recipe, name)
-        options += [] if value == default else [f"--{name}", str(value)]
-    options += ["--eval", recipe.eval] if recipe.eval else []
-    options += [] if recipe.max_drop is None else ["--max-drop", f"{recipe.max_drop:g}"]
-    return shlex.join(["edgehybrid", "build", *options, "--target", "orin-nano-8gb"])
+        words += [] if value == default else [f"--{name}", str(value)]
+    words += ["--eval", recipe.eval] if recipe.eval else []
+    words += [] if recipe.max_drop is None else ["--max-drop", f"{recipe.max_drop:g}"]
+    for name in COUNTS:
+        words += [] if counts.get(name) is None else [f"--{name}", str(counts[name])]
+    return shlex.join(["edgehybrid", "build", *words, "--target", "orin-nano-8gb"])

@@ -162,6 +162,15 @@ def sample_notes(rows: tuple[Row, ...]) -> tuple[str, ...]:
     return tuple(note for note in notes if note is not None)
 
 
+def label_notes(evaluation: ImageSet, rows: tuple[Row, ...]) -> tuple[str, ...]:
+    """Why images without labels gave no accuracy, and what they gave instead."""
+    if evaluation.labelled:
+        return ()
+    needed = "it needs one folder per class, or an array y in the .npz file"
+    rest = "only agreement with fp32 is shown" if any(row.fidelity for row in rows) else "nothing was measured"
+    return (f"{evaluation.name} has no labels, so there is no accuracy: {needed}; {rest}",)
+
+
 def search_notes(search: Search | None, evaluation: ImageSet | None) -> tuple[str, ...]:
     """What mixed precision left in float, how that was chosen, and what the choice does to the drop it shows."""
     if search is None:

@@ -113,7 +113,7 @@ def build(
         EdgeHybridError: See errors.py; the exit code tells the kind.
     """
     given = locals()
-    from edgehybrid import dataset, delivery, device, findings, stages, store
+    from edgehybrid import dataset, delivery, device, engine, findings, stages, store
 
     options = engine_options(workspace, opt_level, hardware_compatible, version_compatible, dla)
     check_roles(bundle, model)
@@ -131,8 +131,9 @@ def build(
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
     if flavor == "torch-tensorrt":
         stages.check_torch_flavor(source, precision, goal, options)
+    engine.check_dla(goal, options)
     if output is not None:
-        store.check_output(output, source.name)
+        store.check_output(output, source.name, precision=precision, target=goal.name)
     images = calibration_images(calib, num_calib, seed)
     scored = images if eval is None else dataset.load(eval, limit=num_eval, seed=seed, split="eval")
     if max_drop is not None and (early := findings.too_few(len(scored), max_drop)) is not None:
@@ -172,7 +173,9 @@ def build(
         rounding=rounding,
     )
     folder = output or _bundle_folder(recipe)
-    store.check_output(folder, spec.name)
+    store.check_output(
+        folder, spec.name, weights=spec.weights, classes=spec.classes, precision=precision, target=goal.name
+    )
     truth = None if eval is None else stages.labels_for(scored, spec)
     baseline = stages.rewrite(run, made.path)
     stages.check_parser(baseline, goal)
@@ -238,7 +241,14 @@ def build(
             *findings.search_notes(lowered.search, evaluation),
         ),
         command=findings.command(again),
-        next_command=findings.next_command(again, goal, folder),
+        next_command=findings.next_command(
+            again,
+            goal,
+            folder,
+            counts={"num-classes": num_classes, "num-calib": num_calib, "num-eval": num_eval},
+            options=options,
+            has_engine=product.engine.status == "built",
+        ),
         search=lowered.search,
     )
     delivery.write(

@@ -123,7 +123,7 @@ def build_engines(folder: Path, options: EngineOptions, host: str | None = None,
         UsageError: The bundle's target has no engine, or `eval` names other images.
         NotReadyError: This machine cannot build for the bundle's target.
     """
-    from edgehybrid import dataset, delivery, stages
+    from edgehybrid import dataset, delivery, engine, stages
 
     opened = delivery.open_graphs(folder)
     target = opened.report.target
@@ -133,6 +133,7 @@ def build_engines(folder: Path, options: EngineOptions, host: str | None = None,
             why="there is no engine to build",
             fix="build a bundle with --target and a name from `edgehybrid targets`",
         )
+    engine.check_dla(target, options)
     if host is not None and eval is not None:
         raise UsageError(
             f"--eval {eval} does not reach {host}",

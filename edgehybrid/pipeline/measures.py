@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from edgehybrid.pipeline.options import bench_options
+from edgehybrid.pipeline.outputs import check_file
 from edgehybrid.records import DeviceState, Interpolation, Measurement, Precision, Runnable
 
 
@@ -45,6 +46,7 @@ def bench(
     """
     from edgehybrid import dataset, delivery, device, findings, stages
 
+    check_file(samples, [model], option="samples")
     size = dataset.read_size(input_size)
     options = bench_options(warmup, duration, iterations, percentile, streams, cuda_graph, transfers, layers)
     state = device.state(threads=0)
@@ -85,7 +87,7 @@ def evaluate(
 
     Args:
         model: A bundle folder, one of its engines (engine.plan), or an ONNX file.
-        eval: Labelled images: a named set, a folder of classes, or an .npz file.
+        eval: Labelled images: a named set, a folder of classes, or an .npz file. Without labels there is no accuracy.
         num_eval: How many of them; all by default.
         input_size: Side of the input in px, or HEIGHTxWIDTH, where an ONNX file leaves it open.
         crop_pct: Fraction of the resized image that the crop keeps; the bundle's own by default.
@@ -131,7 +133,7 @@ def evaluate(
         backend = next(iter(engines.values())).backend
         given = findings.answers(answered, truth, images.order, trained, backend=backend)
         answers = findings.merge_answers(answers, given)
-    notes = (*said, *spec.notes, *findings.sample_notes(rows))
+    notes = (*said, *spec.notes, *findings.label_notes(images.spec, rows), *findings.sample_notes(rows))
     subject = findings.subject_of(spec, scored)
     return Measurement(str(model), state, rows, images.spec, notes, subject=subject, answers=answers)
 

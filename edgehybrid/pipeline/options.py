@@ -5,12 +5,11 @@ import math
 import shlex
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from edgehybrid.errors import NotFoundError, UsageError
 from edgehybrid.progress import listener
 from edgehybrid.records import (
-    Artifact,
     BenchOptions,
     Dialect,
     EngineOptions,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from edgehybrid.dataset import Images
 
 DEFAULT_CALIB_IMAGES = 128
+DEFAULT_CHECK_IMAGES = 16
 OF_A_BUNDLE = {
     "bundle",
     "eval",
@@ -108,13 +108,20 @@ def engine_options(
     return EngineOptions(workspace, opt_level, hardware_compatible, version_compatible, dla)
 
 
-def check_ranking_options(check: int, images: int, output: Path | None) -> None:
-    """Refuse a check on images that are not there, and a file whose format nobody could guess."""
-    from edgehybrid.reporter import RANKING_FORMATS
-
+def images_to_check(check: int | None, images: int) -> int:
+    """On how many images a ranking is checked, or an error about images that are not there."""
+    if check is None:
+        return min(DEFAULT_CHECK_IMAGES, images)
     if not 0 <= check <= images:
         fix = f"--check 0 to {images}"
         raise UsageError(f"--check {check} makes no sense", why=f"there are {images} images", fix=fix)
+    return check
+
+
+def check_ranking_format(output: Path | None) -> None:
+    """Refuse a file whose format nobody could guess."""
+    from edgehybrid.reporter import RANKING_FORMATS
+
     if output is not None and output.suffix not in RANKING_FORMATS:
         raise UsageError(
             f"--output {output} is of no known format",
@@ -164,12 +171,6 @@ def load_target(name: str, precision: Precision) -> Target:
     from edgehybrid import resources, stages
 
     goal = here() if name == "auto" else resources.load_target(name)
-    if precision not in goal.precisions:
-        raise UsageError(
-            f"{goal.name} does not run {precision}",
-            why=f"it runs {', '.join(goal.precisions)}",
-            fix=f"--precision {goal.precisions[-1]}",
-        )
     newest, needed = goal.figures.get("onnx_opset_max"), OPSETS[goal.dialect]
     if newest is not None and isinstance(newest.value, int) and newest.value < needed:
         others = [stack for stack in goal.stacks if stack.opset_max >= OPSETS[stack.dialect]]
@@ -179,6 +180,12 @@ def load_target(name: str, precision: Precision) -> Target:
             fix=f"--target {goal.name.split('@')[0]}@jp{others[-1].jetpack.split(' to ')[-1]}"
             if others
             else "choose a newer board: edgehybrid targets",
+        )
+    if precision not in goal.precisions:
+        raise UsageError(
+            f"{goal.name} does not run {precision}",
+            why=f"it runs {', '.join(goal.precisions)}",
+            fix=f"--precision {goal.precisions[-1]}",
         )
     return stages.suit_builder(goal)
 
@@ -231,19 +238,3 @@ def check_tuning(ranges: Path | None, precision: Precision, refine: Refine, roun
         from edgehybrid import calibrator
 
         calibrator.read_document(ranges)
-
-
-def deliver(
-    path: Path, content: bytes | Path, kind: Literal["onnx", "calibration"], notes: tuple[str, ...]
-) -> Artifact:
-    """Write the one file that a single-stage verb is asked for."""
-    from edgehybrid import store
-
-    store.write_atomic(path, content)
-    return Artifact(str(path), kind, path.stat().st_size, store.sha256_of(path), notes)
-
-
-def check_file(path: Path | None) -> None:
-    """Refuse a folder where one file is to be written."""
-    if path is not None and path.is_dir():
-        raise UsageError(f"--output {path} is a folder", why="this command writes one file", fix="name a file")

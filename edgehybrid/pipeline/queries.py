@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgehybrid.errors import GateError, UsageError
+from edgehybrid.pipeline.outputs import check_file
 from edgehybrid.records import Comparison, Diagnosis, Lint, Models, Report, Summary, Targets, Verification
 
 
@@ -61,6 +62,9 @@ def report(bundles: list[Path], *, output: Path | None = None) -> Report | Summa
     from edgehybrid import delivery, reporter, store
 
     paths = [bundles] if isinstance(bundles, Path) else bundles  # from Python a single one may stand alone
+    if not paths:
+        raise UsageError("no bundle was given", why="there is nothing to report", fix="edgehybrid report BUNDLE")
+    check_file(output, paths)
     found = tuple(delivery.read_report(bundle) for bundle in paths)
     result = found[0] if len(found) == 1 else Summary(found)
     if output is not None:
@@ -96,6 +100,7 @@ def compare(a: Path, b: Path, *, output: Path | None = None, strict: bool = Fals
     """
     from edgehybrid import comparison, delivery, reporter, store
 
+    check_file(output, (a, b))
     sides = [comparison.side_of(str(path), *delivery.read_measured(path)) for path in (a, b)]
     found = comparison.compare(sides[0], sides[1])
     if output is not None:

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from edgehybrid.errors import GraphError
-from edgehybrid.pipeline.options import calibration_images, check_ranking_options
+from edgehybrid.pipeline.options import calibration_images, check_ranking_format, images_to_check
+from edgehybrid.pipeline.outputs import check_file
 from edgehybrid.records import Interpolation, Method, Sensitivity
 
 
@@ -24,7 +25,7 @@ def sensitivity(
     method: Method = "mse",
     how: Literal["auto", "fisher", "designs"] = "auto",
     unit: Literal["group", "layer"] = "group",
-    check: int = 16,
+    check: int | None = None,
     output: Path | None = None,
     seed: int = 0,
 ) -> Sensitivity:
@@ -49,7 +50,8 @@ def sensitivity(
         method: How ranges are chosen: mse, minmax, percentile or entropy.
         how: fisher (gradients, needs torch), designs (runs with one group in int8), or auto.
         unit: group (layers that TensorRT fuses) or layer (every one for itself).
-        check: Images for the check, which runs each group alone on each; 0 leaves it out.
+        check: Images for the check, which runs each group alone on each; 16 or all there are by default, 0 leaves it
+            out.
         output: Also write the ranking to this file, .csv or .json.
         seed: Of image sampling, of the runs drawn, and of untrained weights.
 
@@ -58,13 +60,15 @@ def sensitivity(
     """
     from edgehybrid import dataset, findings, reporter, stages, store
 
+    check_file(output, (model, weights, preprocess), [calib])
+    check_ranking_format(output)
     run = stages.Run()
-    images = calibration_images(calib, num_calib, seed)
-    check_ranking_options(check, len(images), output)
     stated = dataset.read_stated(
         preprocess=preprocess, size=input_size, crop_pct=crop_pct, mean=mean, std=std, interpolation=interpolation
     )
     source = stages.Source(model, weights, num_classes, stated, 1, seed)
+    images = calibration_images(calib, num_calib, seed)
+    count = images_to_check(check, len(images))
     made = stages.export(run, source, images)
     if not made.spec.classes:
         raise GraphError(
@@ -76,14 +80,14 @@ def sensitivity(
     ready = stages.prepare(run, stages.rewrite(run, made.path), images, scaled, method)
     level = ready.path
     int8 = stages.quantize(run, level, "int8", ready.ranges, None, tuning=ready.tuning)  # only its float32 form is run
-    disjoint = 0 < check <= len(images) // 2
+    disjoint = 0 < count <= len(images) // 2
     ranking = stages.rank_groups(
-        run, level, int8, images, scaled, how=how, unit=unit, seed=seed, skip=check if disjoint else 0
+        run, level, int8, images, scaled, how=how, unit=unit, seed=seed, skip=count if disjoint else 0
     )
     checked, groups = None, ranking.groups
-    if check:
+    if count:
         checked, groups = stages.check_ranking(
-            run, level, int8, images, scaled, ranking, unit=unit, count=check, disjoint=disjoint
+            run, level, int8, images, scaled, ranking, unit=unit, count=count, disjoint=disjoint
         )
     found = Sensitivity(
         model=made.spec.name,

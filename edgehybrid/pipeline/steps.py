@@ -4,14 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from edgehybrid.pipeline.lowering import prepare
-from edgehybrid.pipeline.options import (
-    calibration_images,
-    check_file,
-    check_tuning,
-    deliver,
-    load_target,
-    refuse_beside,
-)
+from edgehybrid.pipeline.options import calibration_images, check_tuning, load_target, refuse_beside
+from edgehybrid.pipeline.outputs import check_file, deliver
 from edgehybrid.records import Artifact, Equalize, Interpolation, Method, Refine, Rounding
 from edgehybrid.sizes import spelled
 
@@ -58,7 +52,7 @@ def export(
     """
     from edgehybrid import dataset, findings, stages
 
-    check_file(output)
+    check_file(output, (model, weights, preprocess, labels))
     run = stages.Run()
     stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
@@ -118,18 +112,20 @@ def calibrate(
     given = locals()
     from edgehybrid import dataset, findings, stages
 
-    check_file(output)
     if merge:
         allowed = {"merge", "method", "output"}
         refuse_beside("--merge", calibrate, given, allowed, "merging adds up what the files hold; no model is run")
+        merged = output or Path("calibration.json")
+        check_file(merged, merge)
         content, count = stages.merge_calibrations(merge, method)
         notes = (f"{len(merge)} files merged, {count} images in all",)
-        return deliver(output or Path("calibration.json"), content, "calibration", notes)
+        return deliver(merged, content, "calibration", notes)
+    check_file(output, (model, weights, preprocess, labels), [calib])
     run = stages.Run()
-    chosen = calibration_images(calib, num_calib, seed)
-    images = stages.take_shard(chosen, shard)
     stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     source = stages.Source(model, weights, num_classes, stated, 1, seed)
+    chosen = calibration_images(calib, num_calib, seed)
+    images = stages.take_shard(chosen, shard)
     made = stages.export(run, source, chosen)
     baseline, prepared = stages.rewrite(run, made.path), made.spec.preprocess
     content = stages.write_calibration(run, baseline, images, prepared, method or "mse")
@@ -197,13 +193,13 @@ def quantize(
     """
     from edgehybrid import dataset, findings, stages
 
-    check_file(output)
+    check_file(output, (model, weights, preprocess, labels, ranges), [calib])
     check_tuning(ranges, precision, refine, rounding)
     goal = load_target(target, precision)
     run = stages.Run()
-    images = calibration_images(calib, num_calib, seed)
     stated = dataset.read_stated(preprocess, labels, input_size, crop_pct, mean, std, interpolation)
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
+    images = calibration_images(calib, num_calib, seed)
     made = stages.export(run, source, images)
     baseline, ready = stages.rewrite(run, made.path), made.spec.preprocess
     stages.check_parser(baseline, goal)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgehybrid.errors import NotFoundError, UsageError
+from edgehybrid.pipeline.outputs import check_file
 from edgehybrid.records import Precision, Report, Runnable, Stream
 
 if TYPE_CHECKING:
@@ -62,11 +63,14 @@ def stream(
         stages.require(module, "stream", "run a stream")
     from edgehybrid import streamer
 
+    camera = streamer.parse(source)
+    played = [camera.target] if camera.kind in ("clip", "pictures") else []
+    check_file(json_lines, [engine], played, option="json-lines", appends=True)
     subject = subject_of(engine, variant)
     wish = streamer.Play(
         duration, max_fps, max_age, realtime, loop, still, web, address, port, record=record, json_lines=json_lines
     )
-    return streamer.play(streamer.parse(source), subject, wish)
+    return streamer.play(camera, subject, wish)
 
 
 def subject_of(path: Path, first: str | None = None) -> "Subject":

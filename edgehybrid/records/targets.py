@@ -110,6 +110,14 @@ class EngineOptions:
     version_compatible: bool = False  # loads in the lean runtime of later releases; holds no code of its own
     dla_core: int | None = None  # NVDLA core that gets what it can take; the GPU does the rest
 
+    @property
+    def words(self) -> list[str]:
+        """What `edgehybrid build` is told to get them."""
+        said = (("workspace", self.workspace_mib), ("opt-level", self.optimization_level), ("dla", self.dla_core))
+        words = [word for name, value in said if value is not None for word in (f"--{name}", str(value))]
+        words += ["--hardware-compatible"] if self.hardware_compatible else []
+        return words + (["--version-compatible"] if self.version_compatible else [])
+
 
 @dataclass(frozen=True)
 class Engine:

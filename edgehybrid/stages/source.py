@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Which model is asked for."""
+    """Which model is asked for.
+
+    Raises:
+        UsageError: Weights for an ONNX file, which has its own.
+    """
 
     model: str  # a zoo name, timm/NAME, or an ONNX file
     weights: str
@@ -33,6 +37,14 @@ class Source:
     stated: Stated  # what the user says of its input and classes
     batch: int
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.is_file and self.weights != "auto":
+            raise UsageError(
+                f"--weights {self.weights} has no meaning with {self.model}",
+                why="an ONNX file holds its weights",
+                fix="leave --weights out, or give the name of a model",
+            )
 
     @property
     def is_file(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgehybrid.errors import ArtifactError, NotFoundError, ResourceError, UsageError
+from edgehybrid.records import Provenance
 from edgehybrid.store.documents import to_json
 from edgehybrid.store.files import Content, guarding, locked, sha256_of, sync_folder, write_beside
 from edgehybrid.version import __version__
@@ -40,12 +41,28 @@ class Bundle:
         return self.path / name
 
 
-def check_output(folder: Path, model: str) -> None:
-    """Make sure that writing a bundle of `model` into `folder` destroys nothing.
+def check_output(
+    folder: Path,
+    model: str,
+    *,
+    weights: Provenance | None = None,
+    classes: int | None = None,
+    precision: str | None = None,
+    target: str | None = None,
+) -> None:
+    """Make sure that writing a bundle into `folder` destroys nothing that its own command would not make again.
+
+    Args:
+        folder: Where.
+        model: Of the bundle to be written.
+        weights: Likewise, as the next three; None: not known yet. Untrained ones may be replaced by any.
+        classes: How many.
+        precision: It is built for.
+        target: It is built for.
 
     Raises:
         UsageError: It is a file, or holds something that is not a bundle.
-        ArtifactError: It is a bundle of another model.
+        ArtifactError: It is a bundle of another model, or of other weights, or for something else.
         ResourceError: It cannot be written.
     """
     if folder.exists() and not folder.is_dir():
@@ -68,23 +85,48 @@ def check_output(folder: Path, model: str) -> None:
     leftovers = [n for n in existing if not (n.startswith(".") and n.endswith(".tmp"))]
     if not leftovers:
         return
-    try:
-        found = json.loads((folder / MANIFEST).read_bytes())
-        owner = found["recipe"]["model"] if found["schema"] == BUNDLE_SCHEMA else None
-    except (OSError, ValueError, KeyError, TypeError):
-        owner = None
-    if owner is None:
+    found = _manifest_in(folder)
+    recipe = found.get("recipe") if found.get("schema") == BUNDLE_SCHEMA else None
+    if not isinstance(recipe, dict) or "model" not in recipe:
         raise UsageError(
             f"--output {folder} is not empty and not a bundle",
             why=f"found {', '.join(leftovers[:3])}{' ...' if len(leftovers) > 3 else ''}",
             fix="give the name of a new or empty folder",
         )
-    if owner != model:
-        raise ArtifactError(
-            f"--output {folder} is a bundle of another model",
-            why=f"found {owner}, about to write {model}",
-            fix="give another folder; nothing was changed",
-        )
+    for what, key, wanted in (
+        ("of another model", "model", model),
+        ("of another number of classes", "num_classes", classes),
+        ("of another precision", "precision", precision),
+        ("for another target", "target", target),
+    ):
+        if wanted is not None and recipe.get(key, wanted) != wanted:
+            raise _another(folder, what, recipe[key], wanted)
+    known = found.get("weights")
+    if weights is None or not isinstance(known, dict) or not known.get("trained"):
+        return
+    if (digest := known.get("sha256", weights.sha256)) != weights.sha256:
+        made, new = f"{str(digest)[:12]} of {known.get('source')}", f"{weights.sha256[:12]} of {weights.source}"
+        raise _another(folder, "of other weights", made, new)
+
+
+def _another(folder: Path, what: str, found: object, wanted: object) -> ArtifactError:
+    """The error for a bundle that is not the one to be written."""
+    return ArtifactError(
+        f"--output {folder} is a bundle {what}",
+        why=f"found {found}, about to write {wanted}",
+        fix="give another folder with --output, or remove this one; nothing was changed",
+    )
+
+
+def may_be_bundle(folder: Path) -> bool:
+    """Whether a manifest lies in a folder that is a bundle's, of any version, or that cannot be read."""
+    try:
+        schema = json.loads((folder / MANIFEST).read_bytes())["schema"]
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError):
+        return False  # none, or that of a page or a program
+    except (OSError, ValueError, RecursionError):
+        return True
+    return isinstance(schema, str) and schema.startswith(BUNDLE_SCHEMA.partition("/")[0])
 
 
 def write_bundle(folder: Path, files: Mapping[str, Content], facts: Mapping[str, object]) -> Bundle:
@@ -128,11 +170,17 @@ def write_bundle(folder: Path, files: Mapping[str, Content], facts: Mapping[str,
 
 def _listed(folder: Path) -> set[str]:
     """File names of an older manifest in `folder`, plain names only."""
+    names = _manifest_in(folder).get("files")
+    return {n for n in names if Path(n).name == n and n not in (".", "..")} if isinstance(names, dict) else set()
+
+
+def _manifest_in(folder: Path) -> dict[str, object]:
+    """What an older manifest says; nothing where it is none."""
     try:
-        names = json.loads((folder / MANIFEST).read_bytes())["files"].keys()
-        return {n for n in names if Path(n).name == n and n not in (".", "..")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return set()
+        found = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def open_bundle(folder: Path) -> Bundle:

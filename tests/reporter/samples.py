@@ -175,8 +175,7 @@ def deferred() -> Report:
         rows=(*rows, Row("int8", "tensorrt", "deferred", reason)),
         engine=Engine("tensorrt", "deferred", "needs TensorRT 10.3 on the Jetson; TensorRT-RTX accepted the graph"),
         bundle="builds/cmt_ti-64-b1-int8-orin-nano-8gb",
-        next_command="scp -r builds/cmt_ti-64-b1-int8-orin-nano-8gb jetson: && ssh jetson edgehybrid verify "
-        "cmt_ti-64-b1-int8-orin-nano-8gb",
+        next_command="edgehybrid build builds/cmt_ti-64-b1-int8-orin-nano-8gb --host ssh://user@BOARD",
     )
 
 

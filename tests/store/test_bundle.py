@@ -1,6 +1,7 @@
 """A bundle is whole or refused, and writing one harms nothing else."""
 
 import errno
+import functools
 import json
 import random
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from edgehybrid import store
 from edgehybrid.errors import ArtifactError, ResourceError, UsageError
+from edgehybrid.records import Provenance
 
 FACTS = {"recipe": {"model": "cmt_ti"}}
 
@@ -87,6 +89,35 @@ def test_what_exists_is_protected(tmp_path: Path, folder: Path) -> None:
         store.check_output(tmp_path / "file" / "below", "cmt_ti")
     store.check_output(folder, "cmt_ti")
     store.check_output(tmp_path / "new" / "deep", "cmt_ti")
+
+
+def of(sha256: str, *, trained: bool = True) -> Provenance:
+    return Provenance("mine.onnx", sha256, trained)
+
+
+def test_a_bundle_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    recipe = {"model": "mine", "num_classes": 5, "precision": "int8", "target": "cpu", "calib": "photos"}
+    store.write_bundle(tmp_path / "b", {"model.onnx": b"x"}, {"recipe": recipe, "weights": of("a" * 64)})
+    check = functools.partial(store.check_output, tmp_path / "b", "mine")
+    check()
+    check(weights=of("a" * 64), classes=5, precision="int8", target="cpu")
+    other: list[tuple[str, dict[str, object]]] = [
+        ("of other weights", {"weights": of("b" * 64)}),
+        ("of other weights", {"weights": of("b" * 64, trained=False)}),
+        ("of another number of classes", {"classes": 7}),
+        ("of another precision", {"precision": "fp16"}),
+        ("for another target", {"target": "orin-nano-8gb"}),
+    ]
+    for said, told in other:
+        with pytest.raises(ArtifactError, match=said) as caught:
+            check(**told)  # type: ignore[arg-type]
+        assert "--output" in caught.value.fix
+
+
+def test_untrained_weights_may_be_replaced_as_their_seed_makes_them_again(tmp_path: Path) -> None:
+    facts = {"recipe": {"model": "mine"}, "weights": of("a" * 64, trained=False)}
+    store.write_bundle(tmp_path / "b", {"model.onnx": b"x"}, facts)
+    store.check_output(tmp_path / "b", "mine", weights=of("b" * 64), classes=5, precision="int8", target="cpu")
 
 
 def test_the_manifest_names_every_file_with_its_hash(folder: Path) -> None:
