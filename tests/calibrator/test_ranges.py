@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from edgehybrid.calibrator import choose, expected_error
+from edgehybrid.calibrator import choose, expected_error, range_of
 from edgehybrid.calibrator.histogram import EDGES, Histogram, Tally
 from edgehybrid.calibrator.observations import Observations
-from edgehybrid.calibrator.ranges import DEAD_AMAX, ENTROPY_FLOOR
+from edgehybrid.calibrator.ranges import DEAD_AMAX, ENTROPY_FLOOR, SLACK
 from edgehybrid.records import Method
 
 LAW = settings(deadline=None)
@@ -91,10 +91,11 @@ def test_no_range_exceeds_the_observed_maximum_and_all_are_positive(array: NDArr
 
 @settings(LAW)
 @given(FLOATS)
-def test_the_error_of_mse_is_never_above_that_of_minmax(array: NDArray[np.float32]) -> None:
+def test_the_least_error_is_never_above_that_of_minmax(array: NDArray[np.float32]) -> None:
     histogram = tally(array)
-    least = expected_error(histogram, pick(histogram, "mse"))
-    assert least <= expected_error(histogram, pick(histogram, "minmax"))
+    least, most = (expected_error(histogram, amax) for amax in (range_of(array), pick(histogram, "minmax")))
+    assert least <= most
+    assert expected_error(histogram, pick(histogram, "mse")) <= most
 
 
 @settings(LAW)
@@ -127,7 +128,7 @@ def test_expected_error_is_the_error_of_the_data(name: str, exponent: int) -> No
 
 @pytest.mark.parametrize("exponent", [2, 3])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_mse_is_within_a_percent_of_the_best_range_for_the_data(name: str, exponent: int) -> None:
+def test_the_least_error_is_within_a_percent_of_the_best_for_the_data(name: str, exponent: int) -> None:
     array = sample(name).astype(np.float64)
 
     def error(amax: float) -> float:
@@ -135,17 +136,31 @@ def test_mse_is_within_a_percent_of_the_best_range_for_the_data(name: str, expon
 
     amax = np.abs(array).max()
     best = min(error(candidate) for candidate in amax * np.geomspace(0.02, 1, 200))
-    assert error(pick(tally(sample(name)), "mse", exponent=exponent)) <= 1.01 * best
+    chosen = range_of(sample(name)) if exponent == 2 else pick(tally(sample(name)), "mse", exponent=exponent)
+    assert error(chosen) <= 1.01 * best
 
 
 @settings(LAW, max_examples=20)
 @given(FLOATS, st.sampled_from((2, 3)))
-def test_mse_is_the_best_of_all_bin_edges(array: NDArray[np.float32], exponent: int) -> None:
+def test_the_least_error_is_that_of_all_bin_edges(array: NDArray[np.float32], exponent: int) -> None:
     histogram = tally(np.append(array, np.float32(50)))
     top = int(np.flatnonzero(histogram.counts)[-1])
     errors = [expected_error(histogram, float(edge), exponent) for edge in EDGES[top - 1200 : top + 1 : 3]]
-    found = expected_error(histogram, pick(histogram, "mse", exponent=exponent), exponent)
-    assert found <= min(errors) * (1 + 1e-6)
+    amax = range_of(np.append(array, np.float32(50))) if exponent == 2 else pick(histogram, "mse", exponent=exponent)
+    assert expected_error(histogram, amax, exponent) <= min(errors) * (1 + 1e-6)
+
+
+@settings(LAW, max_examples=20)
+@given(FLOATS)
+def test_mse_is_the_widest_range_of_little_more_than_the_least_error(array: NDArray[np.float32]) -> None:
+    histogram = tally(np.append(array, np.float32(50)))
+    top = int(np.flatnonzero(histogram.counts)[-1])
+    edges = [*EDGES[top - 1200 : top + 1].tolist(), histogram.amax]
+    errors = np.array([expected_error(histogram, edge) for edge in edges])
+    chosen = pick(histogram, "mse")
+    within = SLACK * errors.min()
+    assert expected_error(histogram, chosen) <= within * (1 + 1e-6)
+    assert all(error >= within * (1 - 1e-6) for edge, error in zip(edges, errors, strict=True) if edge > chosen)
 
 
 @pytest.mark.parametrize(
