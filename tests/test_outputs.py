@@ -106,4 +106,5 @@ def test_other_places_are_fine(home: Path) -> None:
         check_file(Path(free), ["net.onnx", "cmt_ti", None], ["photos", "flat", "images.npz"])
     for log in (Path("/dev/null"), Path("/dev/stdout"), Path("pipe.json"), Path("a.json")):
         check_file(log, ["net.onnx"], option="json-lines", appends=True)
+    check_file(Path("flat/log.jsonl"), [], ["flat"], option="json-lines", appends=True)
     check_file(None)

@@ -54,6 +54,8 @@ def check_file(
     for read in (*_read(files, path), *_sources(images)):
         if _same(path, read):
             raise UsageError(f"{asked} would destroy {read}", why="this command reads it", fix="name another file")
+    if appends and not _is_picture(path):  # a log may lie beside the images that it is about
+        return
     for source in _sources(images):
         if source.is_dir() and any(place.is_relative_to(source.resolve()) for place in places):
             raise UsageError(f"{asked} lies in {source}", why="images are read there", fix="name a file elsewhere")
@@ -94,6 +96,13 @@ def _sources(images: Iterable[str | Path]) -> list[Path]:
 
     named = resources.image_sets()
     return [Path(source) for source in images if str(source) not in named]
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether it is named as an image is."""
+    from edgehybrid.dataset.picture import SUFFIXES
+
+    return path.suffix.lower() in SUFFIXES
 
 
 def _same(path: Path, other: Path) -> bool:
