@@ -207,6 +207,8 @@ def test_another_network_of_the_same_name_does_not_replace_a_bundle(home: Path) 
     with pytest.raises(ArtifactError, match="is a bundle of other weights"):
         edgehybrid.build(model="two/net.onnx", **options)  # type: ignore[arg-type]
     assert Path(first.bundle, "manifest.json").read_bytes() == before
+    edgehybrid.build(model="two/net.onnx", output=Path(first.bundle), **options)  # type: ignore[arg-type]
+    assert Path(first.bundle, "manifest.json").read_bytes() != before  # trained on, and told where
 
 
 def test_a_backbone_is_exported_and_quantized_but_not_scored(home: Path) -> None:

@@ -133,7 +133,7 @@ def build(
         stages.check_torch_flavor(source, precision, goal, options)
     engine.check_dla(goal, options)
     if output is not None:
-        store.check_output(output, source.name, precision=precision, target=goal.name)
+        store.check_output(output, source.name, precision=precision)
     images = calibration_images(calib, num_calib, seed)
     scored = images if eval is None else dataset.load(eval, limit=num_eval, seed=seed, split="eval")
     if max_drop is not None and (early := findings.too_few(len(scored), max_drop)) is not None:
@@ -173,9 +173,8 @@ def build(
         rounding=rounding,
     )
     folder = output or _bundle_folder(recipe)
-    store.check_output(
-        folder, spec.name, weights=spec.weights, classes=spec.classes, precision=precision, target=goal.name
-    )
+    held = spec.weights if output is None else None  # by a name that other weights have, too
+    store.check_output(folder, spec.name, weights=held, classes=spec.classes, precision=precision)
     truth = None if eval is None else stages.labels_for(scored, spec)
     baseline = stages.rewrite(run, made.path)
     stages.check_parser(baseline, goal)

@@ -48,17 +48,16 @@ def check_output(
     weights: Provenance | None = None,
     classes: int | None = None,
     precision: str | None = None,
-    target: str | None = None,
 ) -> None:
     """Make sure that writing a bundle into `folder` destroys nothing that its own command would not make again.
 
     Args:
         folder: Where.
         model: Of the bundle to be written.
-        weights: Likewise, as the next three; None: not known yet. Untrained ones may be replaced by any.
-        classes: How many.
-        precision: It is built for.
-        target: It is built for.
+        weights: Likewise; None: not known yet, or the folder was named by the user, who may have trained on. Untrained
+            ones may be replaced by any.
+        classes: Likewise; None: not known yet.
+        precision: Likewise.
 
     Raises:
         UsageError: It is a file, or holds something that is not a bundle.
@@ -97,7 +96,6 @@ def check_output(
         ("of another model", "model", model),
         ("of another number of classes", "num_classes", classes),
         ("of another precision", "precision", precision),
-        ("for another target", "target", target),
     ):
         if wanted is not None and recipe.get(key, wanted) != wanted:
             raise _another(folder, what, recipe[key], wanted)

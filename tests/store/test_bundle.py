@@ -100,13 +100,12 @@ def test_a_bundle_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     store.write_bundle(tmp_path / "b", {"model.onnx": b"x"}, {"recipe": recipe, "weights": of("a" * 64)})
     check = functools.partial(store.check_output, tmp_path / "b", "mine")
     check()
-    check(weights=of("a" * 64), classes=5, precision="int8", target="cpu")
+    check(weights=of("a" * 64), classes=5, precision="int8")
     other: list[tuple[str, dict[str, object]]] = [
         ("of other weights", {"weights": of("b" * 64)}),
         ("of other weights", {"weights": of("b" * 64, trained=False)}),
         ("of another number of classes", {"classes": 7}),
         ("of another precision", {"precision": "fp16"}),
-        ("for another target", {"target": "orin-nano-8gb"}),
     ]
     for said, told in other:
         with pytest.raises(ArtifactError, match=said) as caught:
@@ -117,7 +116,7 @@ def test_a_bundle_of_something_else_is_not_replaced(tmp_path: Path) -> None:
 def test_untrained_weights_may_be_replaced_as_their_seed_makes_them_again(tmp_path: Path) -> None:
     facts = {"recipe": {"model": "mine"}, "weights": of("a" * 64, trained=False)}
     store.write_bundle(tmp_path / "b", {"model.onnx": b"x"}, facts)
-    store.check_output(tmp_path / "b", "mine", weights=of("b" * 64), classes=5, precision="int8", target="cpu")
+    store.check_output(tmp_path / "b", "mine", weights=of("b" * 64), classes=5, precision="int8")
 
 
 def test_the_manifest_names_every_file_with_its_hash(folder: Path) -> None:
