@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -296,6 +297,22 @@ def test_what_loud_images_changed_is_said() -> None:
     assert "clip them less" in bent
     (one,) = findings.uneven_notes(Plan("typed", (even, left, left)), ranges)
     assert "1 layer stays float" in one
+
+
+def test_a_network_that_the_rules_left_in_float_is_named() -> None:
+    def of(node: str, kind: Literal["weight", "float"], rule: str) -> Decision:
+        return Decision(node, "Conv", 1, "x", kind, rule, f"{rule} stays float")
+
+    thin = [of("a", "float", "thin"), of("a", "float", "bias"), of("b", "float", "bias"), of("b", "float", "thin")]
+    note, work = findings.int8_notes, {"a": 50, "b": 20, "c": 30}
+    alone = Plan("fp32", (of("c", "float", "deep"), *thin, of("relu", "float", "deep"), of("gelu", "float", "deep")))
+    assert note("int8", alone, work) == ("none of 3 layers is int8; 2 of them: thin stays float",)
+    assert note("int8", Plan("fp32", tuple(thin)), {"a": 1, "b": 1}) == ("none of 2 layers is int8: thin stays float",)
+    some = Plan("fp32", (*thin, of("c", "weight", "good")))
+    assert note("int8", some, work) == ()
+    (few,) = note("int8", some, {**work, "c": 3})
+    assert few == "only 1 of 3 layers is int8, 4 % of the multiply-accumulates: thin stays float"
+    assert note("mixed", some, {**work, "c": 3}) == note("fp16", alone, work) == ()  # the search tells of mixed
 
 
 def test_fidelity_is_said_to_be_on_the_images_that_were_seen() -> None:
