@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgehybrid.errors import StageError
+from edgehybrid.errors import GraphError, StageError
 from edgehybrid.graph.adoption import adopt
 from edgehybrid.stages.agreement import check_agreement
 from tests.graph.test_adoption import channels_last, make
@@ -45,3 +45,17 @@ def test_another_network_does_not(write: Callable[[onnx.ModelProto], Path], name
     with pytest.raises(StageError, match="computes something else") as caught:
         check_agreement(write(model), graph)
     assert "of its largest value" in caught.value.why
+
+
+@pytest.mark.parametrize("factor", [1e30, np.nan])
+def test_a_network_whose_outputs_are_not_finite_is_refused(
+    write: Callable[[onnx.ModelProto], Path], factor: float
+) -> None:
+    model = make()
+    for tensor in model.graph.initializer:
+        if tensor.name in ("kernel", "wide"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
+    path = write(model)
+    with pytest.raises(GraphError, match=r"output 'class scores' of .* is not finite") as caught:
+        check_agreement(path, adopt(path))
+    assert caught.value.why.startswith("5 of its 5 values are NaN or infinite")

@@ -27,7 +27,7 @@ def check_agreement(path: Path, adopted: "Graph") -> None:
 
     Raises:
         StageError: An output differs by more than 1e-4 of its largest value.
-        GraphError: One of the two does not run in ONNX Runtime.
+        GraphError: One of the two does not run in ONNX Runtime, or an output of the file is not finite.
     """
     from edgehybrid.graph.adoption import as_written
 
@@ -44,7 +44,13 @@ def check_agreement(path: Path, adopted: "Graph") -> None:
             got = new.run({image: noise})
     worst = 0.0
     for output, array in want.items():
-        reference, result = (np.nan_to_num(x.astype(np.float64)) for x in (array, got[output]))
+        reference, result = array.astype(np.float64), np.nan_to_num(got[output].astype(np.float64), nan=np.inf)
+        if broken := int((~np.isfinite(reference)).sum()):
+            raise GraphError(
+                f"output '{output}' of {path} is not finite",
+                why=f"{broken:,} of its {reference.size:,} values are NaN or infinite on an image of noise, in float32",
+                fix="its weights are damaged or its training diverged: use another file",
+            )
         worst = max(worst, float(np.abs(result - reference).max() / max(np.abs(reference).max(), 1e-30)))
     if worst > TOLERANCE:
         raise StageError(
