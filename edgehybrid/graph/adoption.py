@@ -36,7 +36,7 @@ from edgehybrid.graph.image_input import (
 from edgehybrid.graph.naming import name_by_modules
 from edgehybrid.graph.narrowing import narrow_doubles
 from edgehybrid.graph.padding import write_pads
-from edgehybrid.graph.soundness import check_operators, check_structure
+from edgehybrid.graph.soundness import check_operators, check_structure, check_weights, check_wiring
 from edgehybrid.graph.structure import scores_of
 from edgehybrid.graph.upgrading import OLDEST, raise_opset
 from edgehybrid.printable import counted
@@ -143,6 +143,7 @@ def settle(
             notify(f"input '{image.name}' fixed to {dims_of(image)}")
             substitute(proto, fixed)
         elif not turned and opset_of(proto) >= MIN_OPSET:
+            check_weights(proto)
             return None
         return from_proto(_raised(proto, notify))
 
@@ -178,7 +179,7 @@ def open_unchecked(path: Path) -> Graph:
         The graph, local functions inlined, shapes inferred as far as they are known.
 
     Raises:
-        GraphError: Not ONNX, damaged, or without the standard operator set.
+        GraphError: Not ONNX, damaged, with a loose end, or without the standard operator set.
     """
     with reading(path):
         proto = read_proto(path)
@@ -191,6 +192,7 @@ def open_unchecked(path: Path) -> Graph:
         others = [entry for entry in proto.opset_import if entry.domain not in ("", "ai.onnx")]
         _normalise(proto)
         proto.opset_import.extend(others)
+        check_wiring(proto)
         return Graph(shapes.open_model(proto))
 
 
