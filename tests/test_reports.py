@@ -113,6 +113,15 @@ def test_what_a_manifest_vouches_for_may_be_nonsense_all_the_same(write: Write, 
         read(bundle)
 
 
+def test_a_report_with_a_number_beyond_any_float_is_refused(write: Write) -> None:
+    bundle = write("a", samples.labelled())
+    document = json.loads((bundle / "report.json").read_bytes())
+    document["model"]["params"] = 10**400
+    with pytest.raises(ArtifactError) as caught:
+        edgehybrid.report(forge(bundle, report_json=json.dumps(document).encode()))
+    assert caught.value.why == "Report.params: the number is too large"
+
+
 def test_the_suffix_decides_what_is_written(write: Write, tmp_path: Path) -> None:
     bundles = [write("first", samples.labelled()), write("second", samples.labelled())]
     for name in ("all.html", "all.json", "all.csv"):

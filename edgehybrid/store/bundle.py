@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgehybrid.errors import ArtifactError, NotFoundError, ResourceError, UsageError
 from edgehybrid.store.documents import to_json
@@ -14,6 +16,7 @@ from edgehybrid.version import __version__
 
 BUNDLE_SCHEMA = "edgehybrid.bundle/1"
 MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 2**26  # bytes; the names of a thousand classes take 2**14
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def check_output(folder: Path, model: str) -> None:
     if not leftovers:
         return
     try:
-        found = json.loads((folder / MANIFEST).read_bytes())
+        found = _read_manifest(folder)
         owner = found["recipe"]["model"] if found["schema"] == BUNDLE_SCHEMA else None
     except (OSError, ValueError, KeyError, TypeError):
         owner = None
@@ -126,10 +129,29 @@ def write_bundle(folder: Path, files: Mapping[str, Content], facts: Mapping[str,
     return Bundle(folder, manifest)
 
 
+def _read_manifest(folder: Path) -> Any:
+    """What stands in a manifest, which nobody vouches for.
+
+    Raises:
+        OSError: There is none, or it cannot be read.
+        ValueError: It is no file, or none of JSON.
+    """
+    path = folder / MANIFEST
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, for ever
+        raise ValueError("it is no file")
+    if found.st_size > LARGEST_MANIFEST:
+        raise ValueError(f"it has {found.st_size / 2**20:,.0f} MiB, which no manifest has")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
 def _listed(folder: Path) -> set[str]:
     """File names of an older manifest in `folder`, plain names only."""
     try:
-        names = json.loads((folder / MANIFEST).read_bytes())["files"].keys()
+        names = _read_manifest(folder)["files"].keys()
         return {n for n in names if Path(n).name == n and n not in (".", "..")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
@@ -146,7 +168,7 @@ def open_bundle(folder: Path) -> Bundle:
     if not folder.exists():
         raise NotFoundError(f"no bundle {folder}", why="nothing is there", fix="edgehybrid build")
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = _read_manifest(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
         within = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
         fix = f"name a bundle within it: {', '.join(map(str, within[:3]))}" if within else again
