@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgehybrid import reporter, store
-from edgehybrid.delivery.names import ANSWERS, ANSWERS_SCHEMA, BASELINE, CONTROL, MODEL, SCALES
+from edgehybrid.delivery.names import ANSWERS, ANSWERS_SCHEMA, BASELINE, CONTROL, MODEL, REPORT, SCALES
 from edgehybrid.errors import ArtifactError, NotFoundError
 from edgehybrid.records import (
     Answers,
@@ -200,7 +200,7 @@ def unreadable(bundle: store.Bundle, name: str, error: Exception) -> ArtifactErr
 
 
 def _report(bundle: store.Bundle) -> Report:
-    return reporter.from_json(json_of(bundle, "report.json"))
+    return reporter.from_json(json_of(bundle, REPORT))
 
 
 def _answers(bundle: store.Bundle) -> Answers | None:

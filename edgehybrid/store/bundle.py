@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,17 @@ def check_output(folder: Path, model: str) -> None:
         )
 
 
-def write_bundle(folder: Path, files: Mapping[str, Content], facts: Mapping[str, object]) -> Bundle:
+def write_bundle(
+    folder: Path, files: Mapping[str, Content], facts: Mapping[str, object], own: Collection[str] = ()
+) -> Bundle:
     """Write or replace a bundle: every file under a temporary name first, then renames, the manifest last.
 
     Args:
         folder: Checked with `check_output` before any work began.
         files: File name -> content.
         facts: What the manifest says besides schema, version and file digests.
+        own: Names of files that may be removed where an older manifest lists them and `files` does not: a manifest can
+            list anything.
 
     Raises:
         ResourceError: Disk full or not writable; an older bundle there stays whole unless the failure falls
@@ -124,7 +128,7 @@ def write_bundle(folder: Path, files: Mapping[str, Content], facts: Mapping[str,
             if fresh:
                 with contextlib.suppress(OSError):  # it holds the bundle
                     folder.rmdir()
-        for name in old - staged.keys():
+        for name in old & set(own) - staged.keys():
             (folder / name).unlink(missing_ok=True)
     return Bundle(folder, manifest)
 

@@ -98,7 +98,10 @@ def test_a_link_in_place_of_a_file_is_refused(folder: Path, tmp_path: Path) -> N
 
 def test_writing_again_replaces_files_drops_stale_ones_and_keeps_the_users(folder: Path) -> None:
     (folder / "my-notes.txt").write_text("mine")
-    store.write_bundle(folder, {"model.onnx": b"new"}, FACTS)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"]["my-notes.txt"] = manifest["files"]["report.json"]  # by whoever made the bundle
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    store.write_bundle(folder, {"model.onnx": b"new"}, FACTS, own={"model.onnx", "report.json"})
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "model.onnx", "my-notes.txt"]
     assert store.open_bundle(folder).file("model.onnx").read_bytes() == b"new"
 
