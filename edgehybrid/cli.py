@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError, Terminated, UsageError
+from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError, Terminated, UsageError, withheld
 from edgehybrid.pipeline import COMMANDS
 from edgehybrid.printable import plain
 from edgehybrid.progress import Listener, Silence, listening
@@ -108,8 +108,9 @@ def as_command(verb: Callable[..., Result]) -> Callable[..., None]:
         is_argument = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         kind = typer.Argument if is_argument else typer.Option
         read = _parsed(parameter.annotation)
-        # mypy cannot know that an annotation held in a variable is a type
-        annotated = Annotated[read, kind(help=helps[parameter.name], show_default=True)]  # type: ignore[valid-type]
+        # What cannot be read is no misuse: the verb says so. mypy cannot know that a variable holds a type.
+        shown = kind(help=helps[parameter.name], show_default=True, readable=False)
+        annotated = Annotated[read, shown]  # type: ignore[valid-type]
         parameters.append(parameter.replace(annotation=annotated, kind=parameter.KEYWORD_ONLY))
     for name, flags, text in (
         ("as_json", ["--json"], "Print one JSON document instead of a table."),
@@ -196,11 +197,7 @@ def _run(work: Callable[[], Result], told: "Quiet | Terminal", *, as_json: bool,
 def _unforeseen(error: Exception) -> EdgeHybridError:
     """A file that the system withholds, wherever it was touched; anything else is a bug."""
     if isinstance(error, OSError) and error.errno in WITHHELD and error.filename is not None:
-        return ResourceError(
-            f"cannot use {error.filename!s}",
-            why=error.strerror or type(error).__name__,
-            fix="check the path, its permissions and the disk",
-        )
+        return withheld(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
     text = str(error).splitlines()[0] if str(error).strip() else "no message"
     return EdgeHybridError(

@@ -112,6 +112,15 @@ class ResourceError(EdgeHybridError):
     exit_code = 8
 
 
+def withheld(error: OSError) -> ResourceError:
+    """The error for a file that is perhaps there and that the system does not hand out."""
+    return ResourceError(
+        f"cannot use {error.filename!s}",
+        why=error.strerror or type(error).__name__,
+        fix="check the path, its permissions and the disk",
+    )
+
+
 class Terminated(BaseException):
     """SIGTERM arrived; like KeyboardInterrupt, nothing but the outermost caller should catch it and go on."""
 

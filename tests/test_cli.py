@@ -165,6 +165,26 @@ def test_a_file_that_the_system_withholds_is_no_bug() -> None:
     assert run(failing(OSError("something else"))).exit_code == 1
 
 
+@pytest.mark.parametrize("words", [["verify", "b"], ["report", "b"], ["bench", "b"], ["lint", "m.onnx"]])
+def test_what_may_not_be_read_is_no_misuse(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *asked: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "manifest.json").write_text("{}")
+    onnx.save(files.plain(), tmp_path / "m.onnx")
+    monkeypatch.setattr("os.access", lambda *asked, **options: False)  # root may read anything
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(onnx, "load", refuse)
+    result = runner.invoke(cli.app, words)
+    assert result.exit_code == 8
+    assert result.stderr.splitlines()[1:] == [
+        "  why: Permission denied",
+        "  fix: check the path, its permissions and the disk",
+    ]
+
+
 def test_a_wrong_type_or_option_is_a_usage_error() -> None:
     assert run(failing(RuntimeError()), "--size", "x").exit_code == 2
     near = run(failing(RuntimeError()), "--siez", "3")

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid import memory
-from edgehybrid.errors import EdgeHybridError, GraphError
+from edgehybrid.errors import EdgeHybridError, GraphError, withheld
 from edgehybrid.graph import shapes
 from edgehybrid.graph.weights import NOTHING, Weights, pieces
 from edgehybrid.records import Precision
@@ -179,11 +179,13 @@ def _bound(tensor: onnx.TensorProto, path: Path) -> int:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Say which file an error of the ONNX libraries is about."""
+    """Say which file an error of the ONNX libraries is about; a file that may not be read is a ResourceError."""
     try:
         yield
     except EdgeHybridError:
         raise
+    except PermissionError as error:
+        raise withheld(error) from error
     except Exception as error:  # protobuf, onnx and onnx_ir raise a dozen unrelated types
         raise GraphError(
             f"{path} is not a usable ONNX file",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgehybrid.errors import ArtifactError, NotFoundError, ResourceError, UsageError
+from edgehybrid.errors import ArtifactError, NotFoundError, ResourceError, UsageError, withheld
 from edgehybrid.store.documents import to_json
 from edgehybrid.store.files import Content, guarding, locked, sha256_of, sync_folder, write_beside
 from edgehybrid.version import __version__
@@ -167,6 +167,7 @@ def open_bundle(folder: Path) -> Bundle:
     Raises:
         NotFoundError: Nothing is there.
         ArtifactError: Not a bundle, made by an unknown version, incomplete or changed.
+        ResourceError: It may not be read.
     """
     again = "build it again with `edgehybrid build`, or copy it again from where it was made"
     if not folder.exists():
@@ -177,6 +178,8 @@ def open_bundle(folder: Path) -> Bundle:
         within = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
         fix = f"name a bundle within it: {', '.join(map(str, within[:3]))}" if within else again
         raise ArtifactError(f"{folder} is not a bundle", why=f"it has no {MANIFEST}", fix=fix) from error
+    except PermissionError as error:
+        raise withheld(error) from error
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST} cannot be read", why=str(error), fix=again) from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
