@@ -9,6 +9,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from edgehybrid.errors import GraphError, UsageError
 from edgehybrid.graph import (
+    CHECK,
     MIN_OPSET,
     Graph,
     check_opset,
@@ -187,7 +188,7 @@ def open_unchecked(path: Path) -> Graph:
             raise GraphError(
                 f"{path} names no version of the ONNX operator set",
                 why="its operators have no meaning without one",
-                fix="check the file with `check-model FILE` or export it again",
+                fix=f"check the file with `{CHECK}` or export it again",
             )
         others = [entry for entry in proto.opset_import if entry.domain not in ("", "ai.onnx")]
         _normalise(proto)

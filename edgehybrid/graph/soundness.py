@@ -7,9 +7,9 @@ import onnx
 from google.protobuf.message import Message
 
 from edgehybrid.errors import GraphError
-from edgehybrid.graph import check_domain, describe, opset_of
+from edgehybrid.graph import CHECK, check_domain, describe, opset_of
 
-BROKEN = "export it again, or see what `check-model FILE` (comes with onnx) says"
+BROKEN = f"export it again, or see what `{CHECK}` (comes with onnx) says"
 CONTROL_FLOW = ("If", "Loop", "Scan")
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 

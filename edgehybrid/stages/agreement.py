@@ -1,13 +1,15 @@
 """Whether what was made of a user's file computes what the file computes."""
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgehybrid import runtime
-from edgehybrid.errors import GraphError, StageError
+from edgehybrid.errors import EdgeHybridError, GraphError, StageError
 from edgehybrid.progress import listener
 from edgehybrid.store.files import guarding
 
@@ -35,7 +37,11 @@ def check_agreement(path: Path, adopted: "Graph") -> None:
         before, after = folder / "before.onnx", folder / "after.onnx"
         before.write_bytes(as_written(path, adopted).SerializeToString())
         after.write_bytes(adopted.to_bytes())
-        with _open_original(path, before) as old, runtime.open_runner(after, canonical=True) as new:
+        with (
+            _naming(path, before, after),
+            _open_original(path, before) as old,
+            runtime.open_runner(after, canonical=True) as new,
+        ):
             ((image, wanted),) = new.inputs.items()
             ((_, written),) = old.inputs.items()
             noise = np.random.default_rng(0).standard_normal(wanted.shape, np.float32)
@@ -59,6 +65,17 @@ def check_agreement(path: Path, adopted: "Graph") -> None:
             fix="export it again with opset_version=17 and channels first",
         )
     listener().note(f"computes what {path} does: largest difference {worst:.1e} of an output, on one image of noise")
+
+
+@contextlib.contextmanager
+def _naming(path: Path, *written: Path) -> Iterator[None]:
+    """Let errors name the user's file in place of those that were written for the comparison and will be gone."""
+    try:
+        yield
+    except EdgeHybridError as error:
+        for each in written:
+            error.rename(str(each), str(path))
+        raise
 
 
 def _open_original(path: Path, written: Path) -> runtime.Runner:

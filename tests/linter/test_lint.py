@@ -72,8 +72,9 @@ def test_a_quantizer_without_zero_point_writes_uint8(tmp_path: Path) -> None:
 def test_an_operator_without_its_scale_is_bad_input(tmp_path: Path) -> None:
     proto = files.plain()
     del proto.graph.node[0].input[1:]
-    with pytest.raises(GraphError, match="QuantizeLinear_0"):
+    with pytest.raises(GraphError, match="QuantizeLinear_0") as caught:
         linter.lint(write(proto, tmp_path / "m.onnx"))
+    assert f"`check-model {tmp_path / 'm.onnx'}`" in caught.value.fix
 
 
 def test_an_open_shape_hides_no_other_finding(tmp_path: Path) -> None:
