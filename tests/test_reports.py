@@ -20,6 +20,7 @@ from edgehybrid.records import (
     Comparison,
     Conditions,
     Decision,
+    ImageSet,
     Measurement,
     Plan,
     Power,
@@ -322,6 +323,13 @@ def test_a_network_that_the_rules_left_in_float_is_named() -> None:
     (few,) = note("int8", some, {**work, "c": 3})
     assert few == "only 1 of 3 layers is int8, 4 % of the multiply-accumulates: thin stays float"
     assert note("mixed", some, {**work, "c": 3}) == note("fp16", alone, work) == ()  # the search tells of mixed
+
+
+def test_what_is_to_be_known_of_images_is_said_once() -> None:
+    one = ImageSet("named", "named", 64, "", note="28 px, upscaled")
+    assert findings.image_notes(replace(RECIPE, calib="named"), one, replace(one, images=100), 0) == (
+        "named: 28 px, upscaled",
+    )
 
 
 def test_fidelity_is_said_to_be_on_the_images_that_were_seen() -> None:

@@ -92,7 +92,7 @@ def image_notes(
     if evaluation is None:
         seen = "the calibration images" if recipe.ranges is None else f"images of {recipe.calib}"
         notes.append(f"no --eval given: accuracy is not measured; fidelity is on {seen}")
-    return tuple(notes)
+    return tuple(dict.fromkeys(notes))  # one set of images may serve both
 
 
 def int8_notes(precision: Precision, plan: Plan, work: Mapping[str, int]) -> tuple[str, ...]:
