@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError, Terminated, UsageError
+from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError, Terminated, UsageError, withheld
 from edgehybrid.pipeline import COMMANDS
 from edgehybrid.printable import plain
 from edgehybrid.progress import Listener, Silence, listening
@@ -52,21 +52,31 @@ _MISUSE: type[typer.BadParameter] = typer.BadParameter.__base__  # type: ignore[
 
 def main() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        sys.exit(app(standalone_mode=False))
-    except typer.Abort:  # Ctrl-C before the command began
-        sys.exit(SIGINT_CODE)
+        _said.anything = _said.document = False
+        signal.signal(signal.SIGTERM, _terminate)
+        code = app(standalone_mode=False)
+        if code == SIGINT_CODE and not _said.anything:  # the parser's own answer to Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(code)
+    except (typer.Abort, KeyboardInterrupt):  # before the command began, or while it was ending
+        _leave(_interrupted("interrupted", "Ctrl-C", ""), SIGINT_CODE)
+    except Terminated:
+        _leave(_interrupted("terminated", "SIGTERM", ""), SIGTERM_CODE)
     except _MISUSE as error:
         if type(error).show is not _MISUSE.show:  # nothing was asked for: it shows the help
             error.show()
             sys.exit(error.exit_code)
         asked = "edgehybrid" if error.ctx is None else error.ctx.command_path
         misuse = UsageError(error.format_message(), why="the command line was not understood", fix=f"{asked} --help")
-        typer.echo(f"error: {misuse}", err=True)
-        if "--json" in sys.argv:
-            typer.echo(_text_of(_failure(misuse)))
-        sys.exit(misuse.exit_code)
+        _leave(misuse, misuse.exit_code)
+
+
+def _leave(error: EdgeHybridError, code: int) -> NoReturn:
+    """End the program with an error that no command told."""
+    _ignore_signals()
+    _tell(error, code, as_json="--json" in sys.argv)
+    sys.exit(code)
 
 
 def show_version(asked: bool) -> None:
@@ -98,8 +108,9 @@ def as_command(verb: Callable[..., Result]) -> Callable[..., None]:
         is_argument = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         kind = typer.Argument if is_argument else typer.Option
         read = _parsed(parameter.annotation)
-        # mypy cannot know that an annotation held in a variable is a type
-        annotated = Annotated[read, kind(help=helps[parameter.name], show_default=True)]  # type: ignore[valid-type]
+        # What cannot be read is no misuse: the verb says so. mypy cannot know that a variable holds a type.
+        shown = kind(help=helps[parameter.name], show_default=True, readable=False)
+        annotated = Annotated[read, shown]  # type: ignore[valid-type]
         parameters.append(parameter.replace(annotation=annotated, kind=parameter.KEYWORD_ONLY))
     for name, flags, text in (
         ("as_json", ["--json"], "Print one JSON document instead of a table."),
@@ -111,6 +122,7 @@ def as_command(verb: Callable[..., Result]) -> Callable[..., None]:
     parameters.append(inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=verbose))
 
     def command(*, as_json: bool, quiet: bool, verbose: int, **options: object) -> None:
+        _said.anything = _said.document = False
         told = Quiet() if quiet else Terminal()
         with listening(told):
             _run(lambda: verb(**_readable(options)), told, as_json=as_json, verbose=verbose)
@@ -153,8 +165,7 @@ def _run(work: Callable[[], Result], told: "Quiet | Terminal", *, as_json: bool,
     try:
         result = work()
         if isinstance(result, Stream) and result.ended in SIGNAL_CODES:
-            for number in (signal.SIGINT, signal.SIGTERM):  # one that comes late must not cost the summary
-                signal.signal(number, signal.SIG_IGN)
+            _ignore_signals()  # one that comes late must not cost the summary
         _show(result, as_json=as_json)
         if isinstance(result, Diagnosis) and any(check.status == "fail" for check in result.checks):
             raise typer.Exit(NotReadyError.exit_code)
@@ -186,11 +197,7 @@ def _run(work: Callable[[], Result], told: "Quiet | Terminal", *, as_json: bool,
 def _unforeseen(error: Exception) -> EdgeHybridError:
     """A file that the system withholds, wherever it was touched; anything else is a bug."""
     if isinstance(error, OSError) and error.errno in WITHHELD and error.filename is not None:
-        return ResourceError(
-            f"cannot use {error.filename!s}",
-            why=error.strerror or type(error).__name__,
-            fix="check the path, its permissions and the disk",
-        )
+        return withheld(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
     text = str(error).splitlines()[0] if str(error).strip() else "no message"
     return EdgeHybridError(
@@ -203,9 +210,12 @@ def _unforeseen(error: Exception) -> EdgeHybridError:
 def _show(result: Result, *, as_json: bool) -> None:
     from edgehybrid import reporter
 
+    _said.anything = True
     with _heard():
         if as_json:
-            typer.echo(_text_of(reporter.document_of(result)))
+            document = _text_of(reporter.document_of(result))
+            _said.document = True
+            typer.echo(document)
         else:
             reporter.print_result(result)
 
@@ -231,10 +241,27 @@ def _fail(error: EdgeHybridError, code: int, verbose: int, *, as_json: bool = Fa
     """Three lines on stderr; with --json also a document on stdout."""
     if verbose > 1:
         traceback.print_exc()
-    typer.echo(f"error: {error}", err=True)
-    if as_json:
-        typer.echo(_text_of(_failure(error, code)))
+    _tell(error, code, as_json=as_json)
     raise typer.Exit(code)
+
+
+def _tell(error: EdgeHybridError, code: int, *, as_json: bool) -> None:
+    """An error on stderr, and as the document on stdout unless one has begun there."""
+    typer.echo(f"error: {error}", err=True)
+    _said.anything = True
+    if as_json and not _said.document:
+        _said.document = True
+        typer.echo(_text_of(_failure(error, code)))
+
+
+class _Said:
+    """What the program has said so far."""
+
+    anything = False  # a result or an error
+    document = False  # stdout has one, or a part of it: two in a row are no JSON
+
+
+_said = _Said()
 
 
 class _ReaderGone(BaseException):
@@ -248,6 +275,12 @@ def _heard() -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise _ReaderGone from None
+
+
+def _ignore_signals() -> None:
+    """Let nothing stop what is left to say."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

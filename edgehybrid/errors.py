@@ -38,6 +38,11 @@ class EdgeHybridError(Exception):
         self.what, self.why, self.fix = plain(what), plain(why), plain(fix)
         super().__init__(self.what)
 
+    def rename(self, old: str, new: str) -> None:
+        """Put the name that the user knows in place of another."""
+        self.what, self.why, self.fix = (text.replace(old, plain(new)) for text in (self.what, self.why, self.fix))
+        self.args = (self.what,)
+
     def __str__(self) -> str:
         """The three lines."""
         return f"{self.what}\n  why: {self.why}\n  fix: {self.fix}"
@@ -110,6 +115,15 @@ class ResourceError(EdgeHybridError):
     """The machine ran out of something, or a place cannot be written."""
 
     exit_code = 8
+
+
+def withheld(error: OSError) -> ResourceError:
+    """The error for a file that is perhaps there and that the system does not hand out."""
+    return ResourceError(
+        f"cannot use {error.filename!s}",
+        why=error.strerror or type(error).__name__,
+        fix="check the path, its permissions and the disk",
+    )
 
 
 class Terminated(BaseException):

@@ -165,6 +165,26 @@ def test_a_file_that_the_system_withholds_is_no_bug() -> None:
     assert run(failing(OSError("something else"))).exit_code == 1
 
 
+@pytest.mark.parametrize("words", [["verify", "b"], ["report", "b"], ["bench", "b"], ["lint", "m.onnx"]])
+def test_what_may_not_be_read_is_no_misuse(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *asked: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "manifest.json").write_text("{}")
+    onnx.save(files.plain(), tmp_path / "m.onnx")
+    monkeypatch.setattr("os.access", lambda *asked, **options: False)  # root may read anything
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(onnx, "load", refuse)
+    result = runner.invoke(cli.app, words)
+    assert result.exit_code == 8
+    assert result.stderr.splitlines()[1:] == [
+        "  why: Permission denied",
+        "  fix: check the path, its permissions and the disk",
+    ]
+
+
 def test_a_wrong_type_or_option_is_a_usage_error() -> None:
     assert run(failing(RuntimeError()), "--size", "x").exit_code == 2
     near = run(failing(RuntimeError()), "--siez", "3")
@@ -249,6 +269,48 @@ def outer(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return ended.value.code or 0  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (None, 130), (typer.Abort(), 130), (errors.Terminated(), 143)]
+)
+def test_a_signal_before_the_command_began_ends_as_one_within_it(
+    error: BaseException | None, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app(standalone_mode: bool) -> int:
+        if error is None:
+            return 130
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+    assert outer(monkeypatch, "models", "--json") == code
+    told = capsys.readouterr()
+    by = "SIGTERM" if code == 143 else "Ctrl-C"
+    assert told.err.splitlines()[1:] == [f"  why: {by} arrived before any stage", "  fix: run it again"]
+    assert json.loads(told.out)["exit_code"] == code
+
+
+def test_a_signal_during_the_start_leaves_no_traceback() -> None:
+    code = (
+        "import os, signal, sys; from edgehybrid import cli; sys.argv[1:] = ['models']\n"
+        "def late(*asked, **options): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "cli.app = late; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 143
+    assert done.stderr.startswith("error: terminated")
+
+
+def test_an_interrupted_document_is_not_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    def echo(text: str = "", err: bool = False) -> None:
+        (sys.stderr if err else sys.stdout).write(text[:20])
+        if not err:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(typer, "echo", echo)
+    result = run(lambda: Models(()), "--json")
+    assert (result.exit_code, len(result.stdout)) == (130, 20)
+    assert "error: interrupted" in result.stderr
 
 
 def test_the_version_is_told_without_a_command(

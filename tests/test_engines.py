@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import edgehybrid
+from edgehybrid.delivery.names import OWN
 from edgehybrid.engine import find_builders
 from edgehybrid.errors import NotReadyError, UsageError
 from edgehybrid.records import EngineStamp, Report
-from edgehybrid.store import decode, sha256_of
+from edgehybrid.store import MANIFEST, decode, sha256_of
 from tests.single import SingleNet
 
 needs_rtx = pytest.mark.skipif(find_builders().rtx is None, reason="TensorRT-RTX (extra 'rtx') is not installed")
@@ -93,6 +94,7 @@ def test_a_jetson_bundle_holds_what_the_board_will_build_from(home: Path) -> Non
     built = make("orin-nx-16gb", home / "orin")
     names = {p.name for p in Path(built.bundle).iterdir()}
     assert {"control.onnx", "calibration.cache"} <= names
+    assert names - {MANIFEST} <= OWN
     assert not names & {"engine.plan", "control.plan"}
     assert facts(Path(built.bundle))["control"]["engine"]["status"] == "deferred"  # type: ignore[index]
     if find_builders().capability is None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import edgehybrid
 from edgehybrid import device, findings, stages
 from edgehybrid.device.power import Draw
 from edgehybrid.device.sampler import Reading, Sampler
 from edgehybrid.records import Conditions, Power
 from edgehybrid.reporter import from_json, page, to_json
+from edgehybrid.reporter.wording import remarks
 from tests.fakes import FakeRunner
 from tests.reporter import samples
 from tests.single import SingleNet
@@ -89,3 +91,18 @@ def test_a_machine_that_slowed_itself_down_is_named() -> None:
     assert "2 x average over-current, cpufreq-cpu0 held down" in notes[0]
     fine = replace(fp32, latency=replace(fp32.latency, conditions=COLD))
     assert not [note for note in findings.speed_notes((fine,)) if "throttled" in note]
+
+
+def test_a_latency_from_the_cache_keeps_the_load_it_was_measured_under(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEHYBRID_CACHE_DIR", str(tmp_path / "cache"))
+    net, now, busy = SingleNet(1, 3, 8, 8), device.state(), []
+    (tmp_path / "tiny.onnx").write_bytes(net.graph(net.conv("input", 3, 16, 3)).to_bytes())
+    for load, output in ((100.0 * now.cores, "busy"), (0.0, "idle")):  # the second finds every stage in the cache
+        monkeypatch.setattr(device, "state", lambda threads=0, load=load: replace(now, load=load))
+        built = edgehybrid.build(
+            model=str(tmp_path / "tiny.onnx"), precision="fp32", target="cpu", num_calib=2, output=tmp_path / output
+        )
+        busy.append((built.device.load, any("the machine was busy" in said for said in remarks(built))))
+    assert busy == [(100.0 * now.cores, True)] * 2

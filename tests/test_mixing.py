@@ -145,7 +145,11 @@ def test_options_that_make_no_sense_are_refused(home: Path) -> None:
         edgehybrid.build(**MIXED | {"weights": "random"}, input_size=64, num_classes=10, max_drop=5)
     with pytest.raises(UsageError, match="--profile makes no sense"):
         edgehybrid.build(**MODEL, profile=home / "profile.json")
-    for content, said in (("no json", "is not a profile"), (PROFILE.replace("fp16", "fp32"), "no layers of fp16")):
+    for content, said in (
+        ("no json", "is not a profile"),
+        ("[" * 100_000, "is not a profile"),
+        (PROFILE.replace("fp16", "fp32"), "no layers of fp16"),
+    ):
         (home / "profile.json").write_text(content)
         with pytest.raises(InputError, match=said):
             edgehybrid.build(**MIXED, max_drop=5, profile=home / "profile.json")

@@ -1,5 +1,6 @@
 """The main job end to end, on real photographs: what a bundle holds, what a second build does, what goes wrong."""
 
+import functools
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import edgehybrid
+from edgehybrid import store
 from edgehybrid.errors import ArtifactError, GateError, ImagesError, UsageError
 from edgehybrid.records import Report
 
@@ -135,6 +137,25 @@ def test_a_flipped_bit_is_found(built: Report, home: Path) -> None:
     for use in (edgehybrid.verify, edgehybrid.bench, edgehybrid.report):
         with pytest.raises(ArtifactError, match=r"model\.onnx is damaged"):
             use(copy)
+
+
+def test_a_bundle_that_vouches_for_nonsense_is_refused(built: Report, labelled: Path, home: Path) -> None:
+    def forge(name: str, content: bytes) -> Path:
+        copy = shutil.copytree(built.bundle, home / "forged", dirs_exist_ok=True)
+        (copy / name).write_bytes(content)
+        manifest = json.loads((copy / "manifest.json").read_bytes())
+        manifest["files"][name] = {"sha256": store.sha256_of(copy / name), "bytes": len(content)}
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+        return copy
+
+    for name in ("report.json", "answers.json"):
+        with pytest.raises(ArtifactError, match=rf"{name} is not one this version wrote"):
+            edgehybrid.verify(forge(name, b"{}"))
+        shutil.rmtree(home / "forged")
+    damaged = forge("model.onnx", b"\xff" * 100)
+    for use in (edgehybrid.verify, edgehybrid.bench, functools.partial(edgehybrid.evaluate, eval=str(labelled))):
+        with pytest.raises(ArtifactError, match=r"model\.onnx is not a usable ONNX file"):
+            use(damaged)
 
 
 def test_a_budget_that_cannot_be_shown_fails_the_gate_after_the_bundle_is_written(

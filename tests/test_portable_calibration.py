@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edgehybrid
-from edgehybrid import graph
+from edgehybrid import dataset, graph, stages
 from edgehybrid.engine import calibration_cache
 from edgehybrid.errors import ArtifactError, ImagesError, UsageError
 from edgehybrid.records import Ranges
@@ -187,6 +187,15 @@ def test_fingerprints_tell_networks_apart_but_not_batches() -> None:
 def test_a_shard_that_is_none_is_refused(shard: str) -> None:
     with pytest.raises(UsageError, match="is no part"):
         calibrate("x.json", shard=shard)
+
+
+def test_copies_of_an_image_are_in_one_shard(home: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    np.savez("copies.npz", x=pixels[[0, 0, 1, 2, 1, 3, 0]])
+    images = dataset.load("copies.npz", split="calib")
+    shards = [set(stages.take_shard(images, f"{i}/2").digests) for i in (1, 2)]
+    assert [len(shard) for shard in shards] == [2, 2]
+    assert not shards[0] & shards[1]
 
 
 def test_an_empty_shard_is_refused() -> None:

@@ -27,7 +27,8 @@ def test_the_graph_alone_is_the_one_made_with_its_typed_twin(tmp_path: Path) -> 
     path.write_bytes(graph.to_bytes())
     ranges = ranges_of(graph)
     both = stages.quantize(run, path, "int8", ranges, None)
-    alone = stages.quantize_alone(run, path, ranges)
+    alone, plan = stages.quantize_alone(run, path, ranges)
+    assert plan.decisions == both.plan.decisions
     assert alone.read_bytes() == both.runnable.read_bytes()
     assert [stage.cached for stage in run.stages] == [False, False]
     assert load(alone).to_bytes() != load(both.typed).to_bytes()

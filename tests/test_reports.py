@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from edgehybrid.records import (
     Conditions,
     Decision,
     EngineOptions,
+    ImageSet,
     Measurement,
     Plan,
     Power,
@@ -129,6 +131,15 @@ def test_what_a_manifest_vouches_for_may_be_nonsense_all_the_same(write: Write, 
     read = functools.partial(delivery.loadable_engines, board="x") if "engine" in name else delivery.read_measured
     with pytest.raises(ArtifactError):
         read(bundle)
+
+
+def test_a_report_with_a_number_beyond_any_float_is_refused(write: Write) -> None:
+    bundle = write("a", samples.labelled())
+    document = json.loads((bundle / "report.json").read_bytes())
+    document["model"]["params"] = 10**400
+    with pytest.raises(ArtifactError) as caught:
+        edgehybrid.report(forge(bundle, report_json=json.dumps(document).encode()))
+    assert caught.value.why == "Report.params: the number is too large"
 
 
 def test_the_suffix_decides_what_is_written(write: Write, tmp_path: Path) -> None:
@@ -339,6 +350,29 @@ def test_what_loud_images_changed_is_said() -> None:
     assert "clip them less" in bent
     (one,) = findings.uneven_notes(Plan("typed", (even, left, left)), ranges)
     assert "1 layer stays float" in one
+
+
+def test_a_network_that_the_rules_left_in_float_is_named() -> None:
+    def of(node: str, kind: Literal["weight", "float"], rule: str) -> Decision:
+        return Decision(node, "Conv", 1, "x", kind, rule, f"{rule} stays float")
+
+    thin = [of("a", "float", "thin"), of("a", "float", "bias"), of("b", "float", "bias"), of("b", "float", "thin")]
+    note, work = findings.int8_notes, {"a": 50, "b": 20, "c": 30}
+    alone = Plan("fp32", (of("c", "float", "deep"), *thin, of("relu", "float", "deep"), of("gelu", "float", "deep")))
+    assert note("int8", alone, work) == ("none of 3 layers is int8; 2 of them: thin stays float",)
+    assert note("int8", Plan("fp32", tuple(thin)), {"a": 1, "b": 1}) == ("none of 2 layers is int8: thin stays float",)
+    some = Plan("fp32", (*thin, of("c", "weight", "good")))
+    assert note("int8", some, work) == ()
+    (few,) = note("int8", some, {**work, "c": 3})
+    assert few == "only 1 of 3 layers is int8, 4 % of the multiply-accumulates: thin stays float"
+    assert note("mixed", some, {**work, "c": 3}) == note("fp16", alone, work) == ()  # the search tells of mixed
+
+
+def test_what_is_to_be_known_of_images_is_said_once() -> None:
+    one = ImageSet("named", "named", 64, "", note="28 px, upscaled")
+    assert findings.image_notes(replace(RECIPE, calib="named"), one, replace(one, images=100), 0) == (
+        "named: 28 px, upscaled",
+    )
 
 
 def test_fidelity_is_said_to_be_on_the_images_that_were_seen() -> None:

@@ -187,6 +187,7 @@ def test_two_measurements_of_one_bundle_are_judged_against_their_common_float32(
         ({"percentile": "p99"}, "--percentile p99 makes no sense"),
         ({"iterations": 0}, "--iterations 0 makes no sense"),
         ({"duration": float("nan")}, "--duration nan makes no sense"),
+        ({"duration": float("inf")}, "--duration inf makes no sense"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_words(network: Path, options: dict[str, object], said: str) -> None:

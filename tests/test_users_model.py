@@ -85,6 +85,19 @@ def test_options_say_the_same_as_the_file(built: Report, home: Path) -> None:
     assert Path(assumed.path).read_bytes() != Path(made.path).read_bytes()
 
 
+def test_int8_that_is_not_int8_is_said_first(home: Path, built: Report) -> None:
+    net = SingleNet(1, 3, 16, 16)
+    pooled = net.op("Flatten", net.op("GlobalAveragePool", net.op("Relu", net.conv("input", 3, 8, 3))))
+    Path("thin.onnx").write_bytes(net.graph(net.op("Gemm", pooled, net.weight(8, 5))).to_bytes())
+    asked = {"model": "thin.onnx", "num_calib": 8, "target": "cpu", "preprocess": Path("mine.toml")}
+    whole, alone = edgehybrid.build(**asked), edgehybrid.quantize(**asked)  # type: ignore[arg-type]
+    assert whole.notes[0] == alone.notes[0]
+    assert whole.notes[0].startswith(
+        "none of 2 layers is int8; 1 of them: convolution from 3 to 8 channels stays float"
+    )
+    assert not any("int8:" in note or "int8;" in note for note in built.notes)
+
+
 def test_a_norm_without_a_bias_gets_one_and_a_zero_point(home: Path) -> None:
     """What gives a tensor its zero point may have come with centring: the file itself could not be shifted there."""
     net = SingleNet(1, 3, 16, 16)

@@ -17,6 +17,7 @@ from edgehybrid.calibrator.observations import Observations
 from edgehybrid.calibrator.ranges import EXPONENTS, choose
 from edgehybrid.errors import ArtifactError, NotFoundError, UsageError
 from edgehybrid.graph.half import FLOAT16_MAX
+from edgehybrid.printable import counted
 from edgehybrid.records import LEVELS, Method, Preprocess, Ranges
 from edgehybrid.store import decode, to_json
 
@@ -123,7 +124,7 @@ def merge(parts: Mapping[str, Calibration], method: Method | None) -> Calibratio
         method: How ranges are chosen; None keeps the method that all parts have.
 
     Raises:
-        UsageError: One part alone, the same part twice, or parts of different methods and none asked for.
+        UsageError: One part alone, images that are in two parts, or parts of different methods and none asked for.
         ArtifactError: Parts of different networks or preprocessing, or without what merging needs.
     """
     names, given = list(parts), list(parts.values())
@@ -152,6 +153,14 @@ def merge(parts: Mapping[str, Calibration], method: Method | None) -> Calibratio
             fix="calibrate each part with its own --shard",
         )
     digests = tuple(sorted(chain.from_iterable(part.digests for part in given)))
+    shared = len(digests) - len(set().union(*(part.digests for part in given)))
+    shared -= sum(len(part.digests) - len(set(part.digests)) for part in given)  # a set may hold an image twice
+    if shared:
+        raise UsageError(
+            "some images are given twice",
+            why=f"{counted(shared, 'image')} of {len(digests):,} would count double, as several files have them",
+            fix="calibrate each part with its own --shard of the same images, or on images that no other part has",
+        )
     images = sum(part.ranges.images for part in given)
     if len(digests) != images:
         lacking = next(name for name, part in parts.items() if len(part.digests) != part.ranges.images)

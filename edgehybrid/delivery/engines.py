@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from edgehybrid import engine, store
-from edgehybrid.delivery.names import CONTROL_PLAN, PLAN, TORCH_PLAN
+from edgehybrid.delivery.names import CONTROL_PLAN, PLAN, STAMPS, TORCH_PLAN
 from edgehybrid.delivery.opening import json_of, names_in, recipe_of, unreadable
 from edgehybrid.errors import ArtifactError, NotFoundError
 from edgehybrid.records import EngineStamp, Precision, Runnable
@@ -77,7 +77,7 @@ def _stamped(bundle: store.Bundle, rebuild: str) -> list[tuple[Precision, str, E
     Raises:
         ArtifactError: An engine that engine.json does not describe.
     """
-    facts, names = json_of(bundle, "engine.json"), names_in(bundle)
+    facts, names = json_of(bundle, STAMPS), names_in(bundle)
     told: list[tuple[Precision, object, str]] = [
         (recipe_of(bundle).precision, facts.get("stamp"), TORCH_PLAN if TORCH_PLAN in names else PLAN)
     ]
@@ -93,5 +93,5 @@ def _stamped(bundle: store.Bundle, rebuild: str) -> list[tuple[Precision, str, E
             try:
                 found.append((precision, name, store.decode(EngineStamp, stamp)))
             except ValueError as error:
-                raise unreadable(bundle, "engine.json", error) from error
+                raise unreadable(bundle, STAMPS, error) from error
     return found

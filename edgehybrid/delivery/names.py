@@ -11,6 +11,12 @@ CONTROL, CONTROL_PLAN = "control.onnx", "control.plan"
 SCALES = "calibration.cache"
 """NVDLA's int8 scales, where the target has a DLA."""
 ANSWERS = "answers.json"
+CALIBRATION, STAMPS = "calibration.json", "engine.json"
+REPORT, PAGE = "report.json", "report.html"
+OWN = frozenset(
+    {BASELINE, MODEL, PLAN, TORCH_PLAN, CONTROL, CONTROL_PLAN, SCALES, ANSWERS, CALIBRATION, STAMPS, REPORT, PAGE}
+)
+"""All of them: what a new build may remove from the bundle that it replaces, whatever a manifest there lists."""
 
 
 def plan_name(product: Product) -> str:

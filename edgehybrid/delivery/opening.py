@@ -1,14 +1,15 @@
 """Open a bundle again: its graphs, its report, its answers, or what was measured elsewhere."""
 
+import contextlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgehybrid import reporter, store
-from edgehybrid.delivery.names import ANSWERS, ANSWERS_SCHEMA, BASELINE, CONTROL, MODEL, SCALES
-from edgehybrid.errors import ArtifactError, NotFoundError
+from edgehybrid.delivery.names import ANSWERS, ANSWERS_SCHEMA, BASELINE, CONTROL, MODEL, REPORT, SCALES
+from edgehybrid.errors import ArtifactError, GraphError, NotFoundError
 from edgehybrid.records import (
     Answers,
     Measurement,
@@ -95,16 +96,29 @@ def spec_of(path: Path) -> ModelSpec:
     return ModelSpec(path.stem, Preprocess(size_of(height, width)), classes, provenance)
 
 
+@contextlib.contextmanager
+def loading(path: Path) -> Iterator[None]:
+    """While networks are opened: one of a bundle that is none is the bundle's fault, not a bad model of the user's."""
+    try:
+        yield
+    except GraphError as error:
+        if not path.is_dir():
+            raise
+        raise ArtifactError(error.what, why=error.why, fix="build the bundle again with `edgehybrid build`") from error
+
+
 def verify(folder: Path) -> Verification:
-    """Check every hash of a bundle and open its networks.
+    """Check every hash of a bundle, read what it tells, and open its networks.
 
     Raises:
-        ArtifactError: A file is missing, damaged or was changed, or does not load.
+        ArtifactError: A file is missing, damaged or was changed, cannot be read by this version, or does not load.
     """
     bundle = store.open_bundle(folder)
     networks = (BASELINE, MODEL)
+    _report(bundle)
+    _answers(bundle)
     for name in networks:
-        with open_runner(bundle.file(name)):
+        with loading(folder), open_runner(bundle.file(name)):
             pass
     model, trained = recipe_of(bundle).model, bool(bundle.manifest.get("trained"))
     return Verification(str(folder), listed(bundle.manifest), networks, model, trained=trained)
@@ -217,7 +231,11 @@ def unreadable(bundle: store.Bundle, name: str, error: Exception) -> ArtifactErr
 
 
 def _report(bundle: store.Bundle) -> Report:
-    return moved(reporter.from_json(json_of(bundle, "report.json")), bundle.path)
+    document = json_of(bundle, REPORT)
+    try:
+        return moved(reporter.from_json(document), bundle.path)
+    except ArtifactError as error:
+        raise unreadable(bundle, REPORT, ValueError(error.why)) from error
 
 
 def _answers(bundle: store.Bundle) -> Answers | None:

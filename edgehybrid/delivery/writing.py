@@ -12,11 +12,16 @@ from edgehybrid.delivery.names import (
     ANSWERS,
     ANSWERS_SCHEMA,
     BASELINE,
+    CALIBRATION,
     CONTROL,
     CONTROL_PLAN,
     MODEL,
+    OWN,
+    PAGE,
     PLAN,
+    REPORT,
     SCALES,
+    STAMPS,
     TORCH_PLAN,
     plan_name,
 )
@@ -55,7 +60,7 @@ def write(
     """
     files: dict[str, store.Content] = {BASELINE: baseline, MODEL: deployed}
     if ranges is not None:
-        files["calibration.json"] = _calibration_document(ranges, baseline, report.model.preprocess)
+        files[CALIBRATION] = _calibration_document(ranges, baseline, report.model.preprocess)
         if engine.dla_cores(report.target) and recipe.precision == "int8":  # NVDLA's table would make all of it int8
             files[SCALES] = engine.calibration_cache(scales or ranges)
     files |= _answer_files(answers)
@@ -74,7 +79,7 @@ def write(
         },
         "versions": dict(versions),
     }
-    store.write_bundle(folder, files, facts)
+    store.write_bundle(folder, files, facts, OWN)
 
 
 def write_engines(
@@ -97,12 +102,12 @@ def write_engines(
     """
     bundle = store.open_bundle(folder)
     recipe = recipe_of(bundle)
-    replaced = {PLAN, TORCH_PLAN, CONTROL, CONTROL_PLAN, ANSWERS, "engine.json", "report.json", "report.html"}
+    replaced = {PLAN, TORCH_PLAN, CONTROL, CONTROL_PLAN, ANSWERS, STAMPS, REPORT, PAGE}
     files: dict[str, store.Content] = {name: bundle.file(name) for name in sorted(names_in(bundle) - replaced)}
     files |= _engine_files(product, control, recipe, report.target, versions)
     files |= _report_files(report) | _answer_files(answers)
-    own = ("schema", "edgehybrid", "files")
-    store.write_bundle(folder, files, {k: v for k, v in bundle.manifest.items() if k not in own})
+    known = ("schema", "edgehybrid", "files")
+    store.write_bundle(folder, files, {k: v for k, v in bundle.manifest.items() if k not in known}, OWN)
 
 
 def adopt(folder: Path, fetched: Path, manifest: bytes) -> Report:
@@ -120,11 +125,12 @@ def adopt(folder: Path, fetched: Path, manifest: bytes) -> Report:
     files: dict[str, store.Content] = {
         name: fetched / name if (fetched / name).is_file() else folder / name for name in listed(said)
     }
-    report = reporter.from_json(json.loads(Path(str(files["report.json"])).read_bytes()))
+    report = reporter.from_json(json.loads(Path(str(files[REPORT])).read_bytes()))
     again = shlex.join(["edgehybrid", "bench", str(folder)])
     report = replace(moved(report, folder), next_command=again)
     files |= _report_files(report)
-    store.write_bundle(folder, files, {k: v for k, v in said.items() if k not in ("schema", "edgehybrid", "files")})
+    known = ("schema", "edgehybrid", "files")
+    store.write_bundle(folder, files, {k: v for k, v in said.items() if k not in known}, OWN)
     return report
 
 
@@ -155,7 +161,7 @@ def _engine_files(
             files[CONTROL_PLAN] = control.plan
     twin = None if control is None else facts(control, CONTROL_PLAN)
     document = {**facts(product, plan_name(product)), "control": twin, "target": target, "versions": dict(versions)}
-    return files | {"engine.json": store.to_json(document)}
+    return files | {STAMPS: store.to_json(document)}
 
 
 def _calibration_document(ranges: Ranges, baseline: Path, preprocess: Preprocess) -> bytes:
@@ -168,8 +174,8 @@ def _calibration_document(ranges: Ranges, baseline: Path, preprocess: Preprocess
 
 def _report_files(report: Report) -> dict[str, store.Content]:
     return {
-        "report.json": store.to_json(reporter.to_json(report)),
-        "report.html": reporter.page(report).encode(),
+        REPORT: store.to_json(reporter.to_json(report)),
+        PAGE: reporter.page(report).encode(),
     }
 
 

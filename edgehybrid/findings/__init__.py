@@ -5,6 +5,7 @@ from edgehybrid.findings.gate import gate, too_few
 from edgehybrid.findings.notes import (
     control_notes,
     image_notes,
+    int8_notes,
     label_notes,
     output_notes,
     range_notes,
@@ -39,6 +40,7 @@ __all__ = [
     "gate",
     "merge_answers",
     "image_notes",
+    "int8_notes",
     "label_notes",
     "output_notes",
     "next_command",

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid import benchmark, evaluator
+from edgehybrid.printable import counted
 from edgehybrid.records import (
     UNTRAINED,
     WORTHWHILE,
@@ -26,7 +27,7 @@ from edgehybrid.records import (
 
 FEW_CALIBRATION_IMAGES = 32
 LITTLE_INT8 = 25
-"""Percent of the multiply-accumulates in int8 below which mixed precision is fp16 with extra conversions."""
+"""Percent of the multiply-accumulates in int8 below which the whole is fp16 with extra conversions."""
 SHOWN_OUTPUTS = 6
 NAMED = 5
 """Groups named in a note; the report has all."""
@@ -91,7 +92,37 @@ def image_notes(
     if evaluation is None:
         seen = "the calibration images" if recipe.ranges is None else f"images of {recipe.calib}"
         notes.append(f"no --eval given: accuracy is not measured; fidelity is on {seen}")
-    return tuple(notes)
+    return tuple(dict.fromkeys(notes))  # one set of images may serve both
+
+
+def int8_notes(precision: Precision, plan: Plan, work: Mapping[str, int]) -> tuple[str, ...]:
+    """Whether the rules left a network of int8 in float, all of it or most; why most of its layers are.
+
+    Args:
+        precision: That was asked for; how much mixed has in int8 is told by its search, unless it is nothing.
+        plan: Of the network.
+        work: Multiply-accumulates of every layer.
+    """
+    if precision not in ("int8", "mixed"):
+        return ()
+    if not work:
+        return ("no layer is int8: the network has no convolution and no matrix product",)
+    int8 = {d.node for d in plan.decisions if d.kind in ("activation", "weight") and d.node in work}
+    share = 100 * sum(work[node] for node in int8) / max(sum(work.values()), 1)
+    if share >= LITTLE_INT8 or (int8 and precision == "mixed"):
+        return ()
+    reasons: dict[str, dict[str, str]] = {}
+    for decision in plan.decisions:
+        if decision.node in work.keys() - int8 and decision.kind == "float" and decision.rule != "bias":
+            reasons.setdefault(decision.rule, {}).setdefault(decision.node, decision.reason)
+    commonest = max(reasons.values(), key=len, default={"": "no rule takes it"})
+    why, others = next(iter(commonest.values())), len(work) - len(int8)
+    many, whose = counted(len(work), "layer"), "the others" if int8 else "them"
+    told = f": {why}" if len(commonest) == others else f"; {len(commonest)} of {whose}: {why}"
+    if not int8:
+        return (f"none of {many} is int8{told}",)
+    verb = "is" if len(int8) == 1 else "are"
+    return (f"only {len(int8)} of {many} {verb} int8, {share:.0f} % of the multiply-accumulates{told}",)
 
 
 def output_notes(

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid import memory
-from edgehybrid.errors import EdgeHybridError, GraphError
+from edgehybrid.errors import EdgeHybridError, GraphError, withheld
 from edgehybrid.graph import shapes
 from edgehybrid.graph.weights import NOTHING, Weights, pieces
 from edgehybrid.records import Precision
 
 MIN_OPSET = 13
 MAX_OPSET = 23
+CHECK = "check-model FILE"
+"""In errors of those who do not know which file it is: `reading` does."""
 LARGEST_FILE = 2**31 - 1  # bytes; what a protobuf message can have
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "BatchNormalization")
 """Operators whose constants are trained weights."""
@@ -179,16 +182,19 @@ def _bound(tensor: onnx.TensorProto, path: Path) -> int:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Say which file an error of the ONNX libraries is about."""
+    """Say which file an error of the ONNX libraries is about; a file that may not be read is a ResourceError."""
     try:
         yield
-    except EdgeHybridError:
+    except EdgeHybridError as error:
+        error.rename(CHECK, f"check-model {shlex.quote(str(path))}")
         raise
+    except PermissionError as error:
+        raise withheld(error) from error
     except Exception as error:  # protobuf, onnx and onnx_ir raise a dozen unrelated types
         raise GraphError(
             f"{path} is not a usable ONNX file",
             why=first_line(error),
-            fix="check the file with `check-model FILE` or export it again",
+            fix=f"check the file with `check-model {shlex.quote(str(path))}` or export it again",
         ) from error
 
 

@@ -9,6 +9,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from edgehybrid.errors import GraphError, UsageError
 from edgehybrid.graph import (
+    CHECK,
     MIN_OPSET,
     Graph,
     check_opset,
@@ -36,7 +37,7 @@ from edgehybrid.graph.image_input import (
 from edgehybrid.graph.naming import name_by_modules
 from edgehybrid.graph.narrowing import narrow_doubles
 from edgehybrid.graph.padding import write_pads
-from edgehybrid.graph.soundness import check_operators, check_structure
+from edgehybrid.graph.soundness import check_operators, check_structure, check_weights, check_wiring
 from edgehybrid.graph.structure import scores_of
 from edgehybrid.graph.upgrading import OLDEST, raise_opset
 from edgehybrid.printable import counted
@@ -143,6 +144,7 @@ def settle(
             notify(f"input '{image.name}' fixed to {dims_of(image)}")
             substitute(proto, fixed)
         elif not turned and opset_of(proto) >= MIN_OPSET:
+            check_weights(proto)
             return None
         return from_proto(_raised(proto, notify))
 
@@ -178,7 +180,7 @@ def open_unchecked(path: Path) -> Graph:
         The graph, local functions inlined, shapes inferred as far as they are known.
 
     Raises:
-        GraphError: Not ONNX, damaged, or without the standard operator set.
+        GraphError: Not ONNX, damaged, with a loose end, or without the standard operator set.
     """
     with reading(path):
         proto = read_proto(path)
@@ -186,11 +188,12 @@ def open_unchecked(path: Path) -> Graph:
             raise GraphError(
                 f"{path} names no version of the ONNX operator set",
                 why="its operators have no meaning without one",
-                fix="check the file with `check-model FILE` or export it again",
+                fix=f"check the file with `{CHECK}` or export it again",
             )
         others = [entry for entry in proto.opset_import if entry.domain not in ("", "ai.onnx")]
         _normalise(proto)
         proto.opset_import.extend(others)
+        check_wiring(proto)
         return Graph(shapes.open_model(proto))
 
 

@@ -4,11 +4,15 @@ ONNX's inference gets and returns the whole model as bytes. Of a weight it reads
 stay behind: on 38 MB of weights that takes a fifth of the time.
 """
 
+import logging
+
 import onnx
 import onnx.shape_inference
 import onnx_ir as ir
 
 from edgehybrid.graph.weights import NOTHING, Weights, outline, put_in, take_out
+
+logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)  # it would write to stderr what is refused here by name
 
 
 def open_model(proto: onnx.ModelProto, weights: Weights = NOTHING) -> ir.Model:

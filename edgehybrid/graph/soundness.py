@@ -7,9 +7,9 @@ import onnx
 from google.protobuf.message import Message
 
 from edgehybrid.errors import GraphError
-from edgehybrid.graph import check_domain, describe, opset_of
+from edgehybrid.graph import CHECK, check_domain, describe, opset_of
 
-BROKEN = "export it again, or see what `check-model FILE` (comes with onnx) says"
+BROKEN = f"export it again, or see what `{CHECK}` (comes with onnx) says"
 CONTROL_FLOW = ("If", "Loop", "Scan")
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
@@ -26,24 +26,48 @@ def check_operators(proto: onnx.ModelProto) -> None:
 
 
 def check_structure(proto: onnx.ModelProto) -> None:
-    """Look at how nodes and weights hang together.
+    """Look at how nodes and weights hang together, and at every node as the standard has it.
 
     Raises:
-        GraphError: A tensor that nothing computes, or two nodes do; a wrong attribute; a weight that does not fit its
-            shape; text that is none.
+        GraphError: As `check_wiring`; a wrong attribute; a sparse weight; no output.
     """
-    for text in _texts(proto):
-        if not isinstance(text, str):
-            raise GraphError(f"the name {text!r} is no text", why="names in ONNX files are UTF-8", fix=BROKEN)
+    check_wiring(proto)
     context = onnx.checker.DEFAULT_CONTEXT
     context.ir_version, context.opset_imports = proto.ir_version, {"": opset_of(proto)}
     if proto.graph.sparse_initializer:
         name = proto.graph.sparse_initializer[0].values.name
         raise GraphError(f"weight '{name}' is sparse", why="no kernel here reads such weights", fix="export it dense")
-    known = {"", *(value.name for value in proto.graph.input)}
+    for node in proto.graph.node:
+        _check_part(functools.partial(onnx.checker.check_node, node, context), describe(node))
+        for tensor in (attribute.t for attribute in node.attribute if attribute.HasField("t")):
+            _check_part(functools.partial(onnx.numpy_helper.to_array, tensor), describe(node))
+    if not proto.graph.output:
+        raise GraphError("the network has no output", why="nothing could be measured", fix=BROKEN)
+
+
+def check_weights(proto: onnx.ModelProto) -> None:
+    """Look at every weight for itself.
+
+    Raises:
+        GraphError: One does not fit its shape.
+    """
     for tensor in proto.graph.initializer:
         _check_part(functools.partial(onnx.numpy_helper.to_array, tensor), f"weight '{tensor.name}'")
-        known.add(tensor.name)
+
+
+def check_wiring(proto: onnx.ModelProto) -> None:
+    """Look at how nodes and weights hang together, whatever the nodes are.
+
+    Raises:
+        GraphError: A tensor that nothing computes, or two nodes do; a weight that does not fit its shape; text that is
+            none.
+    """
+    for text in _texts(proto):
+        if not isinstance(text, str):
+            raise GraphError(f"the name {text!r} is no text", why="names in ONNX files are UTF-8", fix=BROKEN)
+    check_weights(proto)
+    known = {"", *(value.name for value in (*proto.graph.input, *proto.graph.initializer))}
+    known |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
     for node in proto.graph.node:
         loose = [name for name in node.input if name not in known]
         twice = [name for name in node.output if name and name in known]
@@ -52,12 +76,7 @@ def check_structure(proto: onnx.ModelProto) -> None:
                 f"it reads '{loose[0]}', which nothing before it computes" if loose else f"'{twice[0]}' exists already"
             )
             raise GraphError(f"{describe(node)} does not fit into the graph", why=why, fix=BROKEN)
-        _check_part(functools.partial(onnx.checker.check_node, node, context), describe(node))
-        for tensor in (attribute.t for attribute in node.attribute if attribute.HasField("t")):
-            _check_part(functools.partial(onnx.numpy_helper.to_array, tensor), describe(node))
         known.update(node.output)
-    if not proto.graph.output:
-        raise GraphError("the network has no output", why="nothing could be measured", fix=BROKEN)
     for output in proto.graph.output:
         if output.name not in known:
             raise GraphError(

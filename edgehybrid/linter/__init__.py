@@ -5,11 +5,12 @@ The rules are tables in `linter.pairs` (what each QuantizeLinear and DequantizeL
 a build knows the rest.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgehybrid.errors import NotFoundError
-from edgehybrid.graph import Graph
+from edgehybrid.errors import GraphError, NotFoundError
+from edgehybrid.graph import CHECK, Graph
 from edgehybrid.graph.adoption import open_unchecked
 from edgehybrid.graph.structure import input_of
 from edgehybrid.linter.pairs import PAIR_RULES
@@ -42,7 +43,12 @@ def lint(path: Path) -> Lint:
         within = sorted(path.glob("*.onnx")) if path.is_dir() else []
         fix = f"name an .onnx file{': ' if within else ''}{' or '.join(map(str, within[:3]))}"
         raise NotFoundError(f"cannot read {path}", why=f"it is {what}", fix=fix)
-    return check(open_unchecked(path), str(path))
+    graph = open_unchecked(path)
+    try:
+        return check(graph, str(path))
+    except GraphError as error:
+        error.rename(CHECK, f"check-model {shlex.quote(str(path))}")
+        raise
 
 
 def check(graph: Graph, path: str = "") -> Lint:

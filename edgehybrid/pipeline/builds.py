@@ -187,7 +187,7 @@ def build(
     control = engines.build_control(run, ordered)
 
     files = lowered.scored
-    latencies = stages.bench(run, files, images, made, state) if goal.backend == "onnxruntime" else {}
+    timed = stages.bench(run, files, images, made, state) if goal.backend == "onnxruntime" else None
     labels_of = {p: lowered.mixed.scored_as if lowered.mixed and p == "mixed" else p for p in files}
     logits = {
         p: stages.predict(run, labels_of[p], path, scored, spec.preprocess, outputs=outputs)
@@ -195,14 +195,14 @@ def build(
     }
     stages.check_collapse(logits, spec)
     products = engines.by_precision(precision, product, control)
-    trial = stages.try_engines(run, products, images, scored, spec.preprocess, outputs)
+    trial = stages.try_engines(run, products, images, scored, spec.preprocess, state, outputs)
     layers = stages.layer_noise(run, lowered.prepared.path, lowered.quantized, images, spec.preprocess)
 
     ranges_used = lowered.prepared.ranges
     recipe = recipe if ranges_used is None else replace(recipe, method=ranges_used.method)
     again = replace(recipe, model=model)
     rows = findings.accuracy_rows(files, logits, truth, spec.weights.trained, outputs)
-    rows = findings.with_latency(rows, latencies, goal)
+    rows = findings.with_latency(rows, timed.latencies if timed else {}, goal)
     known = truth if spec.weights.trained else None
     answers = findings.merge_answers(
         findings.answers(logits, truth, scored.order, spec.weights.trained),
@@ -217,7 +217,7 @@ def build(
         macs=made.macs,
         batch=made.batch,
         target=goal,
-        device=state,
+        device=timed.state if timed else trial.state or state,
         calibration=lowered.calibration,
         method=None if ranges_used is None else ranges_used.method,
         evaluation=evaluation,
@@ -230,6 +230,7 @@ def build(
         layers=layers,
         adjustments=lowered.prepared.adjustments,
         notes=(
+            *findings.int8_notes(precision, lowered.quantized.plan, stages.work_of(lowered.prepared.path)),
             *findings.weight_notes(spec),
             *findings.image_notes(recipe, lowered.calibration, evaluation, shared),
             *findings.tuning_notes(lowered.prepared.adjustments),

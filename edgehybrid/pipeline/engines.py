@@ -123,9 +123,9 @@ def build_engines(folder: Path, options: EngineOptions, host: str | None = None,
         UsageError: The bundle's target has no engine, or `eval` names other images.
         NotReadyError: This machine cannot build for the bundle's target.
     """
-    from edgehybrid import dataset, delivery, engine, stages
+    from edgehybrid import dataset, delivery, device, engine, stages
 
-    opened = delivery.open_graphs(folder)
+    opened, state = delivery.open_graphs(folder), device.state(threads=0)
     target = opened.report.target
     if target.backend == "onnxruntime":
         raise UsageError(
@@ -161,7 +161,7 @@ def build_engines(folder: Path, options: EngineOptions, host: str | None = None,
     products = by_precision(opened.precision, product, control)
     spec = opened.report.model
     outputs = stages.columns_of(opened.baseline, spec)
-    trial = stages.try_engines(run, products, pictures, scored, spec.preprocess, outputs)
+    trial = stages.try_engines(run, products, pictures, scored, spec.preprocess, state, outputs)
     return _keep(run, folder, opened, product, control, trial, scored, outputs)
 
 
@@ -250,7 +250,7 @@ def _keep(
     outputs: Mapping[str, int] | None = None,
 ) -> Report:
     """Write engines into their bundle, and the report with what they did."""
-    from edgehybrid import delivery, device, findings, stages
+    from edgehybrid import delivery, findings, stages
 
     report, target, spec = opened.report, opened.report.target, opened.report.model
     reference = truth = given = None
@@ -259,7 +259,7 @@ def _keep(
         truth = stages.labels_for(scored, spec) if report.evaluation and spec.weights.trained else None
         given = findings.answers(trial.logits, truth, scored.order, spec.weights.trained, backend=target.backend)
     made = by_precision(opened.precision, product, control)
-    here = device.state(threads=0) if trial.latencies else report.device
+    here = trial.state or report.device
     names = {stage.name for stage in run.stages}
     graphs = tuple(row for row in report.rows if row.backend != target.backend)
     if here.name != report.device.name:

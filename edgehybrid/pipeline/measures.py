@@ -57,7 +57,8 @@ def bench(
         files = {label: Runnable(path, "onnxruntime") for label, path in delivery.runnable_files(settled).items()}
     spec = delivery.spec_of(settled)
     images = dataset.load("photos", at_most=8, split="calib")
-    timed = stages.time_networks(files, options, spec.preprocess, images, samples)
+    with delivery.loading(model):
+        timed = stages.time_networks(files, options, spec.preprocess, images, samples)
     latencies = {precision: found.latency for precision, found in timed.items()}
     rows = findings.timed_rows(files, latencies, {precision: found.end_to_end for precision, found in timed.items()})
     said = (*notes, *findings.control_notes(files, latencies), *findings.speed_notes(rows))
@@ -119,7 +120,8 @@ def evaluate(
     images = dataset.load(eval, limit=num_eval, seed=seed, split="eval")
     spec = dataset.apply_stated(delivery.spec_of(fixed), stated, assumed=fixed.is_file())
     truth = None if images.labels is None else stages.labels_for(images, spec)
-    logits = {label: stages.predict(run, label, path, images, spec.preprocess) for label, path in files.items()}
+    with delivery.loading(model):
+        logits = {label: stages.predict(run, label, path, images, spec.preprocess) for label, path in files.items()}
     trained = spec.weights.trained
     rows = findings.accuracy_rows(files, logits, truth, trained)
     answers = findings.answers(logits, truth, images.order, trained)

@@ -94,7 +94,7 @@ def read_profile(path: Path) -> dict[str, dict[str, float]]:
             str(timing["precision"]): {str(layer["name"]): float(layer["ms"]) for layer in timing["layers"]}
             for timing in document["timings"]
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path} is not a profile",
             why=f"{type(error).__name__}: {error}",

@@ -148,7 +148,7 @@ def bench_options(
         ("streams", streams, 1),
         ("layers", layers, 0),
     ):
-        if not value >= least:
+        if not least <= value < math.inf:
             raise UsageError(f"--{name} {value} makes no sense", why=f"it is {least} or more", fix=f"--{name} {least}")
     try:
         percents = tuple(float(part) for part in percentile.split(",") if part.strip())

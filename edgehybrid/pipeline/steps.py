@@ -217,10 +217,12 @@ def quantize(
     )
     level, scales, tuning = prepared.path, prepared.ranges, prepared.tuning
     if scales is not None and goal.dialect == "fp32":
-        written = stages.quantize_alone(run, level, scales, tuning)
+        written, plan = stages.quantize_alone(run, level, scales, tuning)
     else:
         peaks = stages.find_peaks(run, level, images, ready)
-        written = stages.quantize(run, level, precision, scales, peaks, tuning=tuning).deployed(goal)
+        both = stages.quantize(run, level, precision, scales, peaks, tuning=tuning)
+        written, plan = both.deployed(goal), both.plan
     name = f"{made.spec.name}-{spelled(made.spec.preprocess.size)}-b{made.batch}-{precision}.onnx"
     product = stages.suit_parser(run, written, goal)
-    return deliver(output or Path(name), product, "onnx", findings.weight_notes(made.spec))
+    notes = (*findings.int8_notes(precision, plan, stages.work_of(level)), *findings.weight_notes(made.spec))
+    return deliver(output or Path(name), product, "onnx", notes)

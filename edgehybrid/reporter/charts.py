@@ -272,10 +272,12 @@ def layer_strip(layers: Sequence[LayerError], width: int, worst: int = 5) -> Mar
 
 
 def decibels(value: float) -> str:
-    """SQNR in words where it is no number: identical outputs, or outputs that are not finite."""
+    """SQNR, in words where a number says nothing: outputs that are the same, or not finite."""
     if math.isnan(value) or value == -math.inf:
         return "not finite"
-    return "identical" if math.isinf(value) else f"{wording.fixed(value, 1)} dB"
+    if math.isinf(value):
+        return "identical"
+    return "exact" if value >= wording.EXACT else f"{wording.fixed(value, 1)} dB"
 
 
 def meter(share: float, look: str) -> Markup:

@@ -5,8 +5,6 @@ from edgehybrid.reporter import wording
 
 POOR_SQNR = 20.0
 """dB of the logits below which int8 is called poor: the noise is a tenth of the signal."""
-EXACT = 150.0
-"""dB from which on a tensor is the float network's but for float32's own rounding."""
 CULPRITS = 3
 """Layers named in a sentence."""
 MOST_DB = 1600.0
@@ -50,7 +48,7 @@ def _culprits(report: Report) -> str:
     rules = {d.node: d.rule for d in report.placement if d.kind == "weight"}
 
     def name(layer: LayerError) -> str:
-        exact = layer.input_db is None or layer.input_db >= EXACT
+        exact = layer.input_db is None or layer.input_db >= wording.EXACT
         arrives = "exact" if exact else f"{wording.fixed(layer.input_db or 0, 1)} dB"
         rule = f", rule {rules[layer.node]}" if layer.node in rules else ""
         return f"{layer.node} (in {arrives}, out {wording.fixed(layer.sqnr_db, 1)} dB{rule})"

@@ -13,6 +13,8 @@ BACKENDS = {
     "tensorrt": "TensorRT",
     "tensorrt-rtx": "TensorRT-RTX",
 }
+EXACT = 150.0
+"""dB from which on a tensor is the float network's but for float32's own rounding."""
 
 
 @dataclass(frozen=True)

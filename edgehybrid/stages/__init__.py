@@ -1,7 +1,7 @@
 """The steps of a build as cached work: what each depends on, what files it leaves, what it cost."""
 
 from edgehybrid.stages.calibration import merge_calibrations, reuse_calibration, take_shard, write_calibration
-from edgehybrid.stages.estimate import floors
+from edgehybrid.stages.estimate import floors, work_of
 from edgehybrid.stages.measurement import (
     bench,
     check_collapse,
@@ -82,5 +82,6 @@ __all__ = [
     "try_engines",
     "versions",
     "why_not_here",
+    "work_of",
     "write_calibration",
 ]

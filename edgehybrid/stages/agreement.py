@@ -1,13 +1,15 @@
 """Whether what was made of a user's file computes what the file computes."""
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgehybrid import runtime
-from edgehybrid.errors import GraphError, StageError
+from edgehybrid.errors import EdgeHybridError, GraphError, StageError
 from edgehybrid.progress import listener
 from edgehybrid.store.files import guarding
 
@@ -27,7 +29,7 @@ def check_agreement(path: Path, adopted: "Graph") -> None:
 
     Raises:
         StageError: An output differs by more than 1e-4 of its largest value.
-        GraphError: One of the two does not run in ONNX Runtime.
+        GraphError: One of the two does not run in ONNX Runtime, or an output of the file is not finite.
     """
     from edgehybrid.graph.adoption import as_written
 
@@ -35,7 +37,11 @@ def check_agreement(path: Path, adopted: "Graph") -> None:
         before, after = folder / "before.onnx", folder / "after.onnx"
         before.write_bytes(as_written(path, adopted).SerializeToString())
         after.write_bytes(adopted.to_bytes())
-        with _open_original(path, before) as old, runtime.open_runner(after, canonical=True) as new:
+        with (
+            _naming(path, before, after),
+            _open_original(path, before) as old,
+            runtime.open_runner(after, canonical=True) as new,
+        ):
             ((image, wanted),) = new.inputs.items()
             ((_, written),) = old.inputs.items()
             noise = np.random.default_rng(0).standard_normal(wanted.shape, np.float32)
@@ -44,7 +50,13 @@ def check_agreement(path: Path, adopted: "Graph") -> None:
             got = new.run({image: noise})
     worst = 0.0
     for output, array in want.items():
-        reference, result = (np.nan_to_num(x.astype(np.float64)) for x in (array, got[output]))
+        reference, result = array.astype(np.float64), np.nan_to_num(got[output].astype(np.float64), nan=np.inf)
+        if broken := int((~np.isfinite(reference)).sum()):
+            raise GraphError(
+                f"output '{output}' of {path} is not finite",
+                why=f"{broken:,} of its {reference.size:,} values are NaN or infinite on an image of noise, in float32",
+                fix="its weights are damaged or its training diverged: use another file",
+            )
         worst = max(worst, float(np.abs(result - reference).max() / max(np.abs(reference).max(), 1e-30)))
     if worst > TOLERANCE:
         raise StageError(
@@ -53,6 +65,17 @@ def check_agreement(path: Path, adopted: "Graph") -> None:
             fix="export it again with opset_version=17 and channels first",
         )
     listener().note(f"computes what {path} does: largest difference {worst:.1e} of an output, on one image of noise")
+
+
+@contextlib.contextmanager
+def _naming(path: Path, *written: Path) -> Iterator[None]:
+    """Let errors name the user's file in place of those that were written for the comparison and will be gone."""
+    try:
+        yield
+    except EdgeHybridError as error:
+        for each in written:
+            error.rename(str(each), str(path))
+        raise
 
 
 def _open_original(path: Path, written: Path) -> runtime.Runner:

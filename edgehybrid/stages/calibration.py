@@ -13,7 +13,7 @@ from edgehybrid.stages.run import Run
 
 
 def take_shard(images: Images, shard: str | None) -> Images:
-    """Part I of N of the images, every N-th one; all of them for None.
+    """Part I of N of the images, every N-th one, copies of an image in one part; all of them for None.
 
     Raises:
         UsageError: Not of the form I/N with 1 <= I <= N.
@@ -24,7 +24,8 @@ def take_shard(images: Images, shard: str | None) -> Images:
     first, _, count = shard.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
         raise UsageError(f"--shard {shard} is no part", why="needed I/N with I from 1 to N", fix="--shard 1/4")
-    indexes = range(int(first) - 1, len(images), int(count))
+    places = {digest: place for place, digest in enumerate(dict.fromkeys(images.digests))}
+    indexes = [i for i, digest in enumerate(images.digests) if places[digest] % int(count) == int(first) - 1]
     if not indexes:
         raise ImagesError(
             f"part {shard} of {images.spec.name} is empty",

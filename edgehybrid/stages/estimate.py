@@ -1,9 +1,19 @@
-"""What can be said of a target without having it: the least time that a call must take there."""
+"""What can be said without running anything: how much work is where, and the least time that a target takes for it."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from edgehybrid.records import Floor, Precision, Target
+
+
+def work_of(path: Path) -> dict[str, int]:
+    """Multiply-accumulates of every convolution and matrix product, by the names that plans know them under."""
+    from edgehybrid import graph
+    from edgehybrid.graph.counting import COUNTED, macs_of
+
+    opened = graph.load(path)
+    labels = graph.label_nodes(opened)
+    return {labels[node]: macs_of(node) for node in opened.nodes(*COUNTED)}
 
 
 def floors(graphs: Mapping[Precision, Path], target: Target) -> tuple[Floor, ...]:

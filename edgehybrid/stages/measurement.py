@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,22 +28,29 @@ if TYPE_CHECKING:
 
 LAYER_IMAGES = 32
 """Images on which per-layer noise is measured: it is a mean over pixels, which 32 images settle."""
+LATENCY = "latency.json"
+"""What `Benched` is called in the cache."""
 
 
-def bench(
-    run: Run, files: Mapping[Precision, Path], images: Images, made: Exported, state: DeviceState
-) -> dict[Precision, Latency]:
+@dataclass(frozen=True)
+class Benched:
+    """Latencies, and the state of the machine when they were taken, which a cache may have kept for long."""
+
+    latencies: Mapping[Precision, Latency]
+    state: DeviceState
+
+
+def bench(run: Run, files: Mapping[Precision, Path], images: Images, made: Exported, state: DeviceState) -> Benched:
     """Latency of several graphs on this machine, on a real image."""
 
     def produce(folder: Path) -> None:
         one = next(images.batches(made.spec.preprocess, 1))
         feed = np.repeat(one, made.batch, axis=0)
-        write_atomic(folder / "latency.json", to_json(measure(files, feed)))
+        write_atomic(folder / LATENCY, to_json(Benched(measure(files, feed), state)))
 
     inputs: dict[str, object] = {precision: sha256_of(path) for precision, path in files.items()}
     folder = run.do("bench", {**inputs, "machine": place_of(state)}, produce)
-    stored = json.loads((folder / "latency.json").read_bytes())
-    return {precision: decode(Latency, stored[precision]) for precision in files}
+    return decode(Benched, json.loads((folder / LATENCY).read_bytes()))
 
 
 def measure(

@@ -31,6 +31,8 @@ NOTHING_KEPT: Mapping[str, str] = {}
 NOTHING_SHIFTED: Mapping[str, float] = {}
 CALIBRATION_CACHE = "calibration.cache"
 """NVDLA's int8 scales, in a bundle and beside an engine."""
+PLAN = "plan.json"
+"""In the cache, beside what was quantized by it."""
 
 PEAK_IMAGES = 8
 """Images on which the range of float16 is judged: placement's margin is for what these did not show."""
@@ -203,7 +205,7 @@ def quantize(
             write_atomic(folder / "typed.onnx", quantizer.quantize(model, ranges, plan, tuned).pieces())
             twin = quantizer.quantize(model, ranges, twin_plan, tuned)
             write_atomic(folder / "runnable.onnx", twin.pieces())
-        write_atomic(folder / "plan.json", to_json(plan))
+        write_atomic(folder / PLAN, to_json(plan))
 
     inputs = {
         "model": sha256_of(baseline),
@@ -214,13 +216,13 @@ def quantize(
         "tuning": None if tuning is None else sha256_of(tuning),
     }
     folder = run.do("quantize", inputs, produce)
-    plan = decode(Plan, json.loads((folder / "plan.json").read_bytes()))
+    plan = decode(Plan, json.loads((folder / PLAN).read_bytes()))
     typed = folder / "typed.onnx"
     return Quantized(typed if ranges is None else folder / "runnable.onnx", typed, plan, ranges, float32=baseline)
 
 
-def quantize_alone(run: Run, baseline: Path, ranges: Ranges, tuning: Path | None = None) -> Path:
-    """The int8 graph of `Quantized.runnable` without its typed twin: nothing is float16 there, so no peaks matter.
+def quantize_alone(run: Run, baseline: Path, ranges: Ranges, tuning: Path | None = None) -> tuple[Path, Plan]:
+    """`Quantized.runnable` and its plan without the typed twin: nothing is float16 there, so no peaks matter.
 
     Args:
         run: The chain.
@@ -235,15 +237,17 @@ def quantize_alone(run: Run, baseline: Path, ranges: Ranges, tuning: Path | None
 
         model = run.open(baseline)
         tuned = None if tuning is None else load_tuning(tuning)
-        made = quantizer.quantize(model, ranges, placement.plan(model, "fp32", uneven=ranges.uneven), tuned)
-        write_atomic(folder / "model.onnx", made.pieces())
+        plan = placement.plan(model, "fp32", uneven=ranges.uneven)
+        write_atomic(folder / "model.onnx", quantizer.quantize(model, ranges, plan, tuned).pieces())
+        write_atomic(folder / PLAN, to_json(plan))
 
     inputs = {
         "model": sha256_of(baseline),
         "ranges": ranges,
         "tuning": None if tuning is None else sha256_of(tuning),
     }
-    return run.do("quantize", inputs, produce) / "model.onnx"
+    folder = run.do("quantize", inputs, produce)
+    return folder / "model.onnx", decode(Plan, json.loads((folder / PLAN).read_bytes()))
 
 
 def build_engine(

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from edgehybrid.dataset import Images
 from edgehybrid.errors import NotReadyError
-from edgehybrid.records import BenchOptions, Latency, Precision, Preprocess, Product, Runnable
-from edgehybrid.stages.measurement import predict
+from edgehybrid.records import BenchOptions, DeviceState, Latency, Precision, Preprocess, Product, Runnable
+from edgehybrid.stages.measurement import LATENCY, Benched, predict
 from edgehybrid.stages.run import Run, place_of
 from edgehybrid.stages.timing import time_networks
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
@@ -26,6 +26,7 @@ class Trial:
 
     latencies: Mapping[Precision, Latency] = field(default_factory=dict)
     logits: Mapping[Precision, NDArray[np.float32]] = field(default_factory=dict)
+    state: DeviceState | None = None  # of the machine when it took the latencies; None: it took none
     reason: str | None = None  # why it does not, although it has a GPU
 
 
@@ -35,6 +36,7 @@ def try_engines(
     pictures: Images,
     scored: Images | None,
     preprocess: Preprocess,
+    state: DeviceState,
     outputs: Mapping[str, int] | None = None,
 ) -> Trial:
     """Time engines in turns, then have each answer the evaluation images.
@@ -45,6 +47,7 @@ def try_engines(
         pictures: The first ones are what is timed.
         scored: What the engines answer; None: nothing.
         preprocess: Of the model.
+        state: Of this machine before the work began, whose own load says nothing.
         outputs: As of `predict`.
 
     Returns:
@@ -57,7 +60,7 @@ def try_engines(
     from edgehybrid import device, engine
 
     built = {p: (product.plan, product.stamp) for p, product in products.items() if product.plan and product.stamp}
-    capability, state = device.capability(), device.state(threads=0)
+    capability = device.capability()
     if capability is None or not built:
         return Trial()
     for _, stamp in built.values():
@@ -69,28 +72,32 @@ def try_engines(
     try:
         for plan, stamp in built.values():
             engine.try_loading(plan, stamp, board=state.name, rebuild="edgehybrid build")
-        latencies = _time(run, files, place, pictures, preprocess)
+        timed = _time(run, files, place, pictures, preprocess, state)
         if scored is None:
-            return Trial(latencies)
+            return Trial(timed.latencies, state=timed.state)
         logits = {
             precision: predict(run, f"{precision} engine", file, scored, preprocess, place=place, outputs=outputs)
             for precision, file in files.items()
         }
     except NotReadyError as error:  # the engine stands; what it is worth is for whoever installs what is missing
         return Trial(reason=f"not run here: {error.what} ({error.why}); {error.fix}")
-    return Trial(latencies, logits)
+    return Trial(timed.latencies, logits, timed.state)
 
 
 def _time(
-    run: Run, files: Mapping[Precision, Runnable], place: str, pictures: Images, preprocess: Preprocess
-) -> dict[Precision, Latency]:
+    run: Run,
+    files: Mapping[Precision, Runnable],
+    place: str,
+    pictures: Images,
+    preprocess: Preprocess,
+    state: DeviceState,
+) -> Benched:
     """Latency by events on the device."""
 
     def produce(folder: Path) -> None:
         timed = time_networks(files, OPTIONS, preprocess, pictures)
-        write_atomic(folder / "latency.json", to_json({p: found.latency for p, found in timed.items()}))
+        write_atomic(folder / LATENCY, to_json(Benched({p: found.latency for p, found in timed.items()}, state)))
 
     engines: dict[str, object] = {precision: sha256_of(file.path) for precision, file in files.items()}
     folder = run.do("bench engines", {**engines, "place": place, "preprocess": preprocess, "options": OPTIONS}, produce)
-    stored = json.loads((folder / "latency.json").read_bytes())
-    return {precision: decode(Latency, stored[precision]) for precision in files}
+    return decode(Benched, json.loads((folder / LATENCY).read_bytes()))

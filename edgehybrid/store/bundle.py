@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from edgehybrid.errors import ArtifactError, NotFoundError, ResourceError, UsageError
+from edgehybrid.errors import ArtifactError, NotFoundError, ResourceError, UsageError, withheld
 from edgehybrid.records import Provenance
 from edgehybrid.store.documents import to_json
 from edgehybrid.store.files import Content, guarding, locked, sha256_of, sync_folder, write_beside
@@ -15,6 +17,7 @@ from edgehybrid.version import __version__
 
 BUNDLE_SCHEMA = "edgehybrid.bundle/1"
 MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 2**26  # bytes; the names of a thousand classes take 2**14
 
 
 @dataclass(frozen=True)
@@ -119,21 +122,25 @@ def _another(folder: Path, what: str, found: object, wanted: object) -> Artifact
 def may_be_bundle(folder: Path) -> bool:
     """Whether a manifest lies in a folder that is a bundle's, of any version, or that cannot be read."""
     try:
-        schema = json.loads((folder / MANIFEST).read_bytes())["schema"]
+        schema = _read_manifest(folder)["schema"]
     except (FileNotFoundError, NotADirectoryError, KeyError, TypeError):
         return False  # none, or that of a page or a program
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return True
     return isinstance(schema, str) and schema.startswith(BUNDLE_SCHEMA.partition("/")[0])
 
 
-def write_bundle(folder: Path, files: Mapping[str, Content], facts: Mapping[str, object]) -> Bundle:
+def write_bundle(
+    folder: Path, files: Mapping[str, Content], facts: Mapping[str, object], own: Collection[str] = ()
+) -> Bundle:
     """Write or replace a bundle: every file under a temporary name first, then renames, the manifest last.
 
     Args:
         folder: Checked with `check_output` before any work began.
         files: File name -> content.
         facts: What the manifest says besides schema, version and file digests.
+        own: Names of files that may be removed where an older manifest lists them and `files` does not: a manifest can
+            list anything.
 
     Raises:
         ResourceError: Disk full or not writable; an older bundle there stays whole unless the failure falls
@@ -161,9 +168,28 @@ def write_bundle(folder: Path, files: Mapping[str, Content], facts: Mapping[str,
             if fresh:
                 with contextlib.suppress(OSError):  # it holds the bundle
                     folder.rmdir()
-        for name in old - staged.keys():
+        for name in old & set(own) - staged.keys():
             (folder / name).unlink(missing_ok=True)
     return Bundle(folder, manifest)
+
+
+def _read_manifest(folder: Path) -> Any:
+    """What stands in a manifest, which nobody vouches for.
+
+    Raises:
+        OSError: There is none, or it cannot be read.
+        ValueError: It is no file, or none of JSON.
+    """
+    path = folder / MANIFEST
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, for ever
+        raise ValueError("it is no file")
+    if found.st_size > LARGEST_MANIFEST:
+        raise ValueError(f"it has {found.st_size / 2**20:,.0f} MiB, which no manifest has")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def _listed(folder: Path) -> set[str]:
@@ -175,8 +201,8 @@ def _listed(folder: Path) -> set[str]:
 def _manifest_in(folder: Path) -> dict[str, object]:
     """What an older manifest says; nothing where it is none."""
     try:
-        found = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = _read_manifest(folder)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -187,16 +213,19 @@ def open_bundle(folder: Path) -> Bundle:
     Raises:
         NotFoundError: Nothing is there.
         ArtifactError: Not a bundle, made by an unknown version, incomplete or changed.
+        ResourceError: It may not be read.
     """
     again = "build it again with `edgehybrid build`, or copy it again from where it was made"
     if not folder.exists():
         raise NotFoundError(f"no bundle {folder}", why="nothing is there", fix="edgehybrid build")
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = _read_manifest(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
         within = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
         fix = f"name a bundle within it: {', '.join(map(str, within[:3]))}" if within else again
         raise ArtifactError(f"{folder} is not a bundle", why=f"it has no {MANIFEST}", fix=fix) from error
+    except PermissionError as error:
+        raise withheld(error) from error
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST} cannot be read", why=str(error), fix=again) from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None

@@ -61,8 +61,12 @@ def _decode(kind: object, data: object, where: str) -> object:
         if not isinstance(data, Mapping):
             raise ValueError(f"{where}: needed an object")
         return {str(k): _decode(args[1], v, f"{where}.{k}") for k, v in data.items()}
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+    if isinstance(data, int) and not isinstance(data, bool) and kind in (int, float):
+        try:
+            number = float(data)
+        except OverflowError as error:
+            raise ValueError(f"{where}: the number is too large") from error
+        return data if kind is int else number
     if isinstance(kind, type) and type(data) is kind:
         return data
     raise ValueError(f"{where}: found {type(data).__name__}, needed {kind}")

@@ -120,11 +120,15 @@ def test_parts_that_would_count_double_or_tell_too_little_are_refused() -> None:
     part = calibrate([0, 1])
     with pytest.raises(UsageError, match="given twice"):
         merge({"a": part, "copy of a": part}, None)
+    with pytest.raises(UsageError, match="some images are given twice") as caught:
+        merge({"a": part, "b": calibrate([1, 2, 3]), "c": calibrate([1, 4])}, None)
+    assert caught.value.why.startswith("2 images of 7 would count double")
+    merge({"a": calibrate([0, 0, 1]), "b": calibrate([2, 3])}, None)  # one set that holds an image twice
     with pytest.raises(UsageError, match="nothing to merge"):
         merge({"a": part}, None)
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(ArtifactError) as told:
         merge({"a": part, "bundle": replace(calibrate([2, 3]), digests=())}, None)
-    assert "does not say which images" in caught.value.why
+    assert "does not say which images" in told.value.why
 
 
 @pytest.mark.parametrize(

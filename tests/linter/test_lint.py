@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -71,8 +72,9 @@ def test_a_quantizer_without_zero_point_writes_uint8(tmp_path: Path) -> None:
 def test_an_operator_without_its_scale_is_bad_input(tmp_path: Path) -> None:
     proto = files.plain()
     del proto.graph.node[0].input[1:]
-    with pytest.raises(GraphError, match="QuantizeLinear_0"):
+    with pytest.raises(GraphError, match="QuantizeLinear_0") as caught:
         linter.lint(write(proto, tmp_path / "m.onnx"))
+    assert f"`check-model {tmp_path / 'm.onnx'}`" in caught.value.fix
 
 
 def test_an_open_shape_hides_no_other_finding(tmp_path: Path) -> None:
@@ -240,3 +242,34 @@ def test_what_cannot_be_read_exits_4(tmp_path: Path) -> None:
         with pytest.raises(kind):
             linter.lint(path)
         assert runner.invoke(cli.app, ["lint", str(path)]).exit_code == 4
+
+
+def _no_weight(proto: onnx.ModelProto) -> None:
+    next(tensor for tensor in proto.graph.initializer if len(tensor.dims) == 4).dims[0] = 2**40
+
+
+def _no_start(proto: onnx.ModelProto) -> None:
+    proto.graph.ClearField("input")
+
+
+def _no_nodes(proto: onnx.ModelProto) -> None:
+    proto.graph.ClearField("node")
+
+
+def _circle(proto: onnx.ModelProto) -> None:
+    proto.graph.node[0].input[0] = proto.graph.node[-1].output[0]
+
+
+@pytest.mark.parametrize("damage", [_no_weight, _no_start, _no_nodes, _circle])
+def test_a_file_that_does_not_hang_together_is_bad_input(
+    damage: Callable[[onnx.ModelProto], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    proto = files.plain()
+    damage(proto)
+    path = write(proto, tmp_path / "m.onnx")
+    with pytest.raises(GraphError):
+        linter.lint(path)
+    if damage is _no_weight:
+        with pytest.raises(GraphError, match="is not valid"):
+            edgehybrid.bench(path, duration=0, warmup=0, iterations=1)
+    assert capfd.readouterr().err == ""

@@ -1,5 +1,6 @@
 """Drawings hold every sample, stay inside their frame and mark the right layers."""
 
+import math
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -126,3 +127,10 @@ def test_ticks_are_even_and_enclose_what_they_are_for(low: float, span: float, c
 def test_a_meter_never_overflows() -> None:
     for share in (-1.0, 0.5, 7.0, float("nan"), float("inf")):
         assert re.search(r'<rect width="(0|50|100)\.0" height="8" class="look"', charts.meter(share, "look"))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(42.0, "42.0 dB"), (200.0, "exact"), (math.inf, "identical"), (-200.0, "-200.0 dB")]
+)
+def test_decibels_beyond_rounding_are_no_number(value: float, said: str) -> None:
+    assert charts.decibels(value) == said

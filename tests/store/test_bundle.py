@@ -3,6 +3,7 @@
 import errno
 import functools
 import json
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,35 @@ def test_a_manifest_that_lies_is_refused(folder: Path, manifest: bytes) -> None:
         store.open_bundle(folder)
 
 
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+    with pytest.raises(ArtifactError, match="cannot be read") as caught:
+        store.open_bundle(folder)
+    assert caught.value.why == "it is no file"
+    with pytest.raises(UsageError, match="not a bundle"):
+        store.check_output(folder, "cmt_ti")
+
+
+def test_a_manifest_of_brackets_is_refused_wherever_it_is_read(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ArtifactError, match="cannot be read") as caught:
+        store.open_bundle(folder)
+    assert caught.value.why == "it is nested too deep"
+    with pytest.raises(UsageError, match="not a bundle"):
+        store.check_output(folder, "cmt_ti")
+    store.write_bundle(folder, {"model.onnx": b"new"}, FACTS)
+    store.open_bundle(folder)
+
+
+def test_a_manifest_larger_than_any_is_not_read(folder: Path) -> None:
+    with (folder / "manifest.json").open("r+b") as file:
+        file.truncate(2**27)
+    with pytest.raises(ArtifactError, match="cannot be read") as caught:
+        store.open_bundle(folder)
+    assert "128 MiB" in caught.value.why
+
+
 def test_a_link_in_place_of_a_file_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "model.onnx").rename(tmp_path / "elsewhere")
     (folder / "model.onnx").symlink_to(tmp_path / "elsewhere")
@@ -70,7 +100,10 @@ def test_a_link_in_place_of_a_file_is_refused(folder: Path, tmp_path: Path) -> N
 
 def test_writing_again_replaces_files_drops_stale_ones_and_keeps_the_users(folder: Path) -> None:
     (folder / "my-notes.txt").write_text("mine")
-    store.write_bundle(folder, {"model.onnx": b"new"}, FACTS)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"]["my-notes.txt"] = manifest["files"]["report.json"]  # by whoever made the bundle
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    store.write_bundle(folder, {"model.onnx": b"new"}, FACTS, own={"model.onnx", "report.json"})
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "model.onnx", "my-notes.txt"]
     assert store.open_bundle(folder).file("model.onnx").read_bytes() == b"new"
 

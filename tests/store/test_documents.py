@@ -51,6 +51,12 @@ def test_a_wrong_field_is_named(data: object, complaint: str) -> None:
         decode(Plan, data)
 
 
+def test_a_number_beyond_any_float_is_refused() -> None:
+    for kind in (int, float):
+        with pytest.raises(ValueError, match="the number is too large"):
+            decode(kind, 10**400)
+
+
 def test_json_is_strict() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         to_json({"x": math.nan})
