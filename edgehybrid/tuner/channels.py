@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgehybrid.graph import constant, known_shape
+from edgehybrid.graph import constant
 from edgehybrid.graph.structure import is_activation, reduced_axes
 from edgehybrid.tuner.region import (
     Blocked,
@@ -21,11 +21,13 @@ from edgehybrid.tuner.region import (
     Index,
     Region,
     broadcast,
+    check_constant,
     drop_axis,
     insert_axis,
     lay_along,
     line_of,
     shrink,
+    static_shape,
 )
 
 _RESHAPES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
@@ -76,7 +78,7 @@ class _Flood:
     def fill(self, seed: ir.Value, axis: int) -> bool:
         """Start at a tensor; whether it and all that it leads to can be multiplied."""
         try:
-            self.join(seed, self._number(_shape(seed), axis), 1)
+            self.join(seed, self._number(static_shape(seed), axis), 1)
             self.run()
         except Blocked:
             return False
@@ -133,19 +135,19 @@ class _Flood:
             self._take(node, (1, 2), line_of(index, 1), sign)
         elif op == "Conv":
             line = line_of(index, 1)
-            self._take(node, (1,), line.reshape(-1, *(1,) * (_rank(node.inputs[1]) - 1)), sign)
+            self._take(node, (1,), line.reshape(-1, *(1,) * (len(static_shape(node.inputs[1])) - 1)), sign)
             self._take(node, (2,), line, sign)
         elif op in ("MatMul", "Gemm") and constant(node.inputs[1]) is not None:
             line = line_of(index, -1)
             flipped = op == "Gemm" and bool(node.attributes.get_int("transB", 0))
-            if _rank(node.inputs[1]) != 2:
+            if len(static_shape(node.inputs[1])) != 2:
                 raise Blocked
             self._take(node, (1,), line[:, np.newaxis] if flipped else line, sign)
             self._take(node, (2,), line, sign)
         elif op == "MatMul":
             values_ = node.inputs[1]
             _check_matrices(node)
-            self.join(values_, insert_axis(drop_axis(index, -2), _shape(values_), -2), sign)
+            self.join(values_, insert_axis(drop_axis(index, -2), static_shape(values_), -2), sign)
         elif (op != "Mul" or self._gains) and is_activation(node):
             self.region.takers.append(node)
             self.region.gains.append((output, shrink(index), sign))
@@ -157,19 +159,19 @@ class _Flood:
         elif op == "Concat":
             axis, start = node.attributes.get_int("axis", 0) % index.ndim, 0
             for part in node.inputs:
-                end = start + _shape(part)[axis]
+                end = start + static_shape(part)[axis]
                 self.join(part, np.take(index, np.arange(start, end), axis), sign)
                 start = end
         elif op == "Transpose":
             perm = _permutation(node, index.ndim)
             self.join(node.inputs[0], index.transpose(np.argsort(perm)), sign)
         elif op in _RESHAPES:
-            self.join(node.inputs[0], index.reshape(_shape(node.inputs[0])), sign)
+            self.join(node.inputs[0], index.reshape(static_shape(node.inputs[0])), sign)
         elif op in _HOMOGENEOUS:
             self.join(node.inputs[0], index, sign)
         elif op in _MAPS:
             self._check_map(node)
-            self.join(node.inputs[0], lay_along(line_of(index, 1), _shape(node.inputs[0]), 1), sign)
+            self.join(node.inputs[0], lay_along(line_of(index, 1), static_shape(node.inputs[0]), 1), sign)
         else:
             raise Blocked
 
@@ -185,11 +187,11 @@ class _Flood:
                 raise Blocked
             carrying = [v for v in node.inputs if v in self.region.tensors]
             operand = carrying[0] if carrying else node.inputs[self._preferred]
-            if len(carrying) > 1 or _shape(operand) != index.shape:
+            if len(carrying) > 1 or static_shape(operand) != index.shape:
                 raise Blocked
             self.join(operand, index, sign)  # where the factors came from it, they must be the same
             return
-        if not fixed or _shape(node.inputs[1 - fixed[0]]) != index.shape:
+        if not fixed or static_shape(node.inputs[1 - fixed[0]]) != index.shape:
             raise Blocked
         self._take_in_sum(node, fixed[0], index, sign)
         self.join(node.inputs[1 - fixed[0]], index, sign)
@@ -197,8 +199,8 @@ class _Flood:
     def _up_split(self, node: ir.Node, output: ir.Value, index: Index, sign: int) -> None:
         """The other parts of what is split have no factor."""
         axis = node.attributes.get_int("axis", 0) % index.ndim
-        before = sum(_shape(part)[axis] for part in node.outputs[: list(node.outputs).index(output)])
-        whole = np.full(_shape(node.inputs[0]), -1, np.int32)
+        before = sum(static_shape(part)[axis] for part in node.outputs[: list(node.outputs).index(output)])
+        whole = np.full(static_shape(node.inputs[0]), -1, np.int32)
         np.moveaxis(whole, axis, 0)[before : before + index.shape[axis]] = np.moveaxis(index, axis, 0)
         self.join(node.inputs[0], whole, sign)
 
@@ -211,7 +213,7 @@ class _Flood:
             self._undo_convolution(node, line_of(index, 1), sign)
         elif op in ("MatMul", "Gemm") and place == 0 and constant(node.inputs[1]) is not None:
             flipped = op == "Gemm" and bool(node.attributes.get_int("transB", 0))
-            if _rank(node.inputs[1]) != 2 or node.attributes.get_int("transA", 0) == 1:
+            if len(static_shape(node.inputs[1])) != 2 or node.attributes.get_int("transA", 0) == 1:
                 raise Blocked
             line = line_of(index, -1)
             self._undo(node, 1, line if flipped else line[:, np.newaxis], sign)
@@ -221,7 +223,7 @@ class _Flood:
             line = line_of(index, 1)
             self._undo(node, 1, line, sign)
             self.region.edits.append(Edit(node, 3, line, sign))
-            _check_constant(node, 3)
+            check_constant(node, 3)
         elif op in ("Add", "Mul"):
             self._down_pair(node, place, index, sign)
         elif op == "Split" and place == 0:
@@ -231,12 +233,12 @@ class _Flood:
         elif op == "Transpose":
             self.join(node.outputs[0], index.transpose(_permutation(node, index.ndim)), sign)
         elif op in _RESHAPES and place == 0:
-            self.join(node.outputs[0], index.reshape(_shape(node.outputs[0])), sign)
+            self.join(node.outputs[0], index.reshape(static_shape(node.outputs[0])), sign)
         elif op in _HOMOGENEOUS and place == 0:
             self.join(node.outputs[0], index, sign)
         elif op in _MAPS and place == 0:
             self._check_map(node)
-            self.join(node.outputs[0], lay_along(line_of(index, 1), _shape(node.outputs[0]), 1), sign)
+            self.join(node.outputs[0], lay_along(line_of(index, 1), static_shape(node.outputs[0]), 1), sign)
         else:
             raise Blocked
 
@@ -248,11 +250,11 @@ class _Flood:
         if place == 1 and rows_alike and other in self.region.tensors:  # queries: what they lead to must be this
             self._match_queries(node)
         elif place == 1 and rows_alike:  # values of an attention: the last axis is the output's
-            self.join(output, insert_axis(drop_axis(index, -2), _shape(output), -2), sign)
+            self.join(output, insert_axis(drop_axis(index, -2), static_shape(output), -2), sign)
         elif place == 1 and bool((index == index[..., :1]).all()):  # keys, turned: summed over
-            self.join(other, insert_axis(drop_axis(index, -1), _shape(other), -2), -sign)
+            self.join(other, insert_axis(drop_axis(index, -1), static_shape(other), -2), -sign)
         elif place == 0 and rows_alike:  # queries
-            self.join(other, insert_axis(drop_axis(index, -2), _shape(other), -1), -sign)
+            self.join(other, insert_axis(drop_axis(index, -2), static_shape(other), -1), -sign)
         else:
             raise Blocked
 
@@ -265,7 +267,7 @@ class _Flood:
 
     def _down_pair(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
         output, other = node.outputs[0], node.inputs[1 - place]
-        if _shape(output) != index.shape or other is node.inputs[place]:
+        if static_shape(output) != index.shape or other is node.inputs[place]:
             raise Blocked
         if self._gains and node.op_type == "Mul" and is_activation(node):
             raise Blocked  # it would carry the factors, and get them again from a product behind it
@@ -282,7 +284,7 @@ class _Flood:
     def _down_split(self, node: ir.Node, index: Index, sign: int) -> None:
         axis, start = node.attributes.get_int("axis", 0) % index.ndim, 0
         for part in node.outputs:
-            end = start + _shape(part)[axis]
+            end = start + static_shape(part)[axis]
             self.join(part, np.take(index, np.arange(start, end), axis), sign)
             start = end
 
@@ -295,14 +297,14 @@ class _Flood:
             ]
             self.join(node.outputs[0], np.concatenate(parts, axis), sign)
             return
-        start = sum(_shape(part)[axis] for part in node.inputs[:place])
+        start = sum(static_shape(part)[axis] for part in node.inputs[:place])
         carried = np.take(known[0], np.arange(start, start + index.shape[axis]), axis)
         if known[1] != sign or not np.array_equal(carried, index):
             raise Blocked
 
     def _beside(self, part: ir.Value | None, index: Index, axis: int, sign: int) -> Index:
         """The factors of a tensor that is concatenated with one whose factors are known; -1 where it has none."""
-        shape = _shape(part)
+        shape = static_shape(part)
         known = None if part is None else self.region.tensors.get(part)
         if known is not None:
             if known[1] != sign:
@@ -330,13 +332,13 @@ class _Flood:
             self.region.takers.append(node)
         for place in places:
             if place < len(node.inputs) and node.inputs[place] is not None:
-                _check_constant(node, place)
+                check_constant(node, place)
                 self.region.edits.append(Edit(node, place, index, sign))
 
     def _take_broadcast(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
         """The constant operand of a sum or product, as small as the factors allow."""
-        _check_constant(node, place)
-        shape = _shape(node.inputs[place])
+        check_constant(node, place)
+        shape = static_shape(node.inputs[place])
         if len(shape) > index.ndim:
             raise Blocked
         index = shrink(index, len(shape))
@@ -349,11 +351,11 @@ class _Flood:
             self._take_broadcast(node, place, index, sign)
 
     def _undo(self, node: ir.Node, place: int, index: Index, sign: int) -> None:
-        _check_constant(node, place)
+        check_constant(node, place)
         self.region.edits.append(Edit(node, place, index, -sign))
 
     def _undo_convolution(self, node: ir.Node, line: Index, sign: int) -> None:
-        shape = _shape(node.inputs[1])
+        shape = static_shape(node.inputs[1])
         groups = node.attributes.get_int("group", 1)
         each = np.repeat(line.reshape(groups, shape[1]), shape[0] // groups, axis=0)
         self._undo(node, 1, each.reshape(*shape[:2], *(1,) * (len(shape) - 2)), sign)
@@ -361,7 +363,7 @@ class _Flood:
     @staticmethod
     def _check_map(node: ir.Node) -> None:
         """Raise Blocked unless channels lie on axis 1 before and after, and each is worked on by itself."""
-        before, after = _shape(node.inputs[0]), _shape(node.outputs[0])
+        before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
         if len(before) != 4 or len(after) < 2 or before[:2] != after[:2]:
             raise Blocked
         if node.op_type == "ReduceMean" and not {2, 3}.issuperset(reduced_axes(node)):
@@ -378,25 +380,8 @@ class _Flood:
 
 def _check_matrices(node: ir.Node) -> None:
     """Raise Blocked where an operand of a product is a vector, which has no rows or no columns."""
-    if min(_rank(node.inputs[0]), _rank(node.inputs[1])) < 2:
+    if min(len(static_shape(node.inputs[0])), len(static_shape(node.inputs[1]))) < 2:
         raise Blocked
-
-
-def _check_constant(node: ir.Node, place: int) -> None:
-    array = constant(node.inputs[place])
-    if array is None or array.dtype != np.float32:
-        raise Blocked
-
-
-def _shape(value: ir.Value | None) -> tuple[int, ...]:
-    shape = None if value is None else known_shape(value)
-    if shape is None:
-        raise Blocked
-    return shape
-
-
-def _rank(value: ir.Value | None) -> int:
-    return len(_shape(value))
 
 
 def _permutation(node: ir.Node, rank: int) -> tuple[int, ...]:

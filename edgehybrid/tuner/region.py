@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgehybrid.graph import Graph, add_constant, constant, name_of, unused, values
+from edgehybrid.graph import Graph, add_constant, constant, known_shape, name_of, unused, values
 
 Index = NDArray[np.int32]
 """For each element of a tensor, the number of the factor that multiplies it; -1: none."""
@@ -142,3 +142,18 @@ def broadcast(index: Index, shape: tuple[int, ...]) -> Index:
         return np.broadcast_to(index, shape)
     except ValueError as error:
         raise Blocked from error
+
+
+def check_constant(node: ir.Node, place: int) -> None:
+    """Raise Blocked unless an input is a constant of float32."""
+    array = constant(node.inputs[place])
+    if array is None or array.dtype != np.float32:
+        raise Blocked
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...]:
+    """The shape of a value; raises Blocked where it is not known."""
+    shape = None if value is None else known_shape(value)
+    if shape is None:
+        raise Blocked
+    return shape
