@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgehybrid.errors import InputError, UsageError
 from edgehybrid.records import Drop, GroupLoss, Look, ModelSpec, Precision, Search, Target
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from edgehybrid.dataset import Images
@@ -143,6 +142,8 @@ def mix(
     Returns:
         The plan with the fewest groups in float that holds the budget; where none does, the closest.
     """
+    import numpy as np
+
     from edgehybrid import evaluator, graph, proportions, search, stages
     from edgehybrid.graph.counting import count_macs
 
