@@ -18,6 +18,7 @@ from edgehybrid.records import Recipe
 
 ROOT = Path(edgehybrid.__file__).parent
 HEAVY = (
+    "numpy",
     "torch",
     "onnx",
     "onnx_ir",

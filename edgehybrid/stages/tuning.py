@@ -15,7 +15,8 @@ from edgehybrid.stages.calibration import reuse_calibration
 from edgehybrid.stages.gradients import weigh_outputs
 from edgehybrid.stages.product import calibrate
 from edgehybrid.stages.run import FORWARD_BATCH, Run
-from edgehybrid.store import Shelf, decode, sha256_of, to_json, write_atomic
+from edgehybrid.store import decode, sha256_of, to_json, write_atomic
+from edgehybrid.store.shelf import Shelf
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,13 +10,11 @@ from edgehybrid.store.bundle import MANIFEST, Bundle, check_output, may_be_bundl
 from edgehybrid.store.cache import run_stage
 from edgehybrid.store.documents import decode, to_json
 from edgehybrid.store.files import Content, cache_root, guarding, locked, sha256_of, write_atomic
-from edgehybrid.store.shelf import Shelf
 
 __all__ = [
     "MANIFEST",
     "Bundle",
     "Content",
-    "Shelf",
     "cache_root",
     "check_output",
     "decode",

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgehybrid import store
 from edgehybrid.errors import ResourceError
+from edgehybrid.store.shelf import Shelf
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def arrays() -> Mapping[str, NDArray[np.float32]]:
 
 def test_a_shelf_gives_back_what_was_put_on_it() -> None:
     put = arrays()
-    shelf = store.Shelf(put)
+    shelf = Shelf(put)
     assert list(shelf) == list(put)
     assert len(shelf) == len(put)
     for name in (*put, *reversed(put)):  # in any order, as often as one likes
@@ -42,7 +42,7 @@ def test_a_shelf_gives_back_what_was_put_on_it() -> None:
 
 
 def test_a_shelf_leaves_no_file(cache: Path) -> None:
-    shelf = store.Shelf(arrays())
+    shelf = Shelf(arrays())
     assert list(cache.iterdir()) == []  # nobody finds it, and kill -9 leaves nothing
     gc.collect()
     before = open_files()
@@ -61,5 +61,5 @@ def test_a_full_disk_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(ResourceError, match="no space left while writing") as caught:
-        store.Shelf(arrays())
+        Shelf(arrays())
     assert str(cache) in str(caught.value)
