@@ -8,7 +8,7 @@ from tests.single import SingleNet, draw
 def test_concatenated_and_pooled_tensors_share_a_range() -> None:
     net = SingleNet(1, 32, 8, 8)
     first = net.op("Relu", net.conv("input", 32, 32))
-    second = net.op("Relu", net.conv("input", 32, 32))
+    second = net.op("Relu", net.op("Mul", net.conv("input", 32, 32), net.const(2.0)))  # reaches further
     both = net.op("Concat", first, second, axis=1)
     pooled = net.op("MaxPool", both, kernel_shape=[2, 2], strides=[2, 2])
     x = net.op("GlobalAveragePool", net.conv(pooled, 64, 16))
