@@ -106,8 +106,7 @@ def write_engines(
     files: dict[str, store.Content] = {name: bundle.file(name) for name in sorted(names_in(bundle) - replaced)}
     files |= _engine_files(product, control, recipe, report.target, versions)
     files |= _report_files(report) | _answer_files(answers)
-    known = ("schema", "edgehybrid", "files")
-    store.write_bundle(folder, files, {k: v for k, v in bundle.manifest.items() if k not in known}, OWN)
+    store.write_bundle(folder, files, _facts(bundle.manifest), OWN)
 
 
 def adopt(folder: Path, fetched: Path, manifest: bytes) -> Report:
@@ -129,8 +128,7 @@ def adopt(folder: Path, fetched: Path, manifest: bytes) -> Report:
     again = shlex.join(["edgehybrid", "bench", str(folder)])
     report = replace(moved(report, folder), next_command=again)
     files |= _report_files(report)
-    known = ("schema", "edgehybrid", "files")
-    store.write_bundle(folder, files, {k: v for k, v in said.items() if k not in known}, OWN)
+    store.write_bundle(folder, files, _facts(said), OWN)
     return report
 
 
@@ -181,3 +179,8 @@ def _report_files(report: Report) -> dict[str, store.Content]:
 
 def _answer_files(answers: Answers | None) -> dict[str, store.Content]:
     return {} if answers is None else {ANSWERS: store.to_json({"schema": ANSWERS_SCHEMA, **vars(answers)})}
+
+
+def _facts(manifest: Mapping[str, object]) -> dict[str, object]:
+    """What a manifest says besides what is written anew with every bundle."""
+    return {key: value for key, value in manifest.items() if key not in ("schema", "edgehybrid", "files")}
