@@ -15,7 +15,16 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgehybrid.errors import EdgeHybridError, GateError, NotReadyError, ResourceError, Terminated, UsageError, withheld
+from edgehybrid.errors import (
+    EdgeHybridError,
+    GateError,
+    Interrupted,
+    NotReadyError,
+    ResourceError,
+    Terminated,
+    UsageError,
+    withheld,
+)
 from edgehybrid.pipeline import COMMANDS
 from edgehybrid.printable import plain
 from edgehybrid.progress import Listener, Silence, listening
@@ -55,9 +64,11 @@ def main() -> None:
     try:
         _said.anything = _said.document = False
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
+            signal.signal(signal.SIGINT, _interrupt)
         code = app(standalone_mode=False)
         if code == SIGINT_CODE and not _said.anything:  # the parser's own answer to Ctrl-C
-            raise KeyboardInterrupt
+            raise Interrupted
         sys.exit(code)
     except (typer.Abort, KeyboardInterrupt):  # before the command began, or while it was ending
         _leave(_interrupted("interrupted", "Ctrl-C", ""), SIGINT_CODE)
@@ -281,6 +292,10 @@ def _ignore_signals() -> None:
     """Let nothing stop what is left to say."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

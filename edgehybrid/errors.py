@@ -126,6 +126,15 @@ def withheld(error: OSError) -> ResourceError:
     )
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C on the command line.
+
+    Python remembers a KeyboardInterrupt of just that class that leaves a string in `exec` or `eval` (dataclasses and
+    named tuples are made that way), and `python -m` then dies of the signal at its end, whatever was caught and
+    whatever exit code was asked for (CPython's `run_eval_code_obj` and `Py_RunMain`).
+    """
+
+
 class Terminated(BaseException):
     """SIGTERM arrived; like KeyboardInterrupt, nothing but the outermost caller should catch it and go on."""
 

@@ -262,12 +262,13 @@ def test_a_node_of_a_strangers_file_steers_no_terminal(tmp_path: Path) -> None:
 def outer(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     """The exit code of the program itself."""
     monkeypatch.setattr(sys, "argv", ["edgehybrid", *words])
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with pytest.raises(SystemExit) as ended:
             cli.main()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return ended.value.code or 0  # type: ignore[return-value]
 
 
@@ -290,15 +291,22 @@ def test_a_signal_before_the_command_began_ends_as_one_within_it(
     assert json.loads(told.out)["exit_code"] == code
 
 
-def test_a_signal_during_the_start_leaves_no_traceback() -> None:
-    code = (
-        "import os, signal, sys; from edgehybrid import cli; sys.argv[1:] = ['models']\n"
-        "def late(*asked, **options): os.kill(os.getpid(), signal.SIGTERM)\n"
+@pytest.mark.parametrize("within", ["{}", "exec({!r})"], ids=["plain", "in a string"])
+@pytest.mark.parametrize(
+    ("sent", "code", "what"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")], ids=["INT", "TERM"]
+)
+def test_a_signal_during_the_start_leaves_no_traceback(
+    sent: str, code: int, what: str, within: str, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(
+        "import signal, sys; from edgehybrid import cli; sys.argv[1:] = ['models']\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"def late(*asked, **options): {within.format(f'signal.raise_signal(signal.{sent})')}\n"
         "cli.app = late; cli.main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 143
-    assert done.stderr.startswith("error: terminated")
+    done = subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr.startswith(f"error: {what}")
 
 
 def test_an_interrupted_document_is_not_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
