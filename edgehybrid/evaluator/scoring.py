@@ -136,7 +136,7 @@ def small_sample_note(drop: Drop, images: int) -> str | None:
     smallest = proportions.resolvable_drop(images, rate)
     resolved = "no drop at all" if smallest is None else f"a drop of {100 * smallest:.1f} points, not a smaller one"
     return (
-        f"{images:,} images with {drop.discordant} changing sides can resolve {resolved} "
+        f"{images:,} images, {drop.discordant} of which changed sides, can resolve {resolved} "
         f"(80 % power at 5 %); for {VERDICT} points evaluate about {_round_up(needed):,}"
     )
 
