@@ -8,8 +8,8 @@ At the input size that timm publishes, with seeded weights of which none is at i
 `--every` takes the smallest model of every architecture that timm has a file for, up to 60 M parameters, and those that
 refuse `--size` at the published one. As some networks are chaotic with such weights, what the rewrites change is put
 beside what the last bit of the image does. A stage that fails is written down with its words. Writes
-`benchmarks/results/timm_models.json` after every model; `--table` prints a table of it, from which the README's is
-made.
+`benchmarks/results/timm_models.json` after every model; `--table` prints a table of it, from which that of
+`edgehybrid/zoo/README.md` is made.
 """
 
 import argparse
@@ -174,7 +174,7 @@ def compile_typed(typed: Graph, precision: str) -> dict[str, object]:
 
 
 def make_table(models: dict[str, dict]) -> str:
-    """As the README's, with a verdict per precision."""
+    """As that of `edgehybrid/zoo/README.md`, with a verdict per precision."""
     head = "| model | px | params | GMAC | rewritten vs exported | image's last bit | int8 | fp16 |\n"
     head += "|---|---|---|---|---|---|---|---|"
     return "\n".join([head, *(row(name, found) for name, found in models.items())])

@@ -7,7 +7,7 @@ Each part of each variant runs in a process of its own (`variant.py`). The expor
 the whole command in int8 and in fp16, which runs only where it is asked for. Writes `benchmarks/results/zoo.json` after
 every part; what was not asked for stays as it was: compile times may come from a busy machine and latency from a quiet
 one, and each part keeps the load it ran under. A part that fails is written down with its last words, and the exit
-code is 1. `--table` prints the README's table from that file.
+code is 1. `--table` prints the table of `edgehybrid/zoo/README.md` from it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", default=["1"], help="of latency")
     parser.add_argument("--seconds", default="3", help="timed per graph and thread count")
     parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--table", action="store_true", help="print the README's table and do nothing else")
+    parser.add_argument("--table", action="store_true", help="print the README's table, do nothing else")
     options = parser.parse_args()
     if options.table:
         sys.stdout.write(make_table(read(options.output)) + "\n")

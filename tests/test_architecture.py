@@ -100,17 +100,3 @@ def test_only_stages_and_pipeline_import_inside_functions() -> None:
                     if isinstance(node, ast.Import | ast.ImportFrom)
                 ]
     assert late == []
-
-
-def test_the_readme_only_shows_commands_that_exist() -> None:
-    group = typer.main.get_command(cli.app)
-    readme = (ROOT.parent / "README.md").read_text()
-    shown = [line.strip() for line in readme.splitlines() if line.strip().startswith("edgehybrid ")]
-    assert len(shown) >= 5
-    for line in shown:
-        words = line.split("#")[0].split()[1:]
-        command = group.commands[words[0]]  # type: ignore[union-attr]
-        flags = {flag for p in command.params for flag in (*p.opts, *p.secondary_opts)}
-        known = flags | {"--help"}
-        for word in words[1:]:
-            assert not word.startswith("-") or word.split("=")[0] in known, line

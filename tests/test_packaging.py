@@ -31,6 +31,7 @@ def test_the_wheel_holds_code_profiles_and_image_sets(wheel: Path) -> None:
     assert "edgehybrid/calib/fashion-mnist/cmt_ti_64.safetensors" in names
     assert any(name.endswith("page.html.j2") for name in names)
     assert {name.split("/")[0] for name in names} == {"edgehybrid", f"edgehybrid-{edgehybrid.__version__}.dist-info"}
+    assert not any(name.endswith("README.md") for name in names)
     assert not [name for name in names if "test" in name.rsplit("/", 1)[-1] and name.endswith(".py")]
 
 
