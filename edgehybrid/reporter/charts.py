@@ -227,7 +227,7 @@ def _panel(
         start = at_x(value) - 4 - wide if late else at_x(value) + 4
         level = top + (45 if start < taken and label == "p99" else 31)
         canvas.text(at_x(value) + (-4 if late else 4), level, text, "label halo", "end" if late else "start")
-        taken = start + wide
+        taken = start + wide + 4  # a line of the next that touches it reads as a letter of it
 
 
 # --- layers -----------------------------------------------------------------------------------------
