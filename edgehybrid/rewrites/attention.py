@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, known_shape
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.layer import layer_at
-from edgehybrid.rewrites.pattern import is_op, only_user, operand, scalar
+from edgehybrid.rewrites.pattern import is_op, only_user, scalar
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ def find_attention(graph: Graph) -> Iterator[Attention]:
         context = only_user(softmax.outputs[0])
         if shape is None or softmax.attributes.get_int("axis", -1) not in (-1, len(shape) - 1):
             continue
-        if not is_op(context, "MatMul") or context is None or operand(context, 0) is not softmax.outputs[0]:
+        if not is_op(context, "MatMul") or context is None or input_of(context, 0) is not softmax.outputs[0]:
             continue
-        logits = find_logits(operand(softmax, 0))
+        logits = find_logits(input_of(softmax, 0))
         if logits is not None:
             yield Attention(logits, context)
 
@@ -40,7 +41,7 @@ def find_logits(value: ir.Value) -> ir.Node | None:
     if is_op(node, "MatMul"):
         return None if layer_at(node) is not None else node
     if is_op(node, "Div"):
-        return find_logits(operand(node, 0)) if scalar(node.inputs[1]) is not None else None
+        return find_logits(input_of(node, 0)) if scalar(node.inputs[1]) is not None else None
     if is_op(node, "Mul") and not any(scalar(v) is not None for v in node.inputs):
         return None
     if is_op(node, "Add", "Mul"):

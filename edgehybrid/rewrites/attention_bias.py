@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, known_shape
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.attention import find_attention
-from edgehybrid.rewrites.pattern import operand
 from edgehybrid.rewrites.trace import Origin, destination, origin
 
 
@@ -23,7 +23,7 @@ def drop_key_bias(graph: Graph) -> int:
     """
     sites = 0
     for attention in find_attention(graph):
-        key = origin(operand(attention.logits, 1))
+        key = origin(input_of(attention.logits, 1))
         if key is None or key.layer.bias is None or not key.whole or channels_of(key, -1) is None:
             continue
         if key.layer.write(graph, key.layer.weight, None):
@@ -41,7 +41,7 @@ def move_value_bias(graph: Graph) -> int:
     """
     sites = 0
     for attention in find_attention(graph):
-        value = origin(operand(attention.context, 1))
+        value = origin(input_of(attention.context, 1))
         shape = known_shape(attention.context.outputs[0])
         if value is None or value.layer.bias is None or not value.whole or shape is None:
             continue

@@ -7,8 +7,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, constant, known_shape
-from edgehybrid.graph.structure import SCORES, weight_index
-from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, only_user, operand
+from edgehybrid.graph.structure import SCORES, input_of, weight_index
+from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, only_user
 
 
 def drop_masks(graph: Graph) -> int:
@@ -43,14 +43,14 @@ def _drop_guard(graph: Graph, softmax: ir.Node) -> bool:
 
 def _drop_mask(graph: Graph, softmax: ir.Node) -> bool:
     """Let a softmax read what a mask that hides nothing was added to."""
-    add = operand(softmax, 0).producer()
+    add = input_of(softmax, 0).producer()
     if add is None or not is_op(add, "Add") or only_user(add.outputs[0]) is not softmax:
         return False
     mask = _mask_of(add)
     if mask is None:
         return False
     place, array = mask
-    scores = operand(add, 1 - place)
+    scores = input_of(add, 1 - place)
     if known_shape(scores) is None or known_shape(scores) != known_shape(add.outputs[0]):
         return False
     rows = _rows(array, softmax)
@@ -70,21 +70,21 @@ def _mask_of(add: ir.Node) -> tuple[int, NDArray[np.generic]] | None:
 
 def _rows(mask: NDArray[np.generic], softmax: ir.Node) -> NDArray[np.generic]:
     """A mask with the axis of the softmax at its end, there of one number where it is the same all along."""
-    shape = known_shape(operand(softmax, 0)) or mask.shape
+    shape = known_shape(input_of(softmax, 0)) or mask.shape
     axis = softmax.attributes.get_int("axis", -1) % len(shape)
     return np.moveaxis(mask.reshape((1,) * (len(shape) - mask.ndim) + mask.shape), axis, -1)
 
 
 def _is_never_nan(softmax: ir.Node) -> bool:
     """Whether no row of the input holds NaN, +inf or nothing but -inf, whatever finite numbers the products give."""
-    value = operand(softmax, 0)
+    value = input_of(softmax, 0)
     add = value.producer()
     mask = _mask_of(add) if add is not None and is_op(add, "Add") else None
     if add is None or mask is None:
         return _is_finite(value)
     place, array = mask
     most = _rows(array, softmax).max(axis=-1)  # NaN where there is one
-    return bool(np.isfinite(most).all()) and _is_finite(operand(add, 1 - place))
+    return bool(np.isfinite(most).all()) and _is_finite(input_of(add, 1 - place))
 
 
 def _is_finite(value: ir.Value) -> bool:

@@ -4,10 +4,11 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, known_shape
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.attention import find_attention
 from edgehybrid.rewrites.attention_bias import channels_of
 from edgehybrid.rewrites.batch_norm import absorb
-from edgehybrid.rewrites.pattern import is_op, only_user, operand
+from edgehybrid.rewrites.pattern import is_op, only_user
 from edgehybrid.rewrites.trace import LAYOUT, Index, along, move, origin
 
 
@@ -25,7 +26,7 @@ def fold_into_value(graph: Graph) -> int:
     """
     sites = 0
     for attention in find_attention(graph):
-        value = origin(operand(attention.context, 1))
+        value = origin(input_of(attention.context, 1))
         shape = known_shape(attention.context.outputs[0])
         channels = None if value is None else channels_of(value, -2)
         if value is None or channels is None or shape is None:

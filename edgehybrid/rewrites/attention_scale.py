@@ -4,8 +4,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, known_shape
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.layer import layer_at
-from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, only_user, operand, scalar
+from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, only_user, scalar
 from edgehybrid.rewrites.trace import origin
 
 
@@ -42,7 +43,7 @@ def fold_scale(graph: Graph) -> int:
 
 def factor_of(node: ir.Node) -> tuple[ir.Value | None, float | None]:
     """(x, s) where the node computes s x or x / (1 / s), without adding dimensions to x."""
-    left, right = operand(node, 0), operand(node, 1)
+    left, right = input_of(node, 0), input_of(node, 1)
     data, number = left, scalar(right)
     if number is None and is_op(node, "Mul"):
         data, number = right, scalar(left)

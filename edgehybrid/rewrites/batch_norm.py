@@ -5,8 +5,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.layer import Layer, float64
-from edgehybrid.rewrites.pattern import bypass, can_bypass, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass
 from edgehybrid.rewrites.trace import Index, along, destination, number, origin
 
 
@@ -21,7 +22,7 @@ def fold_into_previous(graph: Graph) -> int:
     """
     sites = 0
     for node in tuple(graph.nodes("BatchNormalization")):
-        found = origin(operand(node, 0))
+        found = origin(input_of(node, 0))
         rows = None if found is None else along(found.index, 1)
         if found is not None and rows is not None:
             sites += absorb(graph, node, found.layer, rows)
@@ -51,8 +52,8 @@ def fold_into_next(graph: Graph) -> int:
         weight = grouped * s.reshape(layer.groups, 1, -1, *trailing)
         shift = (grouped * t.reshape(layer.groups, 1, -1, *trailing)).reshape(len(layer.weight), -1).sum(axis=1)
         bias = shift if layer.bias is None else layer.bias + shift
-        if can_bypass(node, operand(node, 0)) and layer.write(graph, weight.reshape(layer.weight.shape), bias):
-            bypass(graph, node, operand(node, 0))
+        if can_bypass(node, input_of(node, 0)) and layer.write(graph, weight.reshape(layer.weight.shape), bias):
+            bypass(graph, node, input_of(node, 0))
             sites += 1
     return sites
 
@@ -77,9 +78,9 @@ def absorb(graph: Graph, node: ir.Node, layer: Layer, rows: Index) -> bool:
     bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.copy()
     weight[rows] *= s.reshape(-1, *[1] * (weight.ndim - 1))
     bias[rows] = s * bias[rows] + t
-    if not (can_bypass(node, operand(node, 0)) and layer.write(graph, weight, bias)):
+    if not (can_bypass(node, input_of(node, 0)) and layer.write(graph, weight, bias)):
         return False
-    bypass(graph, node, operand(node, 0))
+    bypass(graph, node, input_of(node, 0))
     return True
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 
 from edgehybrid.graph import Graph, known_shape
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.layer import float64
-from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user
 from edgehybrid.rewrites.trace import origin
 
 
@@ -19,7 +20,7 @@ def fold_added_vector(graph: Graph) -> int:
     """
     sites = 0
     for node in tuple(graph.nodes("Add")):
-        for data, vector in (operand(node, 0), operand(node, 1)), (operand(node, 1), operand(node, 0)):
+        for data, vector in (input_of(node, 0), input_of(node, 1)), (input_of(node, 1), input_of(node, 0)):
             added, shape = float64(vector), known_shape(data)
             if added is None or shape is None or shape != known_shape(node.outputs[0]):
                 continue

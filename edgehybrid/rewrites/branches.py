@@ -7,9 +7,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, known_shape
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.batch_norm import scale_and_shift
 from edgehybrid.rewrites.layer import Layer, layer_at
-from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, only_user, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, only_user
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def merge_branches(graph: Graph) -> int:
     """
     sites = 0
     for node in tuple(graph.nodes("Add", "Sub")):
-        branches = [operand(node, 0), operand(node, 1)]
+        branches = [input_of(node, 0), input_of(node, 1)]
         signs = [1.0, 1.0 if node.op_type == "Add" else -1.0]
         shape = known_shape(node.outputs[0])
         if shape is None or any(only_user(x) is not node or known_shape(x) != shape for x in branches):

@@ -8,10 +8,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, known_shape
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.attention import Attention, find_attention
 from edgehybrid.rewrites.hidden_width import grow, resize
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into, set_constant
-from edgehybrid.rewrites.pattern import is_op, only_user, operand
+from edgehybrid.rewrites.pattern import is_op, only_user
 
 STEP = 8
 """Head sizes that a fused float16 attention takes are multiples of this."""
@@ -47,7 +48,7 @@ def pad_head_size(graph: Graph) -> int:
     """
     sites = 0
     for attention in find_attention(graph):
-        shape = known_shape(operand(attention.logits, 0)) or (0,)
+        shape = known_shape(input_of(attention.logits, 0)) or (0,)
         size, wider = shape[-1], math.ceil(shape[-1] / STEP) * STEP
         if size < LEAST or size == wider or wider - size > size * MAX_GROWTH:
             continue
@@ -67,9 +68,9 @@ def pad_head_size(graph: Graph) -> int:
 def find_paths(attention: Attention, size: int) -> list[Path] | None:
     """The ways of q, k, v and of the context; None where one is not of the plain kind, or two share a layer."""
     ways = [
-        follow_back(operand(attention.logits, 0), -1, size),
-        follow_back(operand(attention.logits, 1), -2, size),
-        follow_back(operand(attention.context, 1), -1, size),
+        follow_back(input_of(attention.logits, 0), -1, size),
+        follow_back(input_of(attention.logits, 1), -2, size),
+        follow_back(input_of(attention.context, 1), -1, size),
         follow_on(attention.context.outputs[0], size),
     ]
     paths = [way for way in ways if way is not None]
@@ -92,13 +93,13 @@ def follow_back(value: ir.Value, axis: int, size: int) -> Path | None:
     node = value.producer()
     while is_op(node, "Transpose") and node is not None:
         axis = node.attributes.get_ints("perm", range(len(shape))[::-1])[axis]
-        value = operand(node, 0)
+        value = input_of(node, 0)
         values.append((value, axis))
         node = value.producer()
     if not is_op(node, "Reshape") or node is None or any(only_user(tensor) is None for tensor, _ in values):
         return None
-    layer = layer_into(operand(node, 0))
-    joined, apart = known_shape(operand(node, 0)), known_shape(node.outputs[0])
+    layer = layer_into(input_of(node, 0))
+    joined, apart = known_shape(input_of(node, 0)), known_shape(node.outputs[0])
     if layer is None or only_user(layer.output) is not node or not splits(joined, apart, axis, layer):
         return None
     return Path(layer, node, tuple(values))

@@ -4,9 +4,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, known_shape, name_of
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.key_value import joint_name
 from edgehybrid.rewrites.layer import Layer, layer_into
-from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user
 
 
 def merge_heads(graph: Graph) -> int:
@@ -20,7 +21,7 @@ def merge_heads(graph: Graph) -> int:
     """
     sites = 0
     for add in tuple(graph.nodes("Add")):
-        first, second = layer_into(operand(add, 0)), layer_into(operand(add, 1))
+        first, second = layer_into(input_of(add, 0)), layer_into(input_of(add, 1))
         if first is None or second is None or not can_merge(add, first, second):
             continue
         weight = np.concatenate([first.weight, second.weight], axis=1)

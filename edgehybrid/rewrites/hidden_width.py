@@ -9,10 +9,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import PRODUCTS, Graph, constant, known_shape
-from edgehybrid.graph.structure import reduced_axes
+from edgehybrid.graph.structure import input_of, reduced_axes
 from edgehybrid.rewrites.batch_norm import scale_and_shift
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into, set_constant
-from edgehybrid.rewrites.pattern import is_op, operand, scalar
+from edgehybrid.rewrites.pattern import is_op, scalar
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -118,14 +118,14 @@ def spread(region: Region, node: ir.Node | None, value: ir.Value, axis: int) -> 
         return spread_layer(region, layer, value, axis)
     region.inner.add(node)
     if is_op(node, "BatchNormalization") and axis == 1 and scale_and_shift(node) is not None:
-        return [(operand(node, 0), 1), (node.outputs[0], 1)]
+        return [(input_of(node, 0), 1), (node.outputs[0], 1)]
     if is_op(node, *POOLS) and axis == 1 and len(node.outputs) == 1:
-        return [(operand(node, 0), 1), (node.outputs[0], 1)]
+        return [(input_of(node, 0), 1), (node.outputs[0], 1)]
     kept = is_op(node, "ReduceMean", "ReduceMax") and bool(node.attributes.get_int("keepdims", 1))
     if kept and axis not in reduced_axes(node):
-        return [(operand(node, 0), axis), (node.outputs[0], axis)]
+        return [(input_of(node, 0), axis), (node.outputs[0], axis)]
     if is_op(node, *UNARY):
-        return [(operand(node, 0), axis), (node.outputs[0], axis)]
+        return [(input_of(node, 0), axis), (node.outputs[0], axis)]
     if is_op(node, *BINARY):
         return spread_binary(region, node, value, axis)
     if is_op(node, "Transpose", "Reshape"):
@@ -176,7 +176,7 @@ def spread_binary(region: Region, node: ir.Node, value: ir.Value, axis: int) -> 
 
 def spread_layout(region: Region, node: ir.Node, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
     """Transposes move the axis; reshapes keep it if they leave it whole."""
-    source, result = operand(node, 0), node.outputs[0]
+    source, result = input_of(node, 0), node.outputs[0]
     before, after = known_shape(source), known_shape(result)
     if before is None or after is None:
         return None

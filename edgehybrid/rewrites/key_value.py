@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, add_constant, known_shape, name_of
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.attention import find_attention
 from edgehybrid.rewrites.layer import Layer
-from edgehybrid.rewrites.pattern import is_op, operand, replace
+from edgehybrid.rewrites.pattern import is_op, replace
 from edgehybrid.rewrites.trace import origin
 
 
@@ -26,7 +27,7 @@ def merge_key_value(graph: Graph) -> int:
     sites = 0
     for attention in find_attention(graph):
         places = (attention.logits, 0), (attention.logits, 1), (attention.context, 1)
-        found = (origin(operand(node, index)) for node, index in places)
+        found = (origin(input_of(node, index)) for node, index in places)
         query, key, value = (None if o is None else o.layer for o in found)
         if key is None or value is None or not can_merge(key, value):
             continue

@@ -7,7 +7,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import PRODUCTS, Graph, add_constant, constant, known_shape, name_of
-from edgehybrid.rewrites.pattern import bypass, is_op, only_user, operand, replace
+from edgehybrid.graph.structure import input_of
+from edgehybrid.rewrites.pattern import bypass, is_op, only_user, replace
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Layer:
     @property
     def input(self) -> ir.Value:
         """What the layer reads."""
-        return operand(self.node, 0)
+        return input_of(self.node, 0)
 
     @property
     def output(self) -> ir.Value:

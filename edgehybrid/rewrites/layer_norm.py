@@ -7,7 +7,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, add_constant, constant, known_shape, name_of, unused
-from edgehybrid.rewrites.pattern import is_op, only_user, operand, replace, scalar
+from edgehybrid.graph.structure import input_of
+from edgehybrid.rewrites.pattern import is_op, only_user, replace, scalar
 
 OPSET = 17
 """The first with LayerNormalization as an operator."""
@@ -46,21 +47,21 @@ def fuse_layer_norm(graph: Graph) -> int:
 
 def find_norm(quotient: ir.Node) -> Norm | None:
     """The normalisation whose last step, gain and bias apart, this division is."""
-    root = sole_producer(operand(quotient, 1), "Sqrt")
-    total = None if root is None else sole_producer(operand(root, 0), "Add")
+    root = sole_producer(input_of(quotient, 1), "Sqrt")
+    total = None if root is None else sole_producer(input_of(root, 0), "Add")
     if total is None:
         return None
-    terms = [operand(total, 0), operand(total, 1)]
+    terms = [input_of(total, 0), input_of(total, 1)]
     epsilon = next((number for v in terms if (number := scalar(v)) is not None), None)
     variance = next((mean for v in terms if (mean := sole_producer(v, "ReduceMean")) is not None), None)
-    square = None if variance is None else sole_producer(operand(variance, 0), "Pow", "Mul")
+    square = None if variance is None else sole_producer(input_of(variance, 0), "Pow", "Mul")
     if epsilon is None or variance is None or square is None:
         return None
     if is_op(square, "Pow") and scalar(square.inputs[1]) != 2.0:
         return None
     if is_op(square, "Mul") and square.inputs[0] is not square.inputs[1]:
         return None
-    upper, lower = find_centred(operand(quotient, 0)), find_centred(operand(square, 0))
+    upper, lower = find_centred(input_of(quotient, 0)), find_centred(input_of(square, 0))
     if upper is None or upper != lower or upper[1] != axis_of(variance):
         return None
     data, axis = upper
@@ -82,16 +83,16 @@ def find_centred(value: ir.Value) -> tuple[ir.Value, int] | None:
     node = value.producer()
     if not is_op(node, "Sub") or node is None:
         return None
-    mean = operand(node, 1).producer()
+    mean = input_of(node, 1).producer()
     if not is_op(mean, "ReduceMean") or mean is None or mean.inputs[0] is not node.inputs[0]:
         return None
     axis = axis_of(mean)
-    return None if axis is None else (operand(node, 0), axis)
+    return None if axis is None else (input_of(node, 0), axis)
 
 
 def axis_of(mean: ir.Node) -> int | None:
     """The one axis that a ReduceMean takes and keeps as 1, counted from the front."""
-    shape = known_shape(operand(mean, 0))
+    shape = known_shape(input_of(mean, 0))
     if len(mean.inputs) > 1 and mean.inputs[1] is not None:  # from opset 18 on
         given = constant(mean.inputs[1])
         axes = [] if given is None else given.reshape(-1).tolist()

@@ -3,8 +3,9 @@
 import numpy as np
 
 from edgehybrid.graph import Graph, known_shape
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.layer import float64
-from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user
 from edgehybrid.rewrites.trace import origin
 
 
@@ -18,7 +19,7 @@ def fold_layer_scale(graph: Graph) -> int:
     """
     sites = 0
     for node in tuple(graph.nodes("Mul")):
-        for data, vector in (operand(node, 0), operand(node, 1)), (operand(node, 1), operand(node, 0)):
+        for data, vector in (input_of(node, 0), input_of(node, 1)), (input_of(node, 1), input_of(node, 0)):
             gain, shape = float64(vector), known_shape(data)
             if gain is None or gain.size == 1 or shape is None or shape != known_shape(node.outputs[0]):
                 continue

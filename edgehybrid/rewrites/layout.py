@@ -4,8 +4,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, constant, known_shape
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.layer import set_constant
-from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Operators that keep the order of the elements."""
@@ -25,8 +26,8 @@ def remove_no_ops(graph: Graph) -> int:
     sites = 0
     for node in tuple(graph.nodes("Identity", "Dropout", "Transpose", "Resize", "Pad", *POOLS, *VIEWS)):
         changed = shorten_transpose(graph, node) or shorten_view(graph, node)
-        if does_nothing(node) and can_bypass(node, operand(node, 0)):
-            bypass(graph, node, operand(node, 0))
+        if does_nothing(node) and can_bypass(node, input_of(node, 0)):
+            bypass(graph, node, input_of(node, 0))
             changed = True
         sites += changed
     return sites
@@ -34,7 +35,7 @@ def remove_no_ops(graph: Graph) -> int:
 
 def shorten_transpose(graph: Graph, node: ir.Node) -> bool:
     """Let a transpose of a transpose read what the inner one reads."""
-    inner = operand(node, 0).producer()
+    inner = input_of(node, 0).producer()
     if not is_op(node, "Transpose") or not is_op(inner, "Transpose") or inner is None:
         return False
     first, second = order_of(inner), order_of(node)
@@ -47,7 +48,7 @@ def shorten_transpose(graph: Graph, node: ir.Node) -> bool:
 
 def shorten_view(graph: Graph, node: ir.Node) -> bool:
     """Let a view of a view read what the inner one reads."""
-    inner = operand(node, 0).producer()
+    inner = input_of(node, 0).producer()
     shape = known_shape(node.outputs[0])
     if not is_op(node, "Reshape") or not is_op(inner, *VIEWS) or inner is None or shape is None or 0 in shape:
         return False
@@ -58,7 +59,7 @@ def shorten_view(graph: Graph, node: ir.Node) -> bool:
 
 def read_past(graph: Graph, node: ir.Node, inner: ir.Node) -> None:
     """Make `inner`'s input the input of `node`; `inner` goes if nothing else reads it."""
-    node.replace_input_with(0, operand(inner, 0))
+    node.replace_input_with(0, input_of(inner, 0))
     output = inner.outputs[0]
     if not output.uses() and not output.is_graph_output():
         graph.body.remove(inner, safe=True)
@@ -79,7 +80,7 @@ def does_nothing(node: ir.Node) -> bool:
     if is_op(node, "Pad"):
         pads = constant(node.inputs[1])
         return pads is not None and not pads.any()
-    before, after = known_shape(operand(node, 0)), known_shape(node.outputs[0])
+    before, after = known_shape(input_of(node, 0)), known_shape(node.outputs[0])
     if before is None or before != after:
         return False
     if is_op(node, "Resize"):
@@ -105,7 +106,7 @@ def sees_one_position(node: ir.Node, shape: tuple[int, ...]) -> bool:
 
 def order_of(node: ir.Node) -> list[int] | None:
     """The permutation of a Transpose."""
-    shape = known_shape(operand(node, 0))
+    shape = known_shape(input_of(node, 0))
     if shape is None:
         return None
     return list(node.attributes.get_ints("perm", range(len(shape))[::-1]))

@@ -3,7 +3,8 @@
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, constant, known_shape
-from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, operand
+from edgehybrid.graph.structure import input_of
+from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op
 
 
 def take_only_value(graph: Graph) -> int:
@@ -18,9 +19,9 @@ def take_only_value(graph: Graph) -> int:
     """
     sites = 0
     for node in tuple(graph.nodes("MatMul")):
-        value = operand(node, 1)
+        value = input_of(node, 1)
         same = known_shape(value) is not None and known_shape(value) == known_shape(node.outputs[0])
-        if same and are_ones(operand(node, 0)) and can_bypass(node, value):
+        if same and are_ones(input_of(node, 0)) and can_bypass(node, value):
             bypass(graph, node, value)
             sites += 1
     return sites

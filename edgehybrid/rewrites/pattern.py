@@ -29,14 +29,6 @@ def scalar(value: ir.Value | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def operand(node: ir.Node, index: int) -> ir.Value:
-    """An input that the operator's definition requires."""
-    value = node.inputs[index]
-    if value is None:
-        raise ValueError(f"input {index} of {node.op_type} '{node.name}' is required")
-    return value
-
-
 def replace(old: ir.Value, new: ir.Value) -> None:
     """Let everything that read `old` read `new`; an output of the graph keeps its name."""
     if old.is_graph_output():

@@ -3,8 +3,9 @@
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, known_shape, name_of
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.layer import Layer, layer_at
-from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user, operand
+from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user
 
 
 def pool_globally(graph: Graph) -> int:
@@ -17,7 +18,7 @@ def pool_globally(graph: Graph) -> int:
     """
     sites = 0
     for pool in tuple(graph.nodes("AveragePool")):
-        read, made = operand(pool, 0), pool.outputs[0]
+        read, made = input_of(pool, 0), pool.outputs[0]
         before, after = known_shape(read), known_shape(made)
         if before is None or after is None or set(after[2:]) != {1} or is_padded(pool, ceil_mode=False):
             continue
@@ -47,7 +48,7 @@ def pool_first(graph: Graph) -> int:
     """
     sites = 0
     for pool in tuple(graph.nodes("AveragePool", "GlobalAveragePool")):
-        layer = layer_at(operand(pool, 0).producer())
+        layer = layer_at(input_of(pool, 0).producer())
         if layer is None or not is_pointwise(layer) or only_user(layer.output) is not pool:
             continue
         before, after = known_shape(layer.input), known_shape(pool.outputs[0])

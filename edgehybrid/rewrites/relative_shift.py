@@ -5,8 +5,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, add_constant, constant, known_shape, name_of
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.layer import float64
-from edgehybrid.rewrites.pattern import is_op, only_user, operand, replace
+from edgehybrid.rewrites.pattern import is_op, only_user, replace
 from edgehybrid.rewrites.trace import LAYOUT, Index, move
 
 LARGEST = 1 << 24
@@ -31,7 +32,7 @@ def index_relative_positions(graph: Graph) -> int:
     """
     sites = 0
     for product in tuple(graph.nodes("MatMul")):
-        table, rows = float64(product.inputs[1]), known_shape(operand(product, 0))
+        table, rows = float64(product.inputs[1]), known_shape(input_of(product, 0))
         if table is None or table.ndim != 2 or rows is None or len(rows) < 2 or constant(product.inputs[0]) is not None:
             continue
         shifted = follow_shift(product)
@@ -132,13 +133,13 @@ def insert_lookup(
     stack = table[:, columns].transpose(1, 0, 2)  # (W, d, K)
     name, base, kind = product.name or "relative", name_of(product.outputs[0]), product.outputs[0].type
     weight = add_constant(
-        graph, name_of(operand(product, 1)), stack if stored is None else stack.astype(stored.dtype, order="C")
+        graph, name_of(input_of(product, 1)), stack if stored is None else stack.astype(stored.dtype, order="C")
     )
     sizes = [
         add_constant(graph, f"{name}.{role}", np.array(dims, np.int64))
         for role, dims in (("grouped", (groups, rows, depth)), ("shape", shape))
     ]
-    value, steps = operand(product, 0), (
+    value, steps = input_of(product, 0), (
         ("Reshape", sizes[0], (groups, rows, depth), "grouped"),
         ("Transpose", None, (rows, groups, depth), "turned"),
         ("MatMul", weight, (rows, groups, places), "indexed"),

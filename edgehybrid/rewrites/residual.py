@@ -3,8 +3,9 @@
 import numpy as np
 
 from edgehybrid.graph import Graph, known_shape
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.layer import Layer, layer_at
-from edgehybrid.rewrites.pattern import bypass, only_user, operand
+from edgehybrid.rewrites.pattern import bypass, only_user
 
 
 def fold_identity(graph: Graph) -> int:
@@ -19,8 +20,8 @@ def fold_identity(graph: Graph) -> int:
     sites = 0
     for add in tuple(graph.nodes("Add")):
         for value, skip in ((0, 1), (1, 0)):
-            layer = layer_at(operand(add, value).producer())
-            if layer is None or layer.input is not operand(add, skip) or not is_centred_depthwise(layer):
+            layer = layer_at(input_of(add, value).producer())
+            if layer is None or layer.input is not input_of(add, skip) or not is_centred_depthwise(layer):
                 continue
             if only_user(layer.output) is not add:
                 continue

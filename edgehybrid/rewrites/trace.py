@@ -7,8 +7,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import constant, known_shape
+from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into
-from edgehybrid.rewrites.pattern import is_op, only_user, operand
+from edgehybrid.rewrites.pattern import is_op, only_user
 
 Index = NDArray[np.int32]
 """For each element of a tensor, the channel it belongs to."""
@@ -55,7 +56,7 @@ def origin(value: ir.Value) -> Origin | None:
         if not is_op(node, *LAYOUT) or node is None or current.is_graph_output():
             return None
         steps.append((node, current))
-        current = operand(node, 0)
+        current = input_of(node, 0)
         layer = layer_into(current)
     steps.reverse()
     index = number(layer.output, layer.axis)
@@ -160,7 +161,7 @@ def cut(node: ir.Node, index: Index) -> Index | None:
 
 def rivals(node: ir.Node, output: ir.Value) -> list[tuple[ir.Node, ir.Value]]:
     """Other ways to read what a node reads than through this output of it."""
-    value = operand(node, 0)
+    value = input_of(node, 0)
     branches = [(node, o) for o in node.outputs if o is not output]
     for use in value.uses():
         if use.node is not node:

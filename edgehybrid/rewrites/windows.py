@@ -7,7 +7,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, add_constant, constant, known_shape, name_of
-from edgehybrid.rewrites.pattern import bypass, operand
+from edgehybrid.graph.structure import input_of
+from edgehybrid.rewrites.pattern import bypass
 
 NOTHING: Mapping[str, int | Sequence[int]] = {}
 
@@ -39,13 +40,13 @@ def _put_together(graph: Graph, node: ir.Node, kernel: tuple[int, ...], made: tu
     if any(node.attributes.get_ints("pads", ())) or any(made[2 + i] % kernel[i] for i in (0, 1)):
         return None
     counts = (made[2] // kernel[0], made[3] // kernel[1])
-    apart = _view(graph, node, operand(node, 0), (*made[:2], *kernel, *counts), "windows")
+    apart = _view(graph, node, input_of(node, 0), (*made[:2], *kernel, *counts), "windows")
     return _view(graph, node, _turn(graph, node, apart, [0, 1, 4, 2, 5, 3], "turned"), made, "map")
 
 
 def _add_up(graph: Graph, node: ir.Node, kernel: tuple[int, ...], made: tuple[int, ...]) -> ir.Value:
     """What a Col2Im makes, by a transposed convolution."""
-    x = operand(node, 0)
+    x = input_of(node, 0)
     strides, dilations = (node.attributes.get_ints(name, (1, 1)) for name in ("strides", "dilations"))
     pads = node.attributes.get_ints("pads", (0,) * 4)
     room = [made[2 + i] + pads[i] + pads[2 + i] - dilations[i] * (kernel[i] - 1) - 1 for i in (0, 1)]
