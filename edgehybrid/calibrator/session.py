@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from edgehybrid import memory
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import ImagesError, StageError
-from edgehybrid.graph import Graph, label_nodes, name_of, shape_of, values
+from edgehybrid.graph import CHECK, Graph, label_nodes, name_of, shape_of, values
 from edgehybrid.graph.weights import outline
 
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -137,7 +137,7 @@ def run_error(error: Exception) -> StageError:
     return StageError(
         "ONNX Runtime cannot run the network on the calibration images",
         why=" ".join(str(error).split()) or type(error).__name__,
-        fix="check the ONNX file with `check-model FILE`, or export it again",
+        fix=f"check the ONNX file with `{CHECK}`, or export it again",
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgehybrid.errors import GraphError
-from edgehybrid.graph import Graph, constant, holds_floats, label_nodes, name_of, shape_of
+from edgehybrid.graph import CHECK, Graph, constant, holds_floats, label_nodes, name_of, shape_of
 
 FUSED_HEAD_SIZES = (16, 32, 64)
 FUSED_MAX_LENGTH = 512
@@ -198,7 +198,7 @@ def input_of(node: ir.Node, index: int) -> ir.Value:
         raise GraphError(
             f"node '{node.name}' ({node.op_type}) has no input {index}",
             why="the operator needs it",
-            fix="check the file with `check-model FILE` or export it again",
+            fix=f"check the file with `{CHECK}` or export it again",
         )
     return value
 

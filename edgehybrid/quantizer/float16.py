@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.errors import GraphError
-from edgehybrid.graph import Graph, add_constant, constant, from_proto, label_nodes, name_of, unused, values
+from edgehybrid.graph import CHECK, Graph, add_constant, constant, from_proto, label_nodes, name_of, unused, values
 from edgehybrid.graph.half import FLOAT16_MAX, find_risks, largest
 from edgehybrid.graph.narrowing import retype_attributes
 from edgehybrid.graph.weights import outline
@@ -83,7 +83,7 @@ def _is_float(value: ir.Value) -> bool:
         raise GraphError(
             f"the type of '{value.name}' is not known",
             why="shape inference found none, and a strongly typed graph needs the type of every value",
-            fix="export again, or check the file with `check-model FILE`",
+            fix=f"export again, or check the file with `{CHECK}`",
         )
     return value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
