@@ -104,7 +104,7 @@ def adopt(
     return graph
 
 
-def settle(
+def fix_shapes(
     path: Path,
     *,
     batch: int = 1,

@@ -52,10 +52,10 @@ def bench(
     state = device.state(threads=0)
     files, notes = _engines_here(model, state, with_control=True)
     whole = model.parent if files and model.is_file() else model
-    settled = stages.settle(stages.Run(), whole, batch=batch, input_size=size, must_be_image=False)
+    fixed = stages.fix_shapes(stages.Run(), whole, batch=batch, input_size=size, must_be_image=False)
     if not files:
-        files = {label: Runnable(path, "onnxruntime") for label, path in delivery.runnable_files(settled).items()}
-    spec = delivery.spec_of(settled)
+        files = {label: Runnable(path, "onnxruntime") for label, path in delivery.runnable_files(fixed).items()}
+    spec = delivery.spec_of(fixed)
     images = dataset.load("photos", at_most=8, split="calib")
     with delivery.loading(model):
         timed = stages.time_networks(files, options, spec.preprocess, images, samples)
@@ -113,7 +113,7 @@ def evaluate(
     engines, said = _engines_here(model, state)
     whole = model.parent if engines and model.is_file() else model
     open_size = stated.size if whole.is_file() else None
-    fixed = stages.settle(run, whole, batch=1, input_size=open_size, must_be_image=True)
+    fixed = stages.fix_shapes(run, whole, batch=1, input_size=open_size, must_be_image=True)
     files = delivery.runnable_files(fixed)
     if engines:
         files = {"fp32": files["fp32"]}

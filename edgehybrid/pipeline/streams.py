@@ -98,7 +98,7 @@ def _subject(path: Path) -> "Subject":
     if not path.is_file():
         raise NotFoundError(f"no bundle or file {path}", why="nothing is there", fix="edgehybrid quickstart")
     if path.suffix == ".onnx":
-        fixed = stages.settle(stages.Run(), path, batch=1, input_size=None, must_be_image=True)
+        fixed = stages.fix_shapes(stages.Run(), path, batch=1, input_size=None, must_be_image=True)
         spec = delivery.spec_of(fixed)
         return Subject(path.name, (Variant("model", fixed, "onnxruntime"),), "model", spec.preprocess, trained=True)
     if path.suffix in (".plan", ".engine"):

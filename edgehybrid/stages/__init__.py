@@ -28,7 +28,7 @@ from edgehybrid.stages.product import (
 )
 from edgehybrid.stages.run import Run, place_of, require, versions
 from edgehybrid.stages.sensitivity import How, Ranking, Unit, check_ranking, rank_groups
-from edgehybrid.stages.source import Exported, Source, export, settle
+from edgehybrid.stages.source import Exported, Source, export, fix_shapes
 from edgehybrid.stages.timing import Timed, time_networks
 from edgehybrid.stages.torch_engine import check_torch_flavor, compile_torch
 from edgehybrid.stages.trial import Trial, try_engines
@@ -59,6 +59,7 @@ __all__ = [
     "export",
     "floors",
     "find_peaks",
+    "fix_shapes",
     "labels_for",
     "layer_noise",
     "measure",
@@ -74,7 +75,6 @@ __all__ = [
     "reuse_calibration",
     "reuse",
     "rewrite",
-    "settle",
     "suit_builder",
     "suit_parser",
     "take_shard",

@@ -114,7 +114,7 @@ def export(run: Run, source: Source, images: Images) -> Exported:
     return Exported(folder / "model.onnx", spec, facts["params"], facts["macs"], facts["batch"])
 
 
-def settle(run: Run, path: Path, *, batch: int, input_size: Size | None, must_be_image: bool) -> Path:
+def fix_shapes(run: Run, path: Path, *, batch: int, input_size: Size | None, must_be_image: bool) -> Path:
     """A bundle or ONNX file that can be run as it is; of a file that leaves shapes open, one that fixes them.
 
     Raises:
@@ -131,7 +131,7 @@ def settle(run: Run, path: Path, *, batch: int, input_size: Size | None, must_be
     require("onnx_ir", "onnx", "handle ONNX graphs")
     from edgehybrid.graph import adoption
 
-    opened = adoption.settle(
+    opened = adoption.fix_shapes(
         path, batch=batch, input_size=input_size, must_be_image=must_be_image, notify=listener().note
     )
     if opened is None:

@@ -90,7 +90,7 @@ def prepare(
     ranges = replace(ranges, factors=level.factors, offsets=level.offsets, zero_points=level.zero_points)
     path, ranges = align_zero_points(run, few, level.path, ranges)
     if refine == "off" and rounding == "nearest":
-        return Prepared(path, ranges, settle_biases(run, path, ranges), level.adjustments)
+        return Prepared(path, ranges, compensate_zero_points(run, path, ranges), level.adjustments)
     tuned = tune(run, path, ranges, few, refine, rounding)
     return Prepared(path, tuned.ranges, tuned.tuning, level.adjustments + tuned.adjustments)
 
@@ -102,7 +102,7 @@ def reuse(run: Run, path: Path, baseline: Path, preprocess: Preprocess, method: 
     """
     ranges, about = reuse_calibration(path, baseline, preprocess, method)
     path = apply_known(run, baseline, ranges)
-    return Prepared(path, ranges, settle_biases(run, path, ranges)), about
+    return Prepared(path, ranges, compensate_zero_points(run, path, ranges)), about
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def align_zero_points(run: Run, few: _Few, calibrated: Path, ranges: Ranges) -> 
     return apply_known(run, few.baseline, ranges, few.opened[0]), ranges
 
 
-def settle_biases(run: Run, path: Path, ranges: Ranges) -> Path | None:
+def compensate_zero_points(run: Run, path: Path, ranges: Ranges) -> Path | None:
     """Biases for zero points where no images correct them; None without zero points."""
 
     def produce(folder: Path) -> None:
@@ -267,12 +267,12 @@ def settle_biases(run: Run, path: Path, ranges: Ranges) -> Path | None:
 
         model = run.open(path)
         plan = placement.plan(model, "fp32", uneven=ranges.uneven)
-        found = tuner.settle(model, plan, ranges.zero_points, quantizer.choose_weight_scales)
+        found = tuner.compensate_zero_points(model, plan, ranges.zero_points, quantizer.choose_weight_scales)
         save_tuning(found, folder / "tuning.npz")
 
     if not ranges.zero_points:
         return None
-    return run.do("settle", {"model": sha256_of(path), "ranges": ranges}, produce) / "tuning.npz"
+    return run.do("compensate", {"model": sha256_of(path), "ranges": ranges}, produce) / "tuning.npz"
 
 
 def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, rounding: Rounding) -> Tuned:

@@ -9,7 +9,14 @@ product, see local.py.
 from edgehybrid.tuner.centering import apply_offsets, center, center_rows
 from edgehybrid.tuner.equalization import apply_factors, equalize, scale_rows
 from edgehybrid.tuner.refinement import refine
-from edgehybrid.tuner.zero_points import align, apply_zero_points, find_shifted, settle, shift, shift_rows
+from edgehybrid.tuner.zero_points import (
+    align,
+    apply_zero_points,
+    compensate_zero_points,
+    find_shifted,
+    shift,
+    shift_rows,
+)
 
 __all__ = [
     "align",
@@ -18,11 +25,11 @@ __all__ = [
     "apply_zero_points",
     "center",
     "center_rows",
+    "compensate_zero_points",
     "equalize",
     "find_shifted",
     "refine",
     "scale_rows",
-    "settle",
     "shift",
     "shift_rows",
 ]

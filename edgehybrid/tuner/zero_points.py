@@ -163,7 +163,9 @@ def _round_to_level(zero_point: float, amax: float) -> float:
     return float(np.float16(level * scale)) if 0 < abs(level) <= LEVELS else zero_point
 
 
-def settle(graph: Graph, plan: Plan, zero_points: Mapping[str, float], weight_scales: WeightScales) -> Tuning:
+def compensate_zero_points(
+    graph: Graph, plan: Plan, zero_points: Mapping[str, float], weight_scales: WeightScales
+) -> Tuning:
     """Biases that give zero points back through rounded weights, for builds without images to correct them by.
 
     Most of what an activation function makes lies near zero, where that leaves no error. Elsewhere nothing is changed.

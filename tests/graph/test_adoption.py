@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgehybrid import rewrites, zoo
 from edgehybrid.errors import EdgeHybridError, GraphError, UsageError
 from edgehybrid.graph import Graph, constant, load, name_of, shape_of, values
-from edgehybrid.graph.adoption import adopt, companions, settle
+from edgehybrid.graph.adoption import adopt, companions, fix_shapes
 from edgehybrid.graph.counting import count_params
 from edgehybrid.graph.structure import scores_of
 from edgehybrid.placement import plan
@@ -157,9 +157,9 @@ def test_an_image_with_channels_last_is_turned_and_said_so(save: Save, dims: Dim
         np.testing.assert_array_equal(after, before)
     rewritten, _ = rewrites.apply(graph)
     assert scaled or not list(rewritten.nodes("Transpose"))
-    settled = settle(path, input_size=8, must_be_image=False)
-    assert settled is not None
-    np.testing.assert_array_equal(run(settled.to_bytes(), IMAGE)[0], want[0])
+    fixed = fix_shapes(path, input_size=8, must_be_image=False)
+    assert fixed is not None
+    np.testing.assert_array_equal(run(fixed.to_bytes(), IMAGE)[0], want[0])
 
 
 def test_an_image_of_width_three_that_nothing_turns_is_no_image_with_channels_last(save: Save) -> None:
@@ -325,21 +325,21 @@ def test_local_functions_are_inlined(save: Save) -> None:
     assert [n.op_type for n in graph.nodes()][:4] == ["Conv", "Relu", "Neg", "Conv"]
 
 
-def test_a_half_precision_file_is_settled_as_it_is(save: Save, tmp_path: Path) -> None:
+def test_a_half_precision_file_gets_fixed_shapes_as_it_is(save: Save, tmp_path: Path) -> None:
     half = to_fp16(adopt(save(make())))
     model = onnx.load_model_from_string(half.to_bytes())
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "n"
     path = save(model)
-    graph = settle(path, batch=2)
+    graph = fix_shapes(path, batch=2)
     assert graph is not None
     assert [shape_of(v)[0] for v in (graph.input, *graph.body.outputs)] == [2, 2, 2]
     assert Counter(n.op_type for n in graph.nodes()) == Counter(n.op_type for n in half.nodes())
-    assert settle(save(make((1, 3, 8, 8)))) is None
+    assert fix_shapes(save(make((1, 3, 8, 8)))) is None
     grey = save(make((1, 1, 8, 8)))
-    assert settle(grey, must_be_image=False) is None  # to be timed, it needs no image
+    assert fix_shapes(grey, must_be_image=False) is None  # to be timed, it needs no image
     with pytest.raises(GraphError, match="no image of three channels"):
-        settle(grey)
+        fix_shapes(grey)
 
 
 # --- weights in another file ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from edgehybrid.errors import GraphError
-from edgehybrid.graph.adoption import adopt, settle
+from edgehybrid.graph.adoption import adopt, fix_shapes
 from edgehybrid.graph.upgrading import OLDEST, WRITTEN, raise_opset
 from tests.exports import export
 
@@ -215,8 +215,8 @@ def test_what_torch_wrote_for_an_older_board_is_taken(tmp_path: Path, opset: int
 def test_a_file_to_be_run_is_raised_too(tmp_path: Path) -> None:
     path = tmp_path / "old.onnx"
     onnx.save(single(11, "Softmax", {"axis": 1}), path)
-    settled = settle(path, must_be_image=False)
-    assert settled is not None
-    assert settled.opset == WRITTEN
+    fixed = fix_shapes(path, must_be_image=False)
+    assert fixed is not None
+    assert fixed.opset == WRITTEN
     onnx.save(single(13, "Softmax", {"axis": 1}), path)
-    assert settle(path, must_be_image=False) is None
+    assert fix_shapes(path, must_be_image=False) is None

@@ -31,7 +31,7 @@ def related() -> Graph:
     return net.graph(net.linear(net.op("Relu", net.linear("input", 8, 32)), 32, 48))
 
 
-def settle(
+def refined(
     graph: Graph,
     ranges: Ranges,
     others: list[Ranges],
@@ -70,7 +70,7 @@ def amax(value: float, tensor: str = "relu_1") -> Ranges:
 
 def test_a_range_that_measures_better_is_taken() -> None:
     graph = one_sided()
-    found, _, records = settle(graph, amax(1.0), [amax(3.0), amax(40.0)])
+    found, _, records = refined(graph, amax(1.0), [amax(3.0), amax(40.0)])
     assert found.tensors["relu_1"] == 3.0
     (record,) = [r for r in records if r.kind == "range"]
     assert record.accepted
@@ -79,7 +79,7 @@ def test_a_range_that_measures_better_is_taken() -> None:
 
 
 def test_a_range_that_measures_alike_is_not_taken() -> None:
-    found, _, records = settle(one_sided(), amax(3.0), [amax(3.001)])
+    found, _, records = refined(one_sided(), amax(3.0), [amax(3.001)])
     assert found.tensors["relu_1"] == 3.0
     assert not next(r for r in records if r.kind == "range").accepted
 
@@ -88,13 +88,13 @@ def test_tied_tensors_keep_one_range() -> None:
     graph = one_sided()
     ranges = Ranges("mse", 16, "", {"relu_1": 1.0, "elsewhere": 1.0})
     better = replace(ranges, tensors={"relu_1": 3.0, "elsewhere": 3.0})
-    found, _, _ = settle(graph, ranges, [better], tied=(("relu_1", "elsewhere"),))
+    found, _, _ = refined(graph, ranges, [better], tied=(("relu_1", "elsewhere"),))
     assert found.tensors == {"relu_1": 3.0, "elsewhere": 3.0}
 
 
 def test_a_mean_error_is_taken_off_the_bias() -> None:
     graph = one_sided()
-    _, tuning, records = settle(graph, amax(1.5), [])  # clips: every product loses some of its sum
+    _, tuning, records = refined(graph, amax(1.5), [])  # clips: every product loses some of its sum
     assert next(r for r in records if r.kind == "bias").accepted
     plain, corrected = error(graph, amax(1.5)), error(graph, amax(1.5), tuning)
     assert np.square(corrected.mean(axis=0)).sum() < np.square(plain.mean(axis=0)).sum() / 2
@@ -104,8 +104,8 @@ def test_a_mean_error_is_taken_off_the_bias() -> None:
 def test_rounding_beats_the_nearest_on_rows_it_has_not_seen() -> None:
     graph = related()
     ranges = amax(2.5, next(d.tensor for d in plan(graph, "fp32").decisions if d.kind == "activation"))
-    _, nearest, _ = settle(graph, ranges, [])
-    _, optimised, records = settle(graph, ranges, [], "optimized")
+    _, nearest, _ = refined(graph, ranges, [])
+    _, optimised, records = refined(graph, ranges, [], "optimized")
     assert next(r for r in records if r.kind == "rounding").accepted
     before, after = (np.square(error(graph, ranges, t)).sum() for t in (nearest, optimised))
     assert after < before
@@ -119,7 +119,7 @@ def test_one_weight_of_two_layers_is_rounded_for_each_under_names_of_their_own(d
     hidden = net.op("MatMul", net.op("Relu", "input"), weight)
     graph = net.graph(net.op("MatMul", net.op("Relu", hidden), weight))
     ranges = observe(graph, draw(graph))
-    _, tuning, _ = settle(graph, ranges, [], "optimized")
+    _, tuning, _ = refined(graph, ranges, [], "optimized")
     assert len(tuning.levels) == 2
     written = quantize(graph, ranges, plan(graph, dialect), tuning)
     names = [node.name for node in written.nodes()]
@@ -129,14 +129,14 @@ def test_one_weight_of_two_layers_is_rounded_for_each_under_names_of_their_own(d
 
 def test_without_adjustments_the_quantizer_writes_the_same() -> None:
     graph = one_sided()
-    _, tuning, _ = settle(graph, amax(4.0), [])
+    _, tuning, _ = refined(graph, amax(4.0), [])
     plain = Tuning(tuning.scales, tuning.levels, {})
     made = plan(graph, "fp32")
     assert quantize(graph, amax(4.0), made, plain).digest() == quantize(graph, amax(4.0), made).digest()
 
 
 def test_a_tuning_survives_its_file(tmp_path: Path) -> None:
-    _, tuning, _ = settle(one_sided(), amax(1.5), [])
+    _, tuning, _ = refined(one_sided(), amax(1.5), [])
     save_tuning(tuning, tmp_path / "a.npz")
     save_tuning(load_tuning(tmp_path / "a.npz"), tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -145,7 +145,7 @@ def test_a_tuning_survives_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("importance", [None, np.ones_like])
 def test_narrower_ranges_are_not_tried(importance: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None) -> None:
-    found, _, records = settle(one_sided(), amax(40.0), [amax(3.0)], importance=importance)
+    found, _, records = refined(one_sided(), amax(40.0), [amax(3.0)], importance=importance)
     assert found.tensors["relu_1"] == 40.0
     assert not next(r for r in records if r.kind == "range").accepted
 
@@ -163,5 +163,5 @@ def test_errors_count_by_importance(half: int, wanted: float) -> None:
     def matters(y: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.broadcast_to(np.arange(48) // 24 == half, y.shape).astype(np.float32)
 
-    found, _, _ = settle(graph, amax(0.4, tensor), [amax(4.0, tensor)], importance=matters)
+    found, _, _ = refined(graph, amax(0.4, tensor), [amax(4.0, tensor)], importance=matters)
     assert found.tensors[tensor] == wanted

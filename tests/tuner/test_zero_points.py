@@ -12,7 +12,7 @@ from edgehybrid.graph.products import find_products
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import choose_weight_scales, quantize
 from edgehybrid.records import Adjustment, Ranges
-from edgehybrid.tuner import align, apply_zero_points, settle, shift, shift_rows
+from edgehybrid.tuner import align, apply_zero_points, compensate_zero_points, shift, shift_rows
 from edgehybrid.tuner.shifting import find_site
 from tests.single import SingleNet, draw, observe, run
 
@@ -199,11 +199,11 @@ def test_aligned_zero_points_are_levels_of_the_tensor_that_is_rounded(name: str)
     np.testing.assert_allclose(run(again, x)[0], before, atol=1e-5 * max(1.0, float(np.abs(before).max())))
 
 
-def test_settled_biases_take_back_what_rounded_weights_make_of_a_zero_point() -> None:
+def test_compensated_biases_take_back_what_rounded_weights_make_of_a_zero_point() -> None:
     graph = GRAPHS["relu"]
     result, found, _ = shifted(graph)
     made = plan(result, "fp32")
-    tuning = settle(result, made, found, choose_weight_scales)
+    tuning = compensate_zero_points(result, made, found, choose_weight_scales)
     assert not tuning.levels
     assert len(tuning.biases) == 1
     x = draw(graph, 3)
