@@ -58,13 +58,13 @@ class Observations:
     def to_bytes(self) -> bytes:
         """An .npz of the bins that are not empty; equal observations give equal bytes."""
         histograms = {name: self.tensors[name] for name in sorted(self.tensors)}
-        counted, peaks = [], []
+        filled, peaks = [], []
         for histogram in histograms.values():
             occupied = np.flatnonzero(histogram.counts)
-            counted.append((occupied, histogram.counts[occupied]))
+            filled.append((occupied, histogram.counts[occupied]))
             held = sorted(histogram.peaks)
             peaks.append((np.array(held, np.intp), np.array([histogram.peaks[number] for number in held], np.int64)))
-        sizes, bins, counts = _join(counted)
+        sizes, bins, counts = _join(filled)
         peak_sizes, peak_bins, peak_counts = _join(peaks)
         buffer = io.BytesIO()
         np.savez_compressed(

@@ -130,8 +130,8 @@ def _count(graph: Graph, slot: Slot, tallies: Mapping[str, Tally], copies: int, 
         array = slot.arrays[name]
         place = f"image {image + 1}" if batch == 1 else f"images {image + 1} to {image + batch}"
         nans, infinities = int(np.isnan(array).sum()), int(np.isinf(array).sum())
-        counted = f"{nans} NaN and {infinities} infinite of {array.size} values on {place}"
-        raise not_finite(graph, name, counted) from error
+        found = f"{nans} NaN and {infinities} infinite of {array.size} values on {place}"
+        raise not_finite(graph, name, found) from error
     except ValueError as error:
         raise StageError(
             f"activation '{name}' depends on the place of an image in its batch",

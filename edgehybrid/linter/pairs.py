@@ -17,7 +17,7 @@ from edgehybrid.graph.structure import input_of, weight_index
 from edgehybrid.linter.view import Rule, Site, View, axis_of, dims
 
 _INTEGER_OPS = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
-_OTHER_LEVELS = {"FLOAT8E4M3FN", "INT4", "FLOAT4E2M1"}
+_OTHER_TYPES = {"FLOAT8E4M3FN", "INT4", "FLOAT4E2M1"}
 """Types of other schemes that newer releases take; no rule here is about them."""
 
 _LEAST_SCALE = 2.0**-15
@@ -46,10 +46,10 @@ def _unknown_operators(view: View) -> Iterator[Site]:
             yield name, f"{node.domain or 'ai.onnx'}.{node.op_type} is no operator of the ONNX standard"
 
 
-def _levels(view: View) -> Iterator[Site]:
+def _not_int8(view: View) -> Iterator[Site]:
     for carrier in view.carriers:
-        kind = "unknown" if carrier.levels is None else carrier.levels.name
-        if kind not in ("INT8", "INT32", *_OTHER_LEVELS):
+        kind = "unknown" if carrier.dtype is None else carrier.dtype.name
+        if kind not in ("INT8", "INT32", *_OTHER_TYPES):
             note = ": read as int8, so levels above 127 change their value" if kind == "UINT8" else ""
             yield carrier.name, f"'{carrier.tensor}' is quantized to {kind.lower()}{note}"
 
@@ -63,7 +63,7 @@ def _zero_points(view: View) -> Iterator[Site]:
 
 def _biases(view: View) -> Iterator[Site]:
     for carrier in view.carriers:
-        if carrier.levels == ir.DataType.INT32:
+        if carrier.dtype == ir.DataType.INT32:
             yield carrier.name, f"'{carrier.tensor}' is an int32 constant"
 
 
@@ -122,7 +122,7 @@ def _opsets(view: View) -> Iterator[Site]:
 
 def _mixed_types(view: View) -> Iterator[Site]:
     """Float32 scales inside a float16 graph: those operators compute in float32."""
-    kinds = [(c, c.scale.dtype) for c in view.carriers if c.scale is not None and c.levels != ir.DataType.INT32]
+    kinds = [(c, c.scale.dtype) for c in view.carriers if c.scale is not None and c.dtype != ir.DataType.INT32]
     singles = [c for c, kind in kinds if kind == np.float32]
     if len(singles) < len(kinds):
         for carrier in singles:
@@ -232,7 +232,7 @@ PAIR_RULES: tuple[Rule, ...] = (
          _unknown_operators),
     # uint8: "Defaulting to INT8 instead"; int16: "unsupported datatype".
     Rule("not-int8", "error", "quantize to signed int8 (ONNX Runtime: activation_type and weight_type QInt8); a "
-         "QuantizeLinear without zero point writes uint8, so give it an int8 zero", _levels),
+         "QuantizeLinear without zero point writes uint8, so give it an int8 zero", _not_int8),
     # "Assertion failed: shiftIsAllZeros(zeroPoint): Non-zero zero point is not supported"
     Rule("zero-point", "error", "quantize symmetrically (ONNX Runtime: extra_options ActivationSymmetric and "
          "WeightSymmetric)", _zero_points),

@@ -36,7 +36,7 @@ class Carrier:
     node: ir.Node
     name: str
     tensor: str  # what it quantizes
-    levels: ir.DataType | None  # int8 where all is well
+    dtype: ir.DataType | None  # of what is quantized: int8 where all is well; None: unknown
     scale: NDArray[np.generic] | None  # None: computed
     zero: NDArray[np.generic] | None  # None: left out or computed
     axis: int
@@ -133,7 +133,7 @@ def _find_carriers(graph: Graph) -> list[Carrier]:
                 node=node,
                 name=names[node],
                 tensor=str(source.name),
-                levels=source.dtype if dequantizes else _levels(node, zero),
+                dtype=source.dtype if dequantizes else _written_type(node, zero),
                 scale=constant(node.inputs[1]),
                 zero=constant(zero),
                 axis=axis_of(node),
@@ -143,7 +143,7 @@ def _find_carriers(graph: Graph) -> list[Carrier]:
     return found
 
 
-def _levels(node: ir.Node, zero: ir.Value | None) -> ir.DataType | None:
+def _written_type(node: ir.Node, zero: ir.Value | None) -> ir.DataType | None:
     """The type a QuantizeLinear writes: that of its zero point, else `output_dtype`, else uint8 (ONNX standard)."""
     if zero is not None:
         array = constant(zero)

@@ -16,7 +16,7 @@ from edgehybrid.errors import GraphError, ImagesError, StageError
 from edgehybrid.progress import listener
 from edgehybrid.records import DeviceState, Latency, LayerError, ModelSpec, Power, Precision, Preprocess, Runnable
 from edgehybrid.stages.product import Quantized
-from edgehybrid.stages.run import FORWARD_BATCH, Run, counted, place_of
+from edgehybrid.stages.run import FORWARD_BATCH, Run, place_of, with_progress
 from edgehybrid.stages.source import Exported
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 
@@ -144,7 +144,7 @@ def predict(
         from edgehybrid.runtime import open_runner
 
         with open_runner(found.path, found.backend, canonical=is_graph, dla_core=found.dla_core) as runner:
-            batches = counted(images.batches(preprocess, FORWARD_BATCH), len(images))
+            batches = with_progress(images.batches(preprocess, FORWARD_BATCH), len(images))
             answer = evaluator.sample_outputs if outputs else evaluator.predict
             np.save(folder / "logits.npy", answer(runner, batches), allow_pickle=False)
 

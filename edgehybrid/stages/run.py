@@ -98,7 +98,7 @@ def place_of(state: DeviceState) -> str:
     return f"{state.name} {state.cores} {state.threads} {mode} {os.uname().nodename} {os.uname().machine}"
 
 
-def counted(batches: Iterator[NDArray[np.float32]], total: int) -> Iterator[NDArray[np.float32]]:
+def with_progress(batches: Iterator[NDArray[np.float32]], total: int) -> Iterator[NDArray[np.float32]]:
     """Pass batches on and tell the listener how many images went by."""
     done = 0
     for batch in batches:
