@@ -12,7 +12,7 @@ import edgehybrid
 from edgehybrid import graph as graphs
 from edgehybrid import placement, stages
 from edgehybrid.graph import Graph
-from edgehybrid.quantizer import quantize, spell_norms
+from edgehybrid.quantizer import decompose_norms, quantize
 from edgehybrid.runtime import open_runner
 from tests.single import draw, observe
 
@@ -47,24 +47,24 @@ def network(axis: int, bias: bool, opset: int, last: bool) -> Graph:
 @pytest.mark.parametrize(("axis", "bias"), [(-1, True), (-1, False), (-2, True), (1, True)])
 def test_it_is_the_same_function(axis: int, bias: bool, opset: int, last: bool, tmp_path: Path) -> None:
     plain = network(axis, bias, opset, last)
-    spelt = spell_norms(plain)
+    decomposed = decompose_norms(plain)
     assert any(plain.nodes("LayerNormalization"))
-    assert not any(spelt.nodes("LayerNormalization"))
-    onnx.checker.check_model(spelt.to_bytes(), full_check=True)
+    assert not any(decomposed.nodes("LayerNormalization"))
+    onnx.checker.check_model(decomposed.to_bytes(), full_check=True)
     images = np.random.default_rng(1).normal(3, 2, (2, 4, 5, 7)).astype(np.float32)
-    np.testing.assert_allclose(answer(spelt, tmp_path, images), answer(plain, tmp_path, images), atol=2e-5)
-    assert spelt.outputs == plain.outputs
+    np.testing.assert_allclose(answer(decomposed, tmp_path, images), answer(plain, tmp_path, images), atol=2e-5)
+    assert decomposed.outputs == plain.outputs
 
 
 def test_a_quantized_network_keeps_its_answers_and_its_pairs(cmt_ti_graph: Graph, tmp_path: Path) -> None:
     ranges = observe(cmt_ti_graph, draw(cmt_ti_graph))
     int8 = quantize(cmt_ti_graph, ranges, placement.plan(cmt_ti_graph, "fp32"))
-    spelt = spell_norms(int8)
+    decomposed = decompose_norms(int8)
     assert any(int8.nodes("LayerNormalization"))
-    assert not any(spelt.nodes("LayerNormalization"))
-    assert len(list(spelt.nodes("QuantizeLinear"))) == len(list(int8.nodes("QuantizeLinear")))
+    assert not any(decomposed.nodes("LayerNormalization"))
+    assert len(list(decomposed.nodes("QuantizeLinear"))) == len(list(int8.nodes("QuantizeLinear")))
     images = draw(cmt_ti_graph)[:1]
-    before, after = (answer(graph, tmp_path, images) for graph in (int8, spelt))
+    before, after = (answer(graph, tmp_path, images) for graph in (int8, decomposed))
     assert np.abs(after - before).max() < 0.1 * np.abs(before - before.mean()).max()  # a rounding may tip in int8
 
 

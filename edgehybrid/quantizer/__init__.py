@@ -12,7 +12,7 @@ from edgehybrid.graph import WEIGHTED, Graph, constant, label_nodes, tidy
 from edgehybrid.graph.soundness import CONTROL_FLOW
 from edgehybrid.graph.tuning import Tuning
 from edgehybrid.quantizer.float16 import type_float16, upgrade
-from edgehybrid.quantizer.norms import spell_norms
+from edgehybrid.quantizer.norms import decompose_norms
 from edgehybrid.quantizer.opsets import lower_opset
 from edgehybrid.quantizer.qdq import (
     MIN_SCALE,
@@ -24,7 +24,15 @@ from edgehybrid.quantizer.qdq import (
 )
 from edgehybrid.records import Plan, Ranges
 
-__all__ = ["MIN_SCALE", "MIN_WEIGHT_SCALE", "choose_weight_scales", "lower_opset", "quantize", "spell_norms", "to_fp16"]
+__all__ = [
+    "MIN_SCALE",
+    "MIN_WEIGHT_SCALE",
+    "choose_weight_scales",
+    "decompose_norms",
+    "lower_opset",
+    "quantize",
+    "to_fp16",
+]
 
 
 def quantize(graph: Graph, ranges: Ranges, plan: Plan, tuning: Tuning | None = None) -> Graph:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from edgehybrid.errors import GraphError
 from edgehybrid.graph import Graph, add_constant, constant, first_line, name_of, shape_of, tidy
+from edgehybrid.quantizer.decomposition import Decomposition
 
 _FILE_FORMATS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10}
 """Opset -> version of the ONNX file format that came with it."""
@@ -106,23 +107,34 @@ def _grid_sample(graph: Graph, node: ir.Node) -> None:
 
 
 def _gelu(graph: Graph, node: ir.Node) -> None:
-    """X / 2 * (1 + erf(x / sqrt 2)), or with tanh(sqrt(2 / pi) * (x + 0.044715 x^3)) for the erf."""
-    spell = _Spelling(graph, node)
-    x = spell.data
+    """`x / 2 * (1 + erf(x / sqrt 2))`, or with `tanh(sqrt(2 / pi) * (x + 0.044715 x^3))` for the erf."""
+    parts = Decomposition(graph, node)
+    x = parts.data
     if node.attributes.get_string("approximate", "none") == "tanh":
-        cubed = spell("Mul", "cubed", spell("Mul", "squared", x, x), x)
-        bent = spell("Add", "bent", x, spell("Mul", "bend", cubed, spell.number("bend", 0.044715)))
-        curve = spell("Tanh", "tanh", spell("Mul", "scaled", bent, spell.number("scale", np.sqrt(2 / np.pi))))
+        cubed = parts.add("Mul", "cubed", parts.add("Mul", "squared", x, x), x)
+        bent = parts.add("Add", "bent", x, parts.add("Mul", "bend", cubed, parts.number("bend", 0.044715)))
+        curve = parts.add("Tanh", "tanh", parts.add("Mul", "scaled", bent, parts.number("scale", np.sqrt(2 / np.pi))))
     else:
-        curve = spell("Erf", "erf", spell("Div", "scaled", x, spell.number("scale", np.sqrt(2))))
-    share = spell("Add", "share", curve, spell.number("one", 1))
-    spell.finish(spell("Mul", "halved", x, spell.number("half", 0.5)), share)
+        curve = parts.add("Erf", "erf", parts.add("Div", "scaled", x, parts.number("scale", np.sqrt(2))))
+    share = parts.add("Add", "share", curve, parts.number("one", 1))
+    _finish(parts, parts.add("Mul", "halved", x, parts.number("half", 0.5)), share)
 
 
 def _mish(graph: Graph, node: ir.Node) -> None:
-    """X * tanh(softplus(x))."""
-    spell = _Spelling(graph, node)
-    spell.finish(spell.data, spell("Tanh", "tanh", spell("Softplus", "softplus", spell.data)))
+    """`x * tanh(softplus(x))`."""
+    parts = Decomposition(graph, node)
+    _finish(parts, parts.data, parts.add("Tanh", "tanh", parts.add("Softplus", "softplus", parts.data)))
+
+
+def _finish(parts: Decomposition, first: ir.Value, second: ir.Value) -> None:
+    """Turn the node that is written out into the product of both, which keeps its name and that of its output."""
+    parts.insert()
+    node = parts.node
+    node.op_type, node.overload = "Mul", ""
+    node.attributes.clear()
+    node.resize_inputs(2)
+    node.replace_input_with(0, first)
+    node.replace_input_with(1, second)
 
 
 _FORMS: dict[str, tuple[int, Callable[[Graph, ir.Node], None]]] = {
@@ -134,38 +146,6 @@ _FORMS: dict[str, tuple[int, Callable[[Graph, ir.Node], None]]] = {
     "Gelu": (20, _gelu),
 }
 """Operator -> the opset that introduced its newer form, and what writes the older one."""
-
-
-class _Spelling:
-    """Pointwise operators in the place of one, named after it."""
-
-    def __init__(self, graph: Graph, node: ir.Node) -> None:
-        data = node.inputs[0]
-        if data is None:
-            raise _no_form(node, "it reads nothing")
-        self.graph, self.node, self.data = graph, node, data
-        self.stem = node.name or name_of(node.outputs[0])
-        self.made: list[ir.Node] = []
-
-    def number(self, name: str, value: float) -> ir.Value:
-        """A scalar of the type of the data."""
-        kind = np.float32 if self.data.dtype is None else self.data.dtype.numpy()
-        return add_constant(self.graph, f"{self.stem}.{name}", np.asarray(value, kind))
-
-    def __call__(self, op: str, name: str, *inputs: ir.Value) -> ir.Value:
-        """One operator more; its output has the shape of the data."""
-        out = ir.Value(name=f"{name_of(self.node.outputs[0])}_{name}", shape=self.data.shape, type=self.data.type)
-        self.made.append(ir.node(op, inputs, outputs=[out], name=f"{self.stem}/{name}"))
-        return out
-
-    def finish(self, first: ir.Value, second: ir.Value) -> None:
-        """Turn the node into the product of both, which keeps its name and that of its output."""
-        self.graph.body.insert_before(self.node, self.made)
-        self.node.op_type, self.node.overload = "Mul", ""
-        self.node.attributes.clear()
-        self.node.resize_inputs(2)
-        self.node.replace_input_with(0, first)
-        self.node.replace_input_with(1, second)
 
 
 def _drop_defaults(node: ir.Node, newer: int, older: int) -> None:

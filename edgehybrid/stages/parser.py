@@ -30,16 +30,16 @@ def suit_parser(run: Run, path: Path, target: Target) -> Path:
         return path
     figure = target.figures.get("tensorrt")
     version = re.findall(r"\d+", str(None if figure is None else figure.value))[:2]
-    spelt = target.dialect == "fp32" and not (8, 6) <= tuple(map(int, version)) < (9,)
-    if not spelt and (newest is None or _opset(path) <= newest):
+    decompose = target.dialect == "fp32" and not (8, 6) <= tuple(map(int, version)) < (9,)
+    if not decompose and (newest is None or _opset(path) <= newest):
         return path
 
     def produce(folder: Path) -> None:
         found = graph.load(path)
         found = found if newest is None else quantizer.lower_opset(found, newest)
-        write_atomic(folder / "model.onnx", (quantizer.spell_norms(found) if spelt else found).pieces())
+        write_atomic(folder / "model.onnx", (quantizer.decompose_norms(found) if decompose else found).pieces())
 
-    inputs = {"model": sha256_of(path), "newest": newest, "spelt": spelt}
+    inputs = {"model": sha256_of(path), "newest": newest, "decompose": decompose}
     return run.do(f"suit {path.stem}", inputs, produce) / "model.onnx"
 
 
