@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from edgehybrid.graph import Graph, constant, label_nodes, name_of, shape_of
+from edgehybrid.graph import Graph, label_nodes, name_of, shape_of
+from edgehybrid.graph.batch_norm import scale_and_shift
 from edgehybrid.graph.half import FLOAT16_MAX, find_risks
 from edgehybrid.records import Decision
 
@@ -83,8 +84,7 @@ def _inner_peak(node: ir.Node, peaks: Mapping[str, float]) -> float:
     if node.op_type == "HardSwish":
         return reads * (reads + 3)
     if node.op_type == "BatchNormalization":  # written as a product and a sum
-        gain, variance = constant(node.inputs[1]), constant(node.inputs[4])
-        if gain is not None and variance is not None:
-            deviation = np.sqrt(variance.astype(np.float64) + node.attributes.get_float("epsilon", 1e-5))
-            return reads * float(np.abs(gain / deviation).max(initial=0.0))
+        found = scale_and_shift(node)
+        if found is not None:
+            return reads * float(np.abs(found[0]).max(initial=0.0))
     return 0.0

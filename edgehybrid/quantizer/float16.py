@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.errors import GraphError
 from edgehybrid.graph import CHECK, Graph, add_constant, constant, from_proto, label_nodes, name_of, unused, values
+from edgehybrid.graph.batch_norm import scale_and_shift
 from edgehybrid.graph.half import FLOAT16_MAX, find_risks, largest
 from edgehybrid.graph.narrowing import retype_attributes
 from edgehybrid.graph.weights import outline
@@ -177,16 +178,12 @@ def _widen_pairs(graph: Graph, islands: set[ir.Node], taken: set[str | None]) ->
 def _unfold_batch_norms(graph: Graph, taken: set[str | None], islands: set[ir.Node]) -> None:
     """Write each remaining batch normalisation as a product and a sum: its variance may be too small for float16."""
     for node in list(graph.nodes("BatchNormalization")):
-        arrays = [constant(value) for value in node.inputs[1:]]
-        x = node.inputs[0]
-        if x is None or x.shape is None or any(a is None for a in arrays):
+        x, found = node.inputs[0], scale_and_shift(node)
+        if x is None or x.shape is None or found is None:
             continue
-        gain, bias, mean, variance = (a.astype(np.float64) for a in arrays if a is not None)
-        factor = gain / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-        shape = (-1, *(1,) * (len(x.shape) - 2))
-        name = name_of(node.outputs[0])
-        scale = add_constant(graph, f"{name}_factor", factor.reshape(shape).astype(np.float32), taken=taken)
-        offset = (bias - mean * factor).reshape(shape).astype(np.float32)
+        shape, name = (-1, *(1,) * (len(x.shape) - 2)), name_of(node.outputs[0])
+        factor, offset = (array.reshape(shape).astype(np.float32) for array in found)
+        scale = add_constant(graph, f"{name}_factor", factor, taken=taken)
         shift = add_constant(graph, f"{name}_shift", offset, taken=taken)
         product = ir.node("Mul", [x, scale], name=unused(f"{name}_Mul", taken))
         total = ir.node("Add", [product.outputs[0], shift], name=unused(f"{name}_Add", taken))

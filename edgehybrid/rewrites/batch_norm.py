@@ -2,11 +2,11 @@
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph
+from edgehybrid.graph.batch_norm import scale_and_shift
 from edgehybrid.graph.structure import input_of
-from edgehybrid.rewrites.layer import Layer, float64
+from edgehybrid.rewrites.layer import Layer
 from edgehybrid.rewrites.pattern import bypass, can_bypass
 from edgehybrid.rewrites.trace import Index, along, destination, number, origin
 
@@ -82,14 +82,3 @@ def absorb(graph: Graph, node: ir.Node, layer: Layer, rows: Index) -> bool:
         return False
     bypass(graph, node, input_of(node, 0))
     return True
-
-
-def scale_and_shift(node: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """(s, t) with BN(x) = s x + t per channel; None in training mode or if a statistic is not constant."""
-    gamma, beta, mean, var = (float64(v) for v in node.inputs[1:5])
-    if gamma is None or beta is None or mean is None or var is None:
-        return None
-    if node.attributes.get_int("training_mode", 0) or len(node.outputs) > 1:
-        return None
-    s = gamma / np.sqrt(var + node.attributes.get_float("epsilon", 1e-5))
-    return s, beta - mean * s

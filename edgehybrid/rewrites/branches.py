@@ -7,8 +7,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, known_shape
+from edgehybrid.graph.batch_norm import scale_and_shift
 from edgehybrid.graph.structure import input_of
-from edgehybrid.rewrites.batch_norm import scale_and_shift
 from edgehybrid.rewrites.layer import Layer, layer_at
 from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op, only_user
 

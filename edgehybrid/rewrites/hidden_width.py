@@ -9,8 +9,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import PRODUCTS, Graph, constant, known_shape
+from edgehybrid.graph.batch_norm import scale_and_shift
 from edgehybrid.graph.structure import input_of, reduced_axes
-from edgehybrid.rewrites.batch_norm import scale_and_shift
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into, set_constant
 from edgehybrid.rewrites.pattern import is_op, scalar
 
