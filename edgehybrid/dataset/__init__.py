@@ -59,11 +59,7 @@ class Images:
 
     def pick(self, count: int) -> "Images":
         """At most so many of them: those whose digests come first, in that order, however these are ordered."""
-        ranked = sorted(range(len(self)), key=lambda i: self.digests[i])[:count]
-        labels = None if self.labels is None else self.labels[ranked]
-        digests = tuple(self.digests[i] for i in ranked)
-        spec = replace(self.spec, images=len(ranked), sha256=hashlib.sha256(b"".join(digests)).hexdigest())
-        return Images(spec, labels, digests, self._pictures, [self._chosen[i] for i in ranked])
+        return self._choose(sorted(range(len(self)), key=lambda index: self.digests[index])[:count])
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """One image as it was taken, upright and RGB: (H, W, 3).
@@ -74,15 +70,18 @@ class Images:
         return np.array(next(iter(self._pictures.open((self._chosen[index],)))))
 
     def take(self, indexes: Sequence[int]) -> "Images":
-        """Some of these images, in the order of the set; their description counts and hashes only them."""
-        kept = sorted(set(indexes))
-        digests = tuple(self.digests[index] for index in kept)
-        spec = replace(self.spec, images=len(kept), sha256=hashlib.sha256(b"".join(sorted(digests))).hexdigest())
-        labels = None if self.labels is None else self.labels[kept]
-        return Images(spec, labels, digests, self._pictures, [self._chosen[index] for index in kept])
+        """Some of these images, in the order of the set."""
+        return self._choose(sorted(set(indexes)))
+
+    def _choose(self, indexes: Sequence[int]) -> "Images":
+        """These images in this order; their description counts and hashes only them."""
+        digests = tuple(self.digests[index] for index in indexes)
+        spec = replace(self.spec, images=len(indexes), sha256=_digest_of(digests))
+        labels = None if self.labels is None else self.labels[indexes]
+        return Images(spec, labels, digests, self._pictures, [self._chosen[index] for index in indexes])
 
     def batches(self, preprocess: Preprocess, batch_size: int) -> Iterator[NDArray[np.float32]]:
-        """Network input, (B, 3, size, size) contiguous, in order; the last batch may be shorter.
+        """Network input, (B, 3, H, W) contiguous, in order; the last batch may be shorter.
 
         Memory stays flat in the number of images: one batch, and one decoded picture.
 
@@ -159,7 +158,7 @@ def load(
         name=origin.name,
         source=origin.place,
         images=len(readable),
-        sha256=hashlib.sha256(b"".join(sorted(digests))).hexdigest(),
+        sha256=_digest_of(digests),
         labelled=origin.labels is not None,
         classes=origin.classes,
         skipped=tuple(skipped),
@@ -174,6 +173,11 @@ def overlap(first: Images, second: Images) -> int:
     """How many images of the first set are in the second as well, by content."""
     known = set(second.digests)
     return sum(digest in known for digest in first.digests)
+
+
+def _digest_of(digests: Sequence[bytes]) -> str:
+    """SHA-256 of a set of images from those of its images, whatever their order."""
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def _sample(keys: Sequence[str], name: str, limit: int | None, at_most: int | None, seed: int) -> list[int]:

@@ -152,7 +152,7 @@ def find_peaks(run: Run, baseline: Path, images: Images, preprocess: Preprocess)
 
     The images are those of lowest digest, so that neither order nor file names matter.
     """
-    sample = images.take(sorted(range(len(images)), key=lambda index: images.digests[index])[:PEAK_IMAGES])
+    sample = images.pick(PEAK_IMAGES)
 
     def produce(folder: Path) -> None:
         from edgehybrid import calibrator
