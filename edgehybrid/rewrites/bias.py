@@ -1,7 +1,5 @@
 """Make a constant vector that is added to a layer's output the layer's bias."""
 
-import numpy as np
-
 from edgehybrid.graph import Graph, known_shape
 from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.layer import float64
@@ -27,10 +25,8 @@ def fold_added_vector(graph: Graph) -> int:
             found = origin(data) if only_user(data) is node else None
             if found is None:
                 continue
-            everywhere = np.broadcast_to(added, shape)
-            bias = np.zeros(len(found.layer.weight))
-            bias[found.index] = everywhere
-            if not (bias[found.index] == everywhere).all():
+            bias = found.per_channel(added, shape, otherwise=0.0)
+            if bias is None:
                 continue
             if found.layer.bias is not None:
                 bias += found.layer.bias

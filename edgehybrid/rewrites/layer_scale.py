@@ -1,7 +1,5 @@
 """Make a constant vector that multiplies a layer's output part of the layer."""
 
-import numpy as np
-
 from edgehybrid.graph import Graph, known_shape
 from edgehybrid.graph.structure import input_of
 from edgehybrid.rewrites.layer import float64
@@ -26,10 +24,8 @@ def fold_layer_scale(graph: Graph) -> int:
             found = origin(data) if only_user(data) is node else None
             if found is None:
                 continue
-            everywhere = np.broadcast_to(gain, shape)
-            factors = np.ones(len(found.layer.weight))
-            factors[found.index] = everywhere
-            if not (factors[found.index] == everywhere).all():
+            factors = found.per_channel(gain, shape, otherwise=1.0)
+            if factors is None:
                 continue
             weight = found.layer.weight * factors.reshape(-1, *[1] * (found.layer.weight.ndim - 1))
             bias = None if found.layer.bias is None else found.layer.bias * factors

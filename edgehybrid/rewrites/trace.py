@@ -35,6 +35,24 @@ class Origin:
         """Whether it holds all of them."""
         return bool(self.rows.all())
 
+    def per_channel(
+        self, operand: NDArray[np.float64], shape: tuple[int, ...], *, otherwise: float
+    ) -> NDArray[np.float64] | None:
+        """What an operand of the tensor has for each output channel of the layer.
+
+        Args:
+            operand: Broadcasts to the shape.
+            shape: Of the tensor.
+            otherwise: For channels that the tensor does not hold.
+
+        Returns:
+            (out,); None where it differs between the positions of a channel.
+        """
+        everywhere = np.broadcast_to(operand, shape)
+        found = np.full(len(self.layer.weight), otherwise)
+        found[self.index] = everywhere
+        return found if (found[self.index] == everywhere).all() else None
+
 
 def origin(value: ir.Value) -> Origin | None:
     """The layer that computes a tensor, if nothing else reads the same channels of it.
