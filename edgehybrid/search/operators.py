@@ -188,6 +188,11 @@ def _concat(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     return [torch.cat([_required(inputs, i) for i in range(len(inputs))], dim=node.attributes.get_int("axis", 0))]
 
 
+def _expand(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
+    x = _required(inputs, 0)
+    return [x.expand(torch.broadcast_shapes(x.shape, _ints(inputs, 1)))]
+
+
 def _squeeze(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     x = _required(inputs, 0)
     ones = [i for i, size in enumerate(x.shape) if size == 1]
@@ -302,7 +307,7 @@ OPERATORS: dict[str, Operator] = {
     "Elu": lambda node, inputs: [functional.elu(_required(inputs, 0), node.attributes.get_float("alpha", 1.0))],
     "Erf": _unary(torch.erf),
     "Exp": _unary(torch.exp),
-    "Expand": lambda node, inputs: [_required(inputs, 0) * torch.ones(_ints(inputs, 1))],
+    "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
     "Gelu": _gelu,

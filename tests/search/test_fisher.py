@@ -1,6 +1,7 @@
 """Fisher information: operators as ONNX Runtime computes them, and losses as leave-one-out measures them."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from edgehybrid.graph import Graph
 from edgehybrid.graph.products import Product, product_at
 from edgehybrid.quantizer import quantize
 from edgehybrid.search import differentiation, fisher, leave_one_out, owners, quadratic, spearman, switch
+from edgehybrid.search.operators import OPERATORS
 from tests.search.nets import answering, grouped, hybrid, images, scoring, session, twin
 from tests.single import SingleNet, draw, observe
 
@@ -164,6 +166,16 @@ def test_torch_runs_and_differentiates_an_operator_as_onnx_runtime_does(kind: st
     alone = [answer(np.arange(len(groups)) == group, image) for group in range(len(groups))]
     cost = [quadratic(answer(none, image), logits).mean() for logits in alone]
     np.testing.assert_allclose(found, cost, rtol=0.25)
+
+
+@pytest.mark.parametrize("values", [[True, False], [3, 4], [1.5, 2.5]])
+def test_expanding_keeps_the_type(values: list[float]) -> None:
+    """A mask that is expanded must still be one for Where."""
+    x = torch.tensor(values).reshape(2, 1)
+    node = ir.node("Expand", [ir.Value(name="x"), ir.Value(name="shape")])
+    (found,) = OPERATORS["Expand"](node, [x, torch.tensor([3, 1, 5])])
+    assert (found.dtype, found.shape) == (x.dtype, (3, 2, 5))
+    assert (found == x).all()
 
 
 def test_arithmetic_of_a_backward_pass() -> None:
