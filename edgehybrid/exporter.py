@@ -16,8 +16,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgehybrid.errors import GraphError, StageError, UsageError
-from edgehybrid.graph import Graph, add_constant, constant, from_proto, known_shape, name_of, shape_of, sweep
-from edgehybrid.graph.adoption import adopt
+from edgehybrid.graph import (
+    Graph,
+    add_constant,
+    constant,
+    first_line,
+    from_proto,
+    known_shape,
+    name_of,
+    shape_of,
+    sweep,
+)
+from edgehybrid.graph.adoption import adopt, ignore
 from edgehybrid.graph.folding import compute_shapes
 from edgehybrid.records import ModelSpec
 from edgehybrid.runtime import open_runner
@@ -53,10 +63,6 @@ class Agreement:
     max_abs: float  # largest difference of a logit
     scale: float  # largest logit
     same_top1: int  # images
-
-
-def ignore(message: str) -> None:
-    """Where messages go that nobody wants."""
 
 
 def trace(
@@ -231,12 +237,7 @@ def _simplify(path: Path, spec: ModelSpec) -> Graph:
 
 
 def _failed(what: str, error: BaseException) -> StageError:
-    text = str(error).strip()
-    return StageError(
-        what,
-        why=f"{type(error).__name__}: {text.splitlines()[0] if text else 'no details'}",
-        fix=DETAILS,
-    )
+    return StageError(what, why=first_line(error), fix=DETAILS)
 
 
 def _check_interface(graph: Graph, spec: ModelSpec, batch: int) -> None:
