@@ -81,12 +81,12 @@ def lower(
     """
     from edgehybrid import engine, stages
 
-    precision, crop, profile = recipe.precision, spec.preprocess, recipe.profile
+    precision, preprocess, profile = recipe.precision, spec.preprocess, recipe.profile
     prepared, calibration = prepare(
         run,
         baseline,
         images,
-        crop,
+        preprocess,
         precision,
         recipe.method,
         None if recipe.ranges is None else Path(recipe.ranges),
@@ -94,8 +94,8 @@ def lower(
         refine=recipe.refine,
         rounding=recipe.rounding,
     )
-    level, ranges = prepared.path, prepared.ranges
-    peaks = None if precision == "fp32" else stages.find_peaks(run, level, images, crop)
+    ranges = prepared.ranges
+    peaks = None if precision == "fp32" else stages.find_peaks(run, prepared.path, images, preprocess)
     mixed = None
     if precision == "mixed" and truth is not None and recipe.max_drop is not None:
         times = None if profile is None else Path(profile)
@@ -103,12 +103,14 @@ def lower(
             run, baseline, prepared, peaks, images, scored, truth, spec, target, recipe.max_drop, recipe.seed, times
         )
     quantized = (
-        mixed.quantized if mixed else stages.quantize(run, level, precision, ranges, peaks, tuning=prepared.tuning)
+        mixed.quantized
+        if mixed
+        else stages.quantize(run, prepared.path, precision, ranges, peaks, tuning=prepared.tuning)
     )
-    if level != baseline and target.backend != "onnxruntime":
-        peaks = stages.find_peaks(run, baseline, images, crop)
+    if prepared.path != baseline and target.backend != "onnxruntime":
+        peaks = stages.find_peaks(run, baseline, images, preprocess)
         if engine.dla_cores(target) > 0:  # NVDLA takes the float graph and its ranges
-            ranges = stages.calibrate(run, baseline, images, crop, recipe.method)
+            ranges = stages.calibrate(run, baseline, images, preprocess, recipe.method)
     return Lowered(baseline, precision, prepared, quantized, mixed, calibration, ranges, peaks)
 
 

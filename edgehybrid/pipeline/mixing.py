@@ -147,10 +147,10 @@ def mix(
     from edgehybrid import evaluator, graph, proportions, search, stages
     from edgehybrid.graph.counting import count_macs
 
-    level, ranges, tuning = prepared.path, prepared.ranges, prepared.tuning
-    int8 = stages.quantize(run, level, "int8", ranges, peaks, tuning=tuning)
-    ranking = stages.rank_groups(run, level, int8, calibration, spec.preprocess, seed=seed)
-    model = graph.load(level)
+    path, ranges, tuning = prepared.path, prepared.ranges, prepared.tuning
+    int8 = stages.quantize(run, path, "int8", ranges, peaks, tuning=tuning)
+    ranking = stages.rank_groups(run, path, int8, calibration, spec.preprocess, seed=seed)
+    model = graph.load(path)
     gains = search.estimate_gains(model, [loss.group for loss in ranking.groups], target)
     if profile is not None:
         times = read_profile(profile)
@@ -163,7 +163,7 @@ def mix(
     def quantized(kept: int) -> "Quantized":
         if not kept:
             return int8
-        return stages.quantize(run, level, "mixed", ranges, peaks, _reasons(ordered, kept), tuning)
+        return stages.quantize(run, path, "mixed", ranges, peaks, _reasons(ordered, kept), tuning)
 
     def worst_case(kept: int) -> float:
         logits = stages.predict(run, "mixed" if kept else "int8", quantized(kept).runnable, scored, spec.preprocess)

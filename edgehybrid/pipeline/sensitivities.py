@@ -76,18 +76,18 @@ def sensitivity(
             why="what a layer costs is read from how far it moves the softmax",
             fix="give the network with its classification head",
         )
-    scaled = made.spec.preprocess
-    ready = stages.prepare(run, stages.rewrite(run, made.path), images, scaled, method)
-    level = ready.path
-    int8 = stages.quantize(run, level, "int8", ready.ranges, None, tuning=ready.tuning)  # only its float32 form is run
+    spec, baseline = made.spec, stages.rewrite(run, made.path)
+    prepared = stages.prepare(run, baseline, images, spec.preprocess, method)
+    # No peaks: only the float32-typed form is run.
+    int8 = stages.quantize(run, prepared.path, "int8", prepared.ranges, None, tuning=prepared.tuning)
     disjoint = 0 < count <= len(images) // 2
     ranking = stages.rank_groups(
-        run, level, int8, images, scaled, how=how, unit=unit, seed=seed, skip=count if disjoint else 0
+        run, prepared.path, int8, images, spec.preprocess, how=how, unit=unit, seed=seed, skip=count if disjoint else 0
     )
     checked, groups = None, ranking.groups
     if count:
         checked, groups = stages.check_ranking(
-            run, level, int8, images, scaled, ranking, unit=unit, count=count, disjoint=disjoint
+            run, prepared.path, int8, images, spec.preprocess, ranking, unit=unit, count=count, disjoint=disjoint
         )
     found = Sensitivity(
         model=made.spec.name,

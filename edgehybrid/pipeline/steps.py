@@ -127,11 +127,11 @@ def calibrate(
     chosen = calibration_images(calib, num_calib, seed)
     images = stages.take_shard(chosen, shard)
     made = stages.export(run, source, chosen)
-    baseline, prepared = stages.rewrite(run, made.path), made.spec.preprocess
-    content = stages.write_calibration(run, baseline, images, prepared, method or "mse")
+    spec, baseline = made.spec, stages.rewrite(run, made.path)
+    content = stages.write_calibration(run, baseline, images, spec.preprocess, method or "mse")
     part = "" if shard is None else "-" + shard.replace("/", "-of-")
-    name = f"{made.spec.name}-{spelled(prepared.size)}-calibration{part}.json"
-    return deliver(output or Path(name), content, "calibration", findings.weight_notes(made.spec))
+    name = f"{spec.name}-{spelled(spec.preprocess.size)}-calibration{part}.json"
+    return deliver(output or Path(name), content, "calibration", findings.weight_notes(spec))
 
 
 def quantize(
@@ -201,13 +201,13 @@ def quantize(
     source = stages.Source(model, weights, num_classes, stated, batch, seed)
     images = calibration_images(calib, num_calib, seed)
     made = stages.export(run, source, images)
-    baseline, ready = stages.rewrite(run, made.path), made.spec.preprocess
+    spec, baseline = made.spec, stages.rewrite(run, made.path)
     stages.check_parser(baseline, goal)
     prepared, _ = prepare(
         run,
         baseline,
         images,
-        ready,
+        spec.preprocess,
         precision,
         method,
         ranges,
@@ -215,14 +215,14 @@ def quantize(
         refine=refine,
         rounding=rounding,
     )
-    level, scales, tuning = prepared.path, prepared.ranges, prepared.tuning
+    path, scales, tuning = prepared.path, prepared.ranges, prepared.tuning
     if scales is not None and goal.dialect == "fp32":
-        written, plan = stages.quantize_alone(run, level, scales, tuning)
+        written, plan = stages.quantize_alone(run, path, scales, tuning)
     else:
-        peaks = stages.find_peaks(run, level, images, ready)
-        both = stages.quantize(run, level, precision, scales, peaks, tuning=tuning)
+        peaks = stages.find_peaks(run, path, images, spec.preprocess)
+        both = stages.quantize(run, path, precision, scales, peaks, tuning=tuning)
         written, plan = both.deployed(goal), both.plan
-    name = f"{made.spec.name}-{spelled(made.spec.preprocess.size)}-b{made.batch}-{precision}.onnx"
+    name = f"{spec.name}-{spelled(spec.preprocess.size)}-b{made.batch}-{precision}.onnx"
     product = stages.suit_parser(run, written, goal)
-    notes = (*findings.int8_notes(precision, plan, stages.work_of(level)), *findings.weight_notes(made.spec))
+    notes = (*findings.int8_notes(precision, plan, stages.work_of(path)), *findings.weight_notes(spec))
     return deliver(output or Path(name), product, "onnx", notes)

@@ -81,18 +81,18 @@ def prepare(
 ) -> Prepared:
     """Everything between the rewritten graph and its int8 form: equalize, calibrate, refine; as `build` by default."""
     few = _Few(baseline, images, preprocess, TUNING_IMAGES, TUNING_ROWS)
-    level = equalize_channels(run, few, equalize)
+    equalized = equalize_channels(run, few, equalize)
     if rounding == "nearest":
         few.set_aside()
     else:
         few = _Few(baseline, images, preprocess, ROUNDING_IMAGES, ROUNDING_ROWS)
-    ranges = calibrate(run, level.path, images, preprocess, method, shifted=level.zero_points)
-    ranges = replace(ranges, factors=level.factors, offsets=level.offsets, zero_points=level.zero_points)
-    path, ranges = align_zero_points(run, few, level.path, ranges)
+    ranges = calibrate(run, equalized.path, images, preprocess, method, shifted=equalized.zero_points)
+    ranges = replace(ranges, factors=equalized.factors, offsets=equalized.offsets, zero_points=equalized.zero_points)
+    path, ranges = align_zero_points(run, few, equalized.path, ranges)
     if refine == "off" and rounding == "nearest":
-        return Prepared(path, ranges, compensate_zero_points(run, path, ranges), level.adjustments)
+        return Prepared(path, ranges, compensate_zero_points(run, path, ranges), equalized.adjustments)
     tuned = tune(run, path, ranges, few, refine, rounding)
-    return Prepared(path, tuned.ranges, tuned.tuning, level.adjustments + tuned.adjustments)
+    return Prepared(path, tuned.ranges, tuned.tuning, equalized.adjustments + tuned.adjustments)
 
 
 def reuse(run: Run, path: Path, baseline: Path, preprocess: Preprocess, method: Method) -> tuple[Prepared, ImageSet]:
@@ -172,9 +172,9 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
         zero_points: dict[str, float] = {}
         if sites == "all":
             rows = tuner.scale_rows(model, factors, kept.rows)
-            level = made
-            made, offsets, more = tuner.center(level, plan, rows, pick)
-            rows = tuner.center_rows(level, offsets, rows)
+            equalized = made
+            made, offsets, more = tuner.center(equalized, plan, rows, pick)
+            rows = tuner.center_rows(equalized, offsets, rows)
             made, zero_points, last = tuner.shift(
                 made, plan, rows, pick, quantizer.choose_weight_scales, loud=kept.loud
             )
