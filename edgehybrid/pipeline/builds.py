@@ -230,7 +230,7 @@ def build(
         layers=layers,
         adjustments=lowered.prepared.adjustments,
         notes=(
-            *findings.int8_notes(precision, lowered.quantized.plan, stages.work_of(lowered.prepared.path)),
+            *findings.int8_notes(precision, lowered.quantized.plan, stages.work_of(run, lowered.prepared.path)),
             *findings.weight_notes(spec),
             *findings.image_notes(recipe, lowered.calibration, evaluation, shared),
             *findings.tuning_notes(lowered.prepared.adjustments),

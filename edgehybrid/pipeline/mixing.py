@@ -144,13 +144,13 @@ def mix(
     """
     import numpy as np
 
-    from edgehybrid import evaluator, graph, proportions, search, stages
+    from edgehybrid import evaluator, proportions, search, stages
     from edgehybrid.graph.counting import count_macs
 
     path, ranges, tuning = prepared.path, prepared.ranges, prepared.tuning
     int8 = stages.quantize(run, path, "int8", ranges, peaks, tuning=tuning)
     ranking = stages.rank_groups(run, path, int8, calibration, spec.preprocess, seed=seed)
-    model = graph.load(path)
+    model = run.open(path)
     gains = search.estimate_gains(model, [loss.group for loss in ranking.groups], target)
     if profile is not None:
         times = read_profile(profile)

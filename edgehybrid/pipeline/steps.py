@@ -224,5 +224,5 @@ def quantize(
         written, plan = both.deployed(goal), both.plan
     name = f"{spec.name}-{spelled(spec.preprocess.size)}-b{made.batch}-{precision}.onnx"
     product = stages.suit_parser(run, written, goal)
-    notes = (*findings.int8_notes(precision, plan, stages.work_of(path)), *findings.weight_notes(spec))
+    notes = (*findings.int8_notes(precision, plan, stages.work_of(run, path)), *findings.weight_notes(spec))
     return deliver(output or Path(name), product, "onnx", notes)

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgehybrid.records import Floor, Precision, Target
+from edgehybrid.stages.run import Run
 
 
-def work_of(path: Path) -> dict[str, int]:
+def work_of(run: Run, path: Path) -> dict[str, int]:
     """Multiply-accumulates of every convolution and matrix product, by the names that plans know them under."""
     from edgehybrid import graph
     from edgehybrid.graph.counting import COUNTED, macs_of
 
-    opened = graph.load(path)
+    opened = run.open(path)
     labels = graph.label_nodes(opened)
     return {labels[node]: macs_of(node) for node in opened.nodes(*COUNTED)}
 

@@ -269,7 +269,7 @@ def layer_noise(
     def produce(folder: Path) -> None:
         from edgehybrid import calibrator, graph
 
-        reference = graph.load(baseline)
+        reference = run.open(baseline)
         layers = {d.node for d in quantized.plan.decisions if d.kind == "weight"}
         labels = graph.label_nodes(reference)
         ends = {

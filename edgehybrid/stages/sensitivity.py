@@ -70,7 +70,7 @@ def rank_groups(
     """
 
     def produce(folder: Path) -> None:
-        opened = _open(baseline, quantized, unit)
+        opened = _open(run, baseline, quantized, unit)
         write_atomic(folder / "ranking.json", to_json(_estimate(opened, images, preprocess, how, seed, skip)))
 
     inputs = {**_identity(baseline, quantized, images, preprocess, unit), "how": how, "seed": seed, "skip": skip}
@@ -99,7 +99,7 @@ def check_ranking(
     def produce(folder: Path) -> None:
         from edgehybrid import search
 
-        opened = _open(baseline, quantized, unit)
+        opened = _open(run, baseline, quantized, unit)
         total = -(-count // opened.batch)
         with opened.answering() as answer:
             losses = search.leave_one_out(
@@ -168,13 +168,13 @@ class _Opened:
             yield np.stack([*kept, *[kept[-1]] * (self.batch - len(kept))])
 
 
-def _open(baseline: Path, quantized: Quantized, unit: Unit) -> _Opened:
+def _open(run: Run, baseline: Path, quantized: Quantized, unit: Unit) -> _Opened:
     """Groups and switches of a network and its int8 twin."""
     from edgehybrid import graph, search
     from edgehybrid.graph.counting import count_macs
     from edgehybrid.graph.structure import class_scores
 
-    reference, twin = graph.load(baseline), graph.load(quantized.runnable)
+    reference, twin = run.open(baseline), graph.load(quantized.runnable)
     groups = search.find(reference, quantized.plan, single=unit == "layer")
     if not groups:
         raise StageError(
