@@ -1,5 +1,6 @@
 """What float16 cannot hold stays float32: the guarded graph is finite in true float16, the unguarded one is not."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,3 +179,53 @@ def test_a_batch_norm_is_judged_by_its_product() -> None:
     np.testing.assert_allclose(emulate(typed, image), run(graph, image)[0], rtol=2e-3)
     assert from_proto(onnx.load_model_from_string(typed.to_bytes())).outputs == ("logits",)
     assert FLOAT16_MAX == 65504
+
+
+def _normalize(net: SingleNet, z: str) -> str:
+    """As torch.nn.functional.normalize; its exporters expand the divisor."""
+    length = net.op("Clip", net.op("ReduceL2", z, axes=[1], keepdims=1), net.const(1e-12))
+    return net.op("Div", z, net.op("Expand", length, net.const([1, 8, 4, 4], np.int64)))
+
+
+def _rms(net: SingleNet, z: str) -> str:
+    mean = net.op("ReduceMean", net.op("Mul", z, z), axes=[1], keepdims=1)
+    return net.op("Mul", z, net.op("Reciprocal", net.op("Sqrt", net.op("Add", mean, net.const(1e-12)))))
+
+
+def _power(net: SingleNet, z: str) -> str:
+    squares = net.op("ReduceSumSquare", z, axes=[1], keepdims=1)
+    return net.op("Mul", z, net.op("Pow", net.op("Max", squares, net.const(1e-10)), net.const(-0.5)))
+
+
+def _mean(net: SingleNet, z: str) -> str:
+    return net.op("Div", z, net.op("Add", net.op("ReduceMean", z, axes=[1], keepdims=1), net.const(1e-8)))
+
+
+@pytest.mark.parametrize("normalized", [_normalize, _rms, _power, _mean])
+def test_what_is_divided_by_little_more_than_nothing_is_divided_in_float32(
+    normalized: Callable[[SingleNet, str], str],
+) -> None:
+    """The images that were looked at have no pixel that is zero in all channels, the one that comes has."""
+    net = SingleNet(1, 8, 4, 4)
+    graph = net.graph(net.op("Relu", normalized(net, net.op("Abs", "input"))))
+    x = draw(graph)
+    made = guard(graph, x)
+    x[..., :2] = 0
+    wanted = run(graph, x)[0]
+    assert np.isfinite(wanted).all()
+    assert distance(emulate(to_fp16(graph, made), x), wanted) < 0.01
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-3])
+def test_an_epsilon_whose_root_float16_holds_keeps_no_division(epsilon: float) -> None:
+    net = SingleNet(1, 8)
+    root = net.op("Sqrt", net.op("Add", net.op("Abs", "input"), net.const(epsilon)))
+    assert "Div" not in kept(net.graph(net.op("Div", "input", root)), {})
+
+
+def test_an_operator_that_onnx_has_for_float32_alone_stays_float32() -> None:
+    net = SingleNet(1, 8)
+    graph = net.graph(net.op("Tanh", net.op("Celu", "input", alpha=0.5)))
+    assert kept(graph, {}) == {"Celu": "fp16-undefined"}
+    x = draw(graph)
+    assert distance(run(to_fp16(graph), x)[0], run(graph, x)[0]) < 0.01  # runs ONNX's full check as well

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from edgehybrid.calibrator.observer import source_of
 from edgehybrid.calibrator.session import not_finite, open_session, regroup, run_error
-from edgehybrid.graph import Graph, constant, name_of, shape_of, unused, values
+from edgehybrid.graph import Graph, add_constant, constant, name_of, shape_of, unused, values
+
+_HIDING = {"Add", "Where", "Concat", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+"""What carries a mask's -inf on; a softmax or a maximum makes numbers of it again."""
 
 
 def find_peaks(graph: Graph, batches: Iterable[NDArray[np.float32]], *, threads: int = 0) -> dict[str, float]:
@@ -24,7 +27,8 @@ def find_peaks(graph: Graph, batches: Iterable[NDArray[np.float32]], *, threads:
         threads: Of ONNX Runtime; 0 for every core this process may use.
 
     Returns:
-        Tensor name -> absolute maximum; the input and what only rearranges another tensor included.
+        Tensor name -> absolute maximum; the input and what only rearranges another tensor included. Where a mask puts
+        -inf, as before a softmax, it is that of the rest.
 
     Raises:
         ImagesError: An image does not fit the graph, or there is none.
@@ -56,13 +60,21 @@ def find_peaks(graph: Graph, batches: Iterable[NDArray[np.float32]], *, threads:
 def _add_reductions(graph: Graph, tensors: set[str]) -> dict[str, tuple[str, str]]:
     """Tensor -> names of its largest and its smallest value, in the order of computation."""
     taken = {value.name for value in values(graph)}
-    taps = {}
-    for value in list(values(graph)):
+    taps, masked, present = {}, _masked(graph), list(values(graph))
+    zero = add_constant(graph, "unmasked", np.zeros((), np.float32), taken=taken) if masked else None
+    for value in present:
         if value.name not in tensors:
             continue
-        ends = []
-        for op in ("ReduceMax", "ReduceMin"):
-            node = ir.node(op, [value], {"keepdims": 0})
+        ends, rest = [], value
+        if value in masked:
+            is_masked = ir.node("IsInf", [value], {"detect_positive": 0}, name=unused(f"{value.name}_IsInf", taken))
+            where = ir.node("Where", [is_masked.outputs[0], zero, value], name=unused(f"{value.name}_Where", taken))
+            for node in (is_masked, where):
+                node.outputs[0].name = unused(f"{node.name}_out", taken)
+                graph.body.append(node)
+            rest = where.outputs[0]
+        for op, seen in (("ReduceMax", value), ("ReduceMin", rest)):
+            node = ir.node(op, [seen], {"keepdims": 0})
             end = node.outputs[0]
             end.name, end.type = unused(f"{value.name}_{op}", taken), ir.TensorType(ir.DataType.FLOAT)
             end.shape = ir.Shape(())
@@ -71,3 +83,16 @@ def _add_reductions(graph: Graph, tensors: set[str]) -> dict[str, tuple[str, str
             ends.append(end.name)
         taps[name_of(value)] = (ends[0], ends[1])
     return taps
+
+
+def _masked(graph: Graph) -> set[ir.Value]:
+    """Tensors in which a constant's -inf stands where a mask hides something."""
+    found: set[ir.Value] = set()
+    for value in values(graph):
+        array = constant(value)
+        if array is not None and array.dtype == np.float32 and (array == -np.inf).any():
+            found.add(value)
+    for node in graph.nodes():
+        if node.op_type in _HIDING and not found.isdisjoint(node.inputs):
+            found.update(node.outputs)
+    return {value for value in found if constant(value) is None}

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid.calibrator.ranges import LOUD
-from edgehybrid.calibrator.session import Slot, open_session, regroup
+from edgehybrid.calibrator.session import Slot, not_finite, open_session, regroup
 from edgehybrid.graph import Graph, name_of, shape_of
 from edgehybrid.graph.products import Product
 from edgehybrid.graph.structure import input_of
@@ -59,7 +59,7 @@ def sample(
 
     Raises:
         ImagesError: An image does not fit the graph, or there is none.
-        StageError: ONNX Runtime failed.
+        StageError: What a product reads is not finite (names it and its node), or ONNX Runtime failed.
     """
     read = {p.output: (name_of(input_of(p.node, 0)), p) for p in products}
     taps = sorted({name for name, _ in read.values()})
@@ -73,6 +73,9 @@ def sample(
     for ordinal, (group, copies) in enumerate(regroup(batches, shape_of(graph.input))):
         slot.run(group)
         reached = {source: _reach(slot.arrays[source], batch // copies) for source in taps}
+        for source, ends_by_image in reached.items():
+            if not np.isfinite(ends_by_image).all():
+                raise not_finite(graph, source, "a NaN or an infinity")
         ends: dict[tuple[str, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         for name, (source, product) in read.items():
             x = slot.arrays[source]

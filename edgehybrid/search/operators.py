@@ -190,7 +190,8 @@ def _concat(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
 
 def _expand(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:
     x = _required(inputs, 0)
-    return [x.expand(torch.broadcast_shapes(x.shape, _ints(inputs, 1)))]
+    shape = torch.broadcast_shapes(x.shape, _ints(inputs, 1))  # type: ignore[no-untyped-call]
+    return [x.expand(shape)]
 
 
 def _squeeze(node: ir.Node, inputs: Inputs) -> Sequence[Tensor]:

@@ -57,3 +57,21 @@ def test_a_tensor_that_is_not_finite_is_named(value: float) -> None:
 def test_no_images_are_refused() -> None:
     with pytest.raises(ImagesError):
         find_peaks(chain(), [])
+
+
+@pytest.mark.parametrize("where", [False, True])
+def test_what_a_mask_hides_before_a_softmax_does_not_count(where: bool) -> None:
+    net = SingleNet(1, 4, 4)
+    hidden = np.triu(np.ones((4, 4), bool), 1)
+    if where:
+        scores = net.op("Where", net.const(hidden, np.bool_), net.const(-np.inf), "input")
+    else:
+        scores = net.op("Add", "input", net.const(np.where(hidden, -np.inf, 0.0)))
+    seen = net.op("Reshape", scores, net.const([1, 4, 4], np.int64))
+    graph = net.graph(net.op("Softmax", seen, axis=-1))
+    x = np.arange(-16, 0, dtype=np.float32).reshape(1, 4, 4)
+    peaks = find_peaks(graph, [x])
+    assert peaks[scores] == peaks[seen] == 16
+    x[0, 2, 1] = np.inf
+    with pytest.raises(StageError, match="is not finite"):
+        find_peaks(graph, [x])

@@ -5,6 +5,7 @@ import pytest
 
 from edgehybrid.calibrator import rows_per_batch, sample
 from edgehybrid.calibrator.samples import ELEMENTS, LEAST_ROWS
+from edgehybrid.errors import StageError
 from edgehybrid.graph.products import product_at
 from tests.single import SingleNet, draw
 
@@ -60,3 +61,17 @@ def test_wide_layers_get_fewer_rows(width: int, wanted: int) -> None:
     assert rows_per_batch(product, 768, 8) == wanted // 8
     assert rows_per_batch(product, 768, 10_000) == 1
     assert wanted * width <= ELEMENTS or wanted == LEAST_ROWS
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_a_product_reads_must_be_finite(value: float) -> None:
+    net = SingleNet(2, 3)
+    relu = net.op("Identity", net.op("Mul", "input", net.const(2.0)))
+    graph = net.graph(net.op("MatMul", relu, net.weight(3, 4)))
+    (node,) = graph.nodes("MatMul")
+    product = product_at(node)
+    assert product is not None
+    x = draw(graph)
+    x[1, 2] = value
+    with pytest.raises(StageError, match="is not finite"):
+        sample(graph, [x], [product], 2)
