@@ -24,6 +24,7 @@ from edgehybrid.graph import (
     shapes,
 )
 from edgehybrid.graph.folding import compute_shapes
+from edgehybrid.graph.group_norm import write_group_norms
 from edgehybrid.graph.image_input import (
     RUNNABLE,
     dims_of,
@@ -83,7 +84,7 @@ def adopt(
         if fixed:
             notify(f"input '{image.name}' fixed to {dims_of(image)}")
             substitute(proto, fixed)
-        graph = compute_shapes(from_proto(_raised(proto, notify)))
+        graph = write_group_norms(compute_shapes(from_proto(_raised(proto, notify))))
     if narrowed := narrow_doubles(graph):
         notify(f"{counted(narrowed, 'tensor')} of float64 computed in float32, as engines have no other")
     _lift_constants(graph)
