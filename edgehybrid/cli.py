@@ -3,15 +3,16 @@
 import contextlib
 import errno
 import inspect
+import os
 import re
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 import typer
 
@@ -62,7 +63,8 @@ _MISUSE: type[typer.BadParameter] = typer.BadParameter.__base__  # type: ignore[
 def main() -> None:
     """Run the command line."""
     try:
-        _said.anything = _said.document = False
+        _said.anything = _said.document = _said.interrupted = False
+        _open_missing_streams()
         signal.signal(signal.SIGTERM, _terminate)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
             signal.signal(signal.SIGINT, _interrupt)
@@ -74,6 +76,12 @@ def main() -> None:
         _leave(_interrupted("interrupted", "Ctrl-C", ""), SIGINT_CODE)
     except Terminated:
         _leave(_interrupted("terminated", "SIGTERM", ""), SIGTERM_CODE)
+    except OSError as error:  # help or the version could not be printed
+        try:
+            _stop_printing(error)
+        except ResourceError as full:
+            _leave(full, full.exit_code)
+        sys.exit(0)
     except _MISUSE as error:
         if type(error).show is not _MISUSE.show:  # nothing was asked for: it shows the help
             error.show()
@@ -188,15 +196,15 @@ def _run(work: Callable[[], Result], told: "Quiet | Terminal", *, as_json: bool,
         if isinstance(error.report, Report | Lint | Comparison):
             _show(error.report, as_json=as_json)
         _fail(error, error.exit_code, verbose)  # on stdout stands the result, which says more than an error could
-    except EdgeHybridError as error:
-        _fail(error, error.exit_code, verbose, as_json=as_json)
+    except (EdgeHybridError, ImportError) as error:
+        if _said.interrupted and isinstance(error.__cause__ or error, ImportError):  # C code makes that of a Ctrl-C
+            _fail(_interrupted("interrupted", "Ctrl-C", told.stage), SIGINT_CODE, verbose, as_json=as_json)
+        known = error if isinstance(error, EdgeHybridError) else _unforeseen(error)
+        _fail(known, known.exit_code, verbose, as_json=as_json)
     except KeyboardInterrupt:
         _fail(_interrupted("interrupted", "Ctrl-C", told.stage), SIGINT_CODE, verbose, as_json=as_json)
     except Terminated:
         _fail(_interrupted("terminated", "SIGTERM", told.stage), SIGTERM_CODE, verbose, as_json=as_json)
-    except _ReaderGone:
-        sys.stderr.close()  # nothing more to say, to anyone
-        raise typer.Exit(0) from None
     except MemoryError as error:
         full = ResourceError("out of memory", why=str(error) or "an allocation failed", fix="use a smaller --batch")
         _fail(full, full.exit_code, verbose, as_json=as_json)
@@ -222,13 +230,30 @@ def _show(result: Result, *, as_json: bool) -> None:
     from edgehybrid import reporter
 
     _said.anything = True
-    with _heard():
+    document = _text_of(reporter.document_of(result)) if as_json else ""
+    _said.document = as_json
+    try:
         if as_json:
-            document = _text_of(reporter.document_of(result))
-            _said.document = True
             typer.echo(document)
         else:
             reporter.print_result(result)
+    except OSError as error:
+        _stop_printing(error)
+
+
+def _stop_printing(error: OSError) -> None:
+    """What is left to print has nowhere to go; whoever closed a pipe has seen enough.
+
+    Raises:
+        ResourceError: Where it was to go to is full or broken.
+    """
+    _mute(sys.stdout)
+    if not isinstance(error, BrokenPipeError):
+        raise ResourceError(
+            "the result cannot be printed",
+            why=f"standard output: {error.strerror or type(error).__name__}",
+            fix="make room where it goes, and run it again: stages that had finished are kept",
+        ) from error
 
 
 def _failure(error: EdgeHybridError, code: int | None = None) -> dict[str, object]:
@@ -250,6 +275,7 @@ def _interrupted(what: str, by: str, stage: str) -> EdgeHybridError:
 
 def _fail(error: EdgeHybridError, code: int, verbose: int, *, as_json: bool = False) -> NoReturn:
     """Three lines on stderr; with --json also a document on stdout."""
+    _ignore_signals()  # a second Ctrl-C would cost the code of the first
     if verbose > 1:
         traceback.print_exc()
     _tell(error, code, as_json=as_json)
@@ -257,17 +283,21 @@ def _fail(error: EdgeHybridError, code: int, verbose: int, *, as_json: bool = Fa
 
 
 def _tell(error: EdgeHybridError, code: int, *, as_json: bool) -> None:
-    """An error on stderr, and as the document on stdout unless one has begun there."""
-    typer.echo(f"error: {error}", err=True)
+    """An error on stderr, and as the document on stdout unless one has begun there, where they can be written."""
+    _write_error(f"error: {error}\n")
     _said.anything = True
     if as_json and not _said.document:
         _said.document = True
-        typer.echo(_text_of(_failure(error, code)))
+        try:
+            typer.echo(_text_of(_failure(error, code)))
+        except OSError:  # the exit code still tells
+            _mute(sys.stdout)
 
 
 class _Said:
-    """What the program has said so far."""
+    """What the program has said so far, and been told."""
 
+    interrupted = False  # by Ctrl-C
     anything = False  # a result or an error
     document = False  # stdout has one, or a part of it: two in a row are no JSON
 
@@ -275,17 +305,32 @@ class _Said:
 _said = _Said()
 
 
-class _ReaderGone(BaseException):
-    """Whoever read our output has left; a pipe that breaks within a verb is something else."""
-
-
-@contextlib.contextmanager
-def _heard() -> Iterator[None]:
-    """Around everything that is printed."""
+def _write_error(text: str) -> None:
+    """Write to stderr; where that cannot be written, go on without: no work is lost because nobody watches it."""
     try:
-        yield
-    except BrokenPipeError:
-        raise _ReaderGone from None
+        typer.echo(text, err=True, nl=False)
+    except OSError:
+        _mute(sys.stderr)
+
+
+def _mute(stream: TextIO) -> None:
+    """Let what a stream still holds and all that follows go nowhere: Python's own end must not stumble on it."""
+    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def _open_missing_streams() -> None:
+    """Give streams that were closed before the start (`2>&-`) a place: nowhere.
+
+    Else Python has None for them, and the next file that is opened takes their number.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDONLY if mode == "r" else os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for as long as the program runs
 
 
 def _ignore_signals() -> None:
@@ -295,6 +340,7 @@ def _ignore_signals() -> None:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    _said.interrupted = True
     raise Interrupted
 
 
@@ -314,8 +360,7 @@ class Quiet(Silence):
 
     def announce(self, text: str) -> None:
         """Leave one line."""
-        with _heard():
-            typer.echo(plain(text), err=True)
+        _write_error(f"{plain(text)}\n")
 
 
 class Terminal:
@@ -367,12 +412,11 @@ class Terminal:
         self._write(f"\r\x1b[K{text}\n" if self.live else f"{text}\n")
 
     def _write(self, text: str) -> None:
-        with _heard():
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        _write_error(text)
 
 
-_: Listener = Terminal()
+if TYPE_CHECKING:
+    _: Listener = Terminal()
 
 for _verb in COMMANDS:
     app.command(name=_verb.__name__)(as_command(_verb))

@@ -1,6 +1,7 @@
 """Errors become three lines and an exit code; results go to stdout, the rest to stderr."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import typer
+from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
 from edgehybrid import cli, errors
@@ -310,7 +312,7 @@ def test_a_signal_during_the_start_leaves_no_traceback(
 
 
 def test_an_interrupted_document_is_not_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    def echo(text: str = "", err: bool = False) -> None:
+    def echo(text: str = "", err: bool = False, nl: bool = True) -> None:
         (sys.stderr if err else sys.stdout).write(text[:20])
         if not err:
             raise KeyboardInterrupt
@@ -358,3 +360,70 @@ def test_models_and_targets_are_documents_with_a_schema() -> None:
     assert {"cmt_ti", "cmt_xs", "cmt_s", "cmt_b"} <= {m["name"] for m in listed["models"]}
     listed = json.loads(runner.invoke(cli.app, ["targets", "--json"]).stdout)
     assert {"cpu", "rtx", "orin-nano-8gb"} <= {t["name"] for t in listed["targets"]}
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """A line of a shell in which $E is the program."""
+    env = {**os.environ, "E": f"{sys.executable} -m edgehybrid", "COLUMNS": "100"}
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=env)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("$E models 2>&-", 0),
+        ("$E models >&-", 0),
+        ("$E models <&- >&- 2>&-", 0),
+        ("$E build --model nope 2>&-", 4),
+        ("$E build --model nope --json >/dev/full", 4),
+        ("$E build --model nope 2>/dev/full", 4),
+        ("$E models >/dev/full", 8),
+        ("$E models --json >/dev/full", 8),
+        ("$E --version >/dev/full", 8),
+    ],
+)
+def test_a_stream_that_is_closed_or_full_costs_no_exit_code(line: str, code: int) -> None:
+    done = shell(line)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert ("error: the result cannot be printed" in done.stderr) == (code == 8)
+
+
+def with_readers_gone(*lines: str) -> subprocess.CompletedProcess[str]:
+    """Python whose stdout and stderr nobody reads, and what it leaves in a third stream."""
+    start = ["import os, sys", "from edgehybrid import cli, errors", "read, write = os.pipe()", "os.close(read)"]
+    program = "\n".join([*start, "told = os.dup(1)", "os.dup2(write, 1), os.dup2(write, 2)", *lines])
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+def test_progress_that_nobody_reads_stops_nothing() -> None:
+    done = with_readers_gone(
+        "told_by = cli.Terminal()", "told_by.note('a'), told_by.note('b')", "os.write(told, b'on')"
+    )
+    assert (done.returncode, done.stdout) == (0, "on")
+
+
+def test_a_gate_fails_whether_its_report_is_read_or_not(tmp_path: Path) -> None:
+    path = tmp_path / "odd.onnx"
+    half = numpy_helper.from_array(np.asarray(3, np.uint8), "zero")
+    scale = numpy_helper.from_array(np.asarray(0.1, np.float32), "scale")
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["out"], name="dq"),
+    ]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3, 8, 8)) for name in ("input", "out")]
+    body = helper.make_graph(nodes, "net", info[:1], info[1:], [half, scale])
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    done = with_readers_gone(f"sys.argv[1:] = ['lint', {str(path)!r}, '--strict']", "cli.main()")
+    assert done.returncode == 6
+
+
+def test_a_ctrl_c_that_a_library_turns_into_an_import_error_is_still_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = ImportError("initialization failed")
+    not_ready = errors.NotReadyError("backend 'onnxruntime' is not ready", why="initialization failed", fix="pip")
+    not_ready.__cause__ = absent
+    for error in (absent, not_ready):
+        assert run(failing(error)).exit_code == (3 if error is not_ready else 1)
+    monkeypatch.setattr(cli._said, "interrupted", True)
+    for error in (absent, not_ready):
+        assert run(failing(error)).exit_code == 130
