@@ -10,20 +10,11 @@ import edgehybrid
 from edgehybrid import device, reporter
 from edgehybrid.errors import UsageError
 from edgehybrid.pipeline import options
-from edgehybrid.progress import Silence, listening
+from edgehybrid.progress import listening
 from edgehybrid.records import Plan, Ranges
 from edgehybrid.reporter.target import figure_text
 from edgehybrid.stages import Quantized
-
-
-class Notes(Silence):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.told.append(text)
+from tests.fakes import Notes
 
 
 def be(monkeypatch: pytest.MonkeyPatch, target: str, mode: str | None, jetpack: str | None) -> None:

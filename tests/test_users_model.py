@@ -18,7 +18,9 @@ from edgehybrid import stages
 from edgehybrid.dataset import load
 from edgehybrid.errors import ArtifactError, GraphError, ImagesError, InputError, UsageError
 from edgehybrid.graph import load as load_graph
+from edgehybrid.progress import listening
 from edgehybrid.records import ModelSpec, Preprocess, Provenance, Report
+from tests.fakes import Notes
 from tests.graph.test_adoption import make
 from tests.single import SingleNet
 
@@ -328,7 +330,15 @@ def test_folders_named_as_classes_get_the_numbers_of_the_classes(folders: Path) 
     images = load(str(folders), limit=None, seed=0, split="eval")
     assert stages.labels_for(images, spec(*NAMES)).tolist() == [1, 1, 4, 4]
     assert stages.labels_for(images, spec()).tolist() == [0, 0, 1, 1]
-    assert stages.labels_for(images, spec("v", "w", "x", "y", "z")).tolist() == [0, 0, 1, 1]  # other names: by order
+    notes = Notes()
+    with listening(notes):
+        assert stages.labels_for(images, spec("v", "w", "x", "y", "z")).tolist() == [
+            0,
+            0,
+            1,
+            1,
+        ]  # other names: by order
+    assert notes.told == ["no image class is named as one of net: 'bee' is taken for its first"]
 
 
 def test_a_folder_that_is_no_class_among_some_that_are_is_refused(folders: Path) -> None:

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from edgehybrid.printable import plain
-from edgehybrid.records import UNTRAINED, Conditions, Decision, Preprocess, Report, Row
+from edgehybrid.records import Conditions, Decision, Preprocess, Report, Row
 from edgehybrid.reporter import charts, explanation, wording
 from edgehybrid.reporter.document import publishable
 from edgehybrid.sizes import sides
@@ -83,7 +83,7 @@ def page(report: Report) -> str:
         report=report,
         style=Markup(style),
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        stamp=None if report.model.weights.trained else UNTRAINED,
+        stamps=wording.stamps(report),
         precision="fp32" if found is None else found.precision,
         question=wording.question(report),
         headline=wording.headline(report),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgehybrid.printable import counted, plain
-from edgehybrid.records import UNTRAINED, Report, Row
+from edgehybrid.records import Report, Row
 from edgehybrid.reporter import explanation, wording
 from edgehybrid.reporter.document import publishable
 from edgehybrid.sizes import sides
@@ -38,8 +38,7 @@ def table(report: Report, width: int = 80) -> RenderableType:
     report = publishable(report)
     width = max(width, 60)
     parts: list[RenderableType] = [_title(report)]
-    if not report.model.weights.trained:
-        parts.append(Text(f" {UNTRAINED} ", style="bold white on red"))
+    parts += [Text(f" {stamp} ", style="bold white on red") for stamp in wording.stamps(report)]
     parts += [_pairs(_head(report), width), Text(), _rows(report, width), *_legend(report), Text()]
     parts += [_paragraph(wording.headline(report), width, "bold")]
     parts += [_paragraph(sentence, width, "", bullet="- ") for sentence in _sentences(report)]

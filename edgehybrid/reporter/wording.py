@@ -196,6 +196,14 @@ def headline(report: Report) -> str:
     return f"{accuracy}{pace}{f'; {_goal(report)} has not been measured' if unseen else ''}."
 
 
+def stamps(report: Report) -> tuple[str, ...]:
+    """What nobody may miss, whatever the numbers say."""
+    said = [] if report.model.weights.trained else [UNTRAINED]
+    if report.search is not None and not report.search.reached:
+        said.append(f"BUDGET NOT HELD: no plan was shown to stay within {report.search.max_drop:g} points")
+    return tuple(said)
+
+
 def remarks(report: Report) -> tuple[str, ...]:
     """What keeps a reader from misreading the numbers, one plain sentence each; the report's own notes last."""
     found = compare(report)

@@ -246,6 +246,8 @@ def _renumbered(labels: NDArray[np.int64], folders: tuple[str, ...], spec: Model
         ImagesError: Some of the names are the model's, and some are not.
     """
     if not set(folders) & set(spec.labels):
+        if folders and spec.labels:
+            listener().note(f"no image class is named as one of {spec.name}: '{folders[0]}' is taken for its first")
         return labels
     strange = [name for name in folders if spec.labels.count(name) != 1]
     if strange:

@@ -16,6 +16,7 @@ from edgehybrid.records import (
     ImageSet,
     Latency,
     LayerError,
+    Look,
     ModelCard,
     ModelSpec,
     Preprocess,
@@ -23,6 +24,7 @@ from edgehybrid.records import (
     Ratio,
     Report,
     Row,
+    Search,
     Stage,
     Target,
 )
@@ -222,6 +224,12 @@ def untrained() -> Report:
             "calibrated on the bundled photographs, which are not your camera's: give your own with --calib DIR",
         ),
     )
+
+
+def over_budget() -> Report:
+    """No plan of mixed precision held the budget."""
+    looks = (Look(0, Drop(1.0, (0.2, 1.8), 0.02, 19), passed=False),)
+    return replace(labelled(), search=Search(0.5, 69, (), 100.0, looks, False, "fisher", 128, "estimated"))
 
 
 def unlabelled() -> Report:

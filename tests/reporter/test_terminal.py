@@ -82,6 +82,13 @@ def test_untrained_weights_are_stamped_and_show_nothing_that_looks_like_accuracy
     assert "12.3" in text
 
 
+def test_a_budget_that_was_not_held_is_stamped() -> None:
+    stamp = "BUDGET NOT HELD: no plan was shown to stay within 0.5 points"
+    for show_as in (show, reporter.page):
+        assert show_as(samples.over_budget()).count(stamp) == 1
+        assert stamp not in show_as(samples.labelled())
+
+
 def test_a_target_that_is_not_here_has_no_latency_and_a_reason() -> None:
     text = words(show(samples.deferred()))
     assert "its speed on the target, Jetson Orin Nano 8GB, has not been measured" in text
