@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from edgehybrid.calibrator.observer import source_of
 from edgehybrid.calibrator.session import not_finite, open_session, regroup, run_error
 from edgehybrid.graph import Graph, add_constant, constant, name_of, shape_of, unused, values
+from edgehybrid.graph.structure import MOVES
 
-_HIDING = {"Add", "Where", "Concat", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+_HIDING = MOVES | {"Add", "Concat", "Expand", "Slice", "Where"}
 """What carries a mask's -inf on; a softmax or a maximum makes numbers of it again."""
 
 

@@ -3,12 +3,15 @@
 from functools import lru_cache
 
 import numpy as np
-import onnx
 import onnx.defs
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, constant
+from edgehybrid.graph.structure import MOVES
+
+TYPED_OPSET = 19
+"""First opset whose QuantizeLinear and DequantizeLinear know float16: that of typed graphs at least."""
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 _NORMAL = float(np.finfo(np.float16).smallest_normal)
@@ -30,8 +33,7 @@ _VARIANCE = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "Add", "Max", "Clip
 _ROOTS = ("Sqrt", "Pow", "Reciprocal")
 _GUARDS = {"Add", "Max", "Clip", "Where"}
 """Operators by which an epsilon keeps a divisor from zero."""
-_VIEWS = {"Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-_TYPED_OPSET = 19  # of typed graphs at least; what an operator takes is asked of it
+_VIEWS = MOVES | {"Cast", "Expand"}
 
 
 def find_risks(graph: Graph) -> dict[ir.Node, tuple[str, str]]:
@@ -41,7 +43,7 @@ def find_risks(graph: Graph) -> dict[ir.Node, tuple[str, str]]:
         Node -> name of the rule and reason.
     """
     risks: dict[ir.Node, tuple[str, str]] = {}
-    opset = max(graph.opset, _TYPED_OPSET)
+    opset = max(graph.opset, TYPED_OPSET)
     for node in graph.nodes():
         if _lacks_float16(node.op_type, node.domain, opset):
             risks[node] = "fp16-undefined", f"ONNX defines no {node.op_type} of float16"

@@ -11,12 +11,9 @@ from numpy.typing import NDArray
 from edgehybrid.errors import GraphError
 from edgehybrid.graph import CHECK, Graph, add_constant, constant, from_proto, label_nodes, name_of, unused, values
 from edgehybrid.graph.batch_norm import scale_and_shift
-from edgehybrid.graph.half import FLOAT16_MAX, find_risks, largest
+from edgehybrid.graph.half import FLOAT16_MAX, TYPED_OPSET, find_risks, largest
 from edgehybrid.graph.narrowing import retype_attributes
 from edgehybrid.graph.weights import outline
-
-TYPED_OPSET = 19
-"""First opset whose QuantizeLinear and DequantizeLinear know float16."""
 
 _TYPED_IR = 9  # the ONNX file format that introduced opset 19
 
