@@ -1,21 +1,19 @@
 """The command line: signatures and docstrings of pipeline.COMMANDS become commands, errors become exit codes."""
 
-import contextlib
 import errno
 import inspect
-import os
 import re
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
+from typing import Annotated, NoReturn
 
 import typer
 
+from edgehybrid.console import Quiet, Terminal, mute, open_missing_streams, write_error
 from edgehybrid.errors import (
     EdgeHybridError,
     GateError,
@@ -27,9 +25,8 @@ from edgehybrid.errors import (
     withheld,
 )
 from edgehybrid.pipeline import COMMANDS
-from edgehybrid.printable import plain
-from edgehybrid.progress import Listener, Silence, listening
-from edgehybrid.records import Comparison, Diagnosis, Lint, Report, Result, Stage, Stream
+from edgehybrid.progress import listening
+from edgehybrid.records import Comparison, Diagnosis, Lint, Report, Result, Stream
 from edgehybrid.store import to_json
 from edgehybrid.version import __version__
 
@@ -64,7 +61,7 @@ def main() -> None:
     """Run the command line."""
     try:
         _said.anything = _said.document = _said.interrupted = False
-        _open_missing_streams()
+        open_missing_streams()
         signal.signal(signal.SIGTERM, _terminate)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
             signal.signal(signal.SIGINT, _interrupt)
@@ -180,7 +177,7 @@ def argument_lines(verb: Callable[..., Result]) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-def _run(work: Callable[[], Result], told: "Quiet | Terminal", *, as_json: bool, verbose: int) -> None:
+def _run(work: Callable[[], Result], told: Quiet | Terminal, *, as_json: bool, verbose: int) -> None:
     try:
         result = work()
         if isinstance(result, Stream) and result.ended in SIGNAL_CODES:
@@ -247,7 +244,7 @@ def _stop_printing(error: OSError) -> None:
     Raises:
         ResourceError: Where it was to go to is full or broken.
     """
-    _mute(sys.stdout)
+    mute(sys.stdout)
     if not isinstance(error, BrokenPipeError):
         raise ResourceError(
             "the result cannot be printed",
@@ -277,21 +274,21 @@ def _fail(error: EdgeHybridError, code: int, verbose: int, *, as_json: bool = Fa
     """Three lines on stderr; with --json also a document on stdout."""
     _ignore_signals()  # a second Ctrl-C would cost the code of the first
     if verbose > 1:
-        traceback.print_exc()
+        write_error(traceback.format_exc())
     _tell(error, code, as_json=as_json)
     raise typer.Exit(code)
 
 
 def _tell(error: EdgeHybridError, code: int, *, as_json: bool) -> None:
     """An error on stderr, and as the document on stdout unless one has begun there, where they can be written."""
-    _write_error(f"error: {error}\n")
+    write_error(f"error: {error}\n")
     _said.anything = True
     if as_json and not _said.document:
         _said.document = True
         try:
             typer.echo(_text_of(_failure(error, code)))
         except OSError:  # the exit code still tells
-            _mute(sys.stdout)
+            mute(sys.stdout)
 
 
 class _Said:
@@ -303,34 +300,6 @@ class _Said:
 
 
 _said = _Said()
-
-
-def _write_error(text: str) -> None:
-    """Write to stderr; where that cannot be written, go on without: no work is lost because nobody watches it."""
-    try:
-        typer.echo(text, err=True, nl=False)
-    except OSError:
-        _mute(sys.stderr)
-
-
-def _mute(stream: TextIO) -> None:
-    """Let what a stream still holds and all that follows go nowhere: Python's own end must not stumble on it."""
-    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
-
-
-def _open_missing_streams() -> None:
-    """Give streams that were closed before the start (`2>&-`) a place: nowhere.
-
-    Else Python has None for them, and the next file that is opened takes their number.
-    """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_RDONLY if mode == "r" else os.O_WRONLY)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for as long as the program runs
 
 
 def _ignore_signals() -> None:
@@ -347,76 +316,6 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     raise Terminated
 
-
-class Quiet(Silence):
-    """Tells stderr only what the user cannot go on without."""
-
-    def __init__(self) -> None:
-        self.stage = ""
-
-    def begin(self, stage: str) -> None:
-        """Remember it."""
-        self.stage = stage
-
-    def announce(self, text: str) -> None:
-        """Leave one line."""
-        _write_error(f"{plain(text)}\n")
-
-
-class Terminal:
-    """Tells stderr how far a build is: a moving line on a terminal, one line per stage elsewhere."""
-
-    def __init__(self) -> None:
-        self.live = sys.stderr.isatty()
-        self.stage = ""
-        self.began = 0.0
-        self.drawn = 0.0
-
-    def begin(self, stage: str) -> None:
-        """Name the stage that begins."""
-        self.stage, self.began = stage, time.monotonic()
-        self._draw(f"  {stage} ...")
-
-    def advance(self, done: int, total: int, unit: str = "images") -> None:
-        """Show a bar and the time left, ten times a second at most."""
-        now = time.monotonic()
-        if now - self.drawn < 0.1 and done < total:
-            return
-        self.drawn = now
-        bar = "#" * (24 * done // total)
-        left = (now - self.began) / max(done, 1) * (total - done)
-        self._draw(f"  {self.stage:<14} [{bar:<24}] {done}/{total} {unit}, {left:.0f} s left")
-
-    def end(self, stage: Stage) -> None:
-        """Leave one line."""
-        cost = "cached" if stage.cached else f"{stage.seconds:.1f} s, peak {stage.peak_rss_mb:.0f} MB"
-        self._print(f"  {stage.name:<14} {cost}")
-
-    def note(self, text: str) -> None:
-        """Leave one line."""
-        self._print(f"  note: {plain(text)}")
-
-    def announce(self, text: str) -> None:
-        """Leave one line."""
-        self.note(text)
-
-    def status(self, text: str) -> None:
-        """Show a line that the next one replaces."""
-        self._draw(f"  {plain(text)}")
-
-    def _draw(self, text: str) -> None:
-        if self.live:
-            self._write(f"\r\x1b[K{text}")
-
-    def _print(self, text: str) -> None:
-        self._write(f"\r\x1b[K{text}\n" if self.live else f"{text}\n")
-
-    def _write(self, text: str) -> None:
-        _write_error(text)
-
-
-if TYPE_CHECKING:
-    _: Listener = Terminal()
 
 for _verb in COMMANDS:
     app.command(name=_verb.__name__)(as_command(_verb))

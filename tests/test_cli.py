@@ -312,7 +312,7 @@ def test_a_signal_during_the_start_leaves_no_traceback(
 
 
 def test_an_interrupted_document_is_not_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    def echo(text: str = "", err: bool = False, nl: bool = True) -> None:
+    def echo(text: str = "", err: bool = False) -> None:
         (sys.stderr if err else sys.stdout).write(text[:20])
         if not err:
             raise KeyboardInterrupt
