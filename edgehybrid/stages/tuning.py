@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgehybrid import memory
 from edgehybrid.dataset import Images
 from edgehybrid.progress import listener
 from edgehybrid.records import Adjustment, Equalize, ImageSet, Method, Plan, Preprocess, Ranges, Refine, Rounding
@@ -39,14 +40,24 @@ STRETCHES = (1.19, 1.41)
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What makes a network kinder to int8 and leaves its function as it is; what each is stands at `Ranges`."""
+
+    factors: Mapping[str, str]
+    offsets: Mapping[str, str]
+    zero_points: Mapping[str, float]
+    adjustments: tuple[Adjustment, ...]  # all that was tried
+
+
+NOTHING_CHANGED = Changes({}, {}, {}, ())
+
+
+@dataclass(frozen=True)
 class Equalized:
     """The same function, with its channels equalized and centred and its tensors shifted by zero points."""
 
     path: Path
-    factors: Mapping[str, str]  # tensor -> its factors, see `Ranges.factors`
-    offsets: Mapping[str, str]  # tensor -> its offsets, see `Ranges.offsets`
-    zero_points: Mapping[str, float]  # tensor -> its zero point, see `Ranges.zero_points`
-    adjustments: tuple[Adjustment, ...]
+    changes: Changes
 
 
 @dataclass(frozen=True)
@@ -83,16 +94,17 @@ def prepare(
     few = _Few(baseline, images, preprocess, TUNING_IMAGES, TUNING_ROWS)
     equalized = equalize_channels(run, few, equalize)
     if rounding == "nearest":
-        few.set_aside()
+        few.close()
     else:
         few = _Few(baseline, images, preprocess, ROUNDING_IMAGES, ROUNDING_ROWS)
-    ranges = calibrate(run, equalized.path, images, preprocess, method, shifted=equalized.zero_points)
-    ranges = replace(ranges, factors=equalized.factors, offsets=equalized.offsets, zero_points=equalized.zero_points)
+    changes = equalized.changes
+    ranges = calibrate(run, equalized.path, images, preprocess, method, shifted=changes.zero_points)
+    ranges = replace(ranges, factors=changes.factors, offsets=changes.offsets, zero_points=changes.zero_points)
     path, ranges = align_zero_points(run, few, equalized.path, ranges)
     if refine == "off" and rounding == "nearest":
-        return Prepared(path, ranges, compensate_zero_points(run, path, ranges), equalized.adjustments)
+        return Prepared(path, ranges, compensate_zero_points(run, path, ranges), changes.adjustments)
     tuned = tune(run, path, ranges, few, refine, rounding)
-    return Prepared(path, tuned.ranges, tuned.tuning, equalized.adjustments + tuned.adjustments)
+    return Prepared(path, tuned.ranges, tuned.tuning, changes.adjustments + tuned.adjustments)
 
 
 def reuse(run: Run, path: Path, baseline: Path, preprocess: Preprocess, method: Method) -> tuple[Prepared, ImageSet]:
@@ -105,7 +117,7 @@ def reuse(run: Run, path: Path, baseline: Path, preprocess: Preprocess, method: 
     return Prepared(path, ranges, compensate_zero_points(run, path, ranges)), about
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Few:
     """A few images of the network before it is tuned; what its layers read is sampled once, when first asked for."""
 
@@ -130,19 +142,18 @@ class _Few:
 
     @functools.cached_property
     def samples(self) -> "Samples":
-        """Rows of what every int8 product reads."""
+        """Rows of what every int8 product reads, which wait on disk."""
         from edgehybrid import calibrator
         from edgehybrid.graph.products import find_products
 
         batches = self.picked.batches(self.preprocess, FORWARD_BATCH)
         products = list(find_products(*self.opened).values())
-        return calibrator.sample(self.opened[0], batches, products, len(self.picked), rows=self.rows)
+        found = calibrator.sample(self.opened[0], batches, products, len(self.picked), rows=self.rows)
+        return replace(found, rows=Shelf(found.rows))
 
-    def set_aside(self) -> None:
-        """Make room for calibration: the network is read again when it is asked for, samples wait on disk."""
-        self.__dict__.pop("opened", None)
-        if "samples" in self.__dict__:
-            self.__dict__["samples"] = replace(self.samples, rows=Shelf(self.samples.rows))
+    def close(self) -> None:
+        """Make room: the network is read again when it is asked for."""
+        vars(self).pop("opened", None)
 
 
 def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
@@ -153,44 +164,21 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
     made: Graph | None = None
 
     def produce(folder: Path) -> None:
-        from edgehybrid import calibrator, placement, quantizer, tuner
-
         nonlocal made
-        model, plan = few.opened
-        kept, pick = few.samples, calibrator.range_of
-        made, factors, records = tuner.equalize(
-            model,
-            plan,
-            kept.rows,
-            kept.span,
-            kept.early_span,
-            pick,
-            tied=placement.tie(model, plan),
-            sites=sites,
-        )
-        offsets: dict[str, str] = {}
-        zero_points: dict[str, float] = {}
-        if sites == "all":
-            rows = tuner.scale_rows(model, factors, kept.rows)
-            equalized = made
-            made, offsets, more = tuner.center(equalized, plan, rows, pick)
-            rows = tuner.center_rows(equalized, offsets, rows)
-            made, zero_points, last = tuner.shift(
-                made, plan, rows, pick, quantizer.choose_weight_scales, loud=kept.loud
-            )
-            records += more + last
-        if (factors or offsets or zero_points) and (same := _agreement(model, made, few)) < SAME_DB:
+        model = few.opened[0]
+        made, changes = _transform(few, sites)
+        memory.trim(cycles=False)  # of the samples
+        if made is not model and (same := _agreement(model, made, few)) < SAME_DB:
             listener().note(
                 f"channels are not equalized: float32 would differ from itself at {same:.0f} dB, needed {SAME_DB:.0f}; "
                 "either the network makes much of the last bit, or this is a bug worth reporting"
             )
-            made, factors, offsets, zero_points, records = model, {}, {}, {}, ()
+            made, changes = model, NOTHING_CHANGED
         write_atomic(folder / "equalized.onnx", made.pieces())
-        found = {"factors": factors, "offsets": offsets, "zero_points": zero_points, "adjustments": records}
-        write_atomic(folder / "equalized.json", to_json(found))
+        write_atomic(folder / "changes.json", to_json(changes))
 
     if sites == "off":
-        return Equalized(few.baseline, {}, {}, {}, ())
+        return Equalized(few.baseline, NOTHING_CHANGED)
     inputs = {
         "model": sha256_of(few.baseline),
         "images": few.images.spec.sha256,
@@ -200,9 +188,36 @@ def equalize_channels(run: Run, few: _Few, sites: Equalize) -> Equalized:
     folder = run.do("equalize", inputs, produce)
     if made is not None:
         run.keep(folder / "equalized.onnx", made)
-    kept = json.loads((folder / "equalized.json").read_bytes())
-    adjustments = tuple(decode(Adjustment, x) for x in kept["adjustments"])
-    return Equalized(folder / "equalized.onnx", kept["factors"], kept["offsets"], kept["zero_points"], adjustments)
+    return Equalized(folder / "equalized.onnx", decode(Changes, json.loads((folder / "changes.json").read_bytes())))
+
+
+def _transform(few: _Few, sites: Equalize) -> "tuple[Graph, Changes]":
+    """The graph with every change that measures better, and these; the graph as it is, where none does."""
+    from edgehybrid import calibrator, placement, quantizer, tuner
+
+    model, plan = few.opened
+    kept, pick = few.samples, calibrator.range_of
+    made, factors, records = tuner.equalize(
+        model,
+        plan,
+        kept.rows,
+        kept.span,
+        kept.early_span,
+        pick,
+        tied=placement.tie(model, plan),
+        sites=sites,
+    )
+    offsets: dict[str, str] = {}
+    zero_points: dict[str, float] = {}
+    if sites == "all":
+        rows = tuner.scale_rows(model, factors, kept.rows)
+        equalized = made
+        made, offsets, more = tuner.center(equalized, plan, rows, pick)
+        rows = tuner.center_rows(equalized, offsets, rows)
+        made, zero_points, last = tuner.shift(made, plan, rows, pick, quantizer.choose_weight_scales, loud=kept.loud)
+        records += more + last
+    changes = Changes(factors, offsets, zero_points, records)
+    return made if factors or offsets or zero_points else model, changes
 
 
 def _agreement(before: "Graph", after: "Graph", few: _Few) -> float:
@@ -295,7 +310,9 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
         from edgehybrid.graph.products import find_products
         from edgehybrid.graph.tuning import save_tuning
 
-        model, before = run.open(prepared), few.opened[0]
+        model = run.open(prepared)
+        rows = _move_rows(few.opened[0], model, ranges, few.samples.rows)
+        few.close()
         plan = placement.plan(model, "fp32", uneven=ranges.uneven)
         products = list(find_products(model, plan).values())
         refined, found, records = tuner.refine(
@@ -303,7 +320,7 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: _Few, refine: Refine, ro
             plan,
             ranges,
             others,
-            _move_rows(before, model, ranges, few.samples.rows),
+            rows,
             quantizer.choose_weight_scales,
             tied=placement.tie(model, plan),
             importance=weigh_outputs(prepared, model, products, few.picked, few.preprocess, few.rows)
