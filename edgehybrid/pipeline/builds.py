@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgehybrid.pipeline import engines
-from edgehybrid.pipeline.lowering import lower
+from edgehybrid.pipeline.lowering import calibrates, lower
 from edgehybrid.pipeline.mixing import check_mixed, check_profile, check_trained
 from edgehybrid.pipeline.options import (
     OF_A_BUNDLE,
@@ -178,7 +178,8 @@ def build(
     truth = None if eval is None else stages.labels_for(scored, spec)
     baseline = stages.rewrite(run, made.path)
     stages.check_parser(baseline, goal)
-    lowered = lower(run, recipe, baseline, images, scored, truth, spec, goal)
+    single = stages.of_one_image(run, source, images, baseline) if calibrates(precision, ranges) else baseline
+    lowered = lower(run, recipe, baseline, single, images, scored, truth, spec, goal)
     ordered = engines.order(run, lowered, goal, options)
     if flavor == "torch-tensorrt":
         product = stages.compile_torch(run, source, made.batch, goal, precision, options)

@@ -61,6 +61,7 @@ def lower(
     run: "Run",
     recipe: Recipe,
     baseline: Path,
+    single: Path,
     images: "Images",
     scored: "Images",
     truth: "NDArray[np.int64] | None",
@@ -73,6 +74,7 @@ def lower(
         run: The chain.
         recipe: Every choice.
         baseline: The rewritten float32 graph.
+        single: The same for one image at a time, on which it is calibrated.
         images: Of calibration.
         scored: Of evaluation, on which mixed precision judges its plans.
         truth: Labels of these; None where there are none.
@@ -85,6 +87,7 @@ def lower(
     prepared, calibration = prepare(
         run,
         baseline,
+        single,
         images,
         preprocess,
         precision,
@@ -110,13 +113,19 @@ def lower(
     if prepared.path != baseline and target.backend != "onnxruntime":
         peaks = stages.find_peaks(run, baseline, images, preprocess)
         if engine.dla_cores(target) > 0:  # NVDLA takes the float graph and its ranges
-            ranges = stages.calibrate(run, baseline, images, preprocess, recipe.method)
+            ranges = stages.calibrate(run, single, images, preprocess, recipe.method)
     return Lowered(baseline, precision, prepared, quantized, mixed, calibration, ranges, peaks)
+
+
+def calibrates(precision: Precision, ranges: Path | None) -> bool:
+    """Whether images decide how a network becomes int8."""
+    return precision in ("int8", "mixed") and ranges is None
 
 
 def prepare(
     run: "Run",
     baseline: Path,
+    single: Path,
     images: "Images",
     preprocess: Preprocess,
     precision: Precision,
@@ -132,9 +141,9 @@ def prepare(
 
     if ranges is not None:
         return stages.reuse(run, ranges, baseline, preprocess, method)
-    if precision not in ("int8", "mixed"):
+    if not calibrates(precision, ranges):
         return stages.Prepared(baseline), None
     prepared = stages.prepare(
-        run, baseline, images, preprocess, method, equalize=equalize, refine=refine, rounding=rounding
+        run, single, images, preprocess, method, equalize=equalize, refine=refine, rounding=rounding
     )
-    return prepared, images.spec
+    return prepared if single == baseline else stages.carry_over(run, prepared, baseline), images.spec

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from edgehybrid.pipeline.lowering import prepare
+from edgehybrid.pipeline.lowering import calibrates, prepare
 from edgehybrid.pipeline.options import calibration_images, check_tuning, load_target, refuse_beside
 from edgehybrid.pipeline.outputs import check_file, deliver
 from edgehybrid.records import Artifact, Equalize, Interpolation, Method, Refine, Rounding
@@ -203,9 +203,11 @@ def quantize(
     made = stages.export(run, source, images)
     spec, baseline = made.spec, stages.rewrite(run, made.path)
     stages.check_parser(baseline, goal)
+    single = stages.of_one_image(run, source, images, baseline) if calibrates(precision, ranges) else baseline
     prepared, _ = prepare(
         run,
         baseline,
+        single,
         images,
         spec.preprocess,
         precision,

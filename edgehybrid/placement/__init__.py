@@ -50,6 +50,8 @@ SiteT = TypeVar("SiteT")
 
 _PASSAGES = ("MaxPool", "GlobalMaxPool", "AveragePool", "Resize")
 _ACTIVATED = {"Relu", "Clip", "LeakyRelu", "HardSwish"}
+_IMAGES = 4
+"""Axes of a batch of images."""
 
 
 NOTHING: Mapping[str, str] = {}
@@ -70,6 +72,7 @@ def plan(
     branches, pooling, Resize, and everything that int8 kernels leave out (normalisation, softmax, activations).
 
     The decisions do not depend on the dialect, so the accuracy of the fp32-typed twin speaks for the typed graph.
+    They do not depend on the batch either, as sizes are those of one image: ranges of one image serve every batch.
 
     Args:
         graph: float32 with static shapes, before or after rewrites, or a user's.
@@ -87,17 +90,17 @@ def plan(
     Raises:
         GraphError: A shape that a rule needs is not static.
     """
-    names = label_nodes(graph)
+    names, batch = label_nodes(graph), _batch_of(graph)
     cores = {node: sizes for found in find_attentions(graph) for node, sizes in core_sizes(found).items()}
     found: dict[ir.Node, list[Decision]] = {}
     for node in graph.nodes():
         if node.op_type == "Conv":
-            found[node] = _decide_convolution(node, names)
+            found[node] = _decide_convolution(node, names, batch)
         elif node.op_type in ("Gemm", "MatMul"):
             if weight_index(node) < 0 and node.op_type == "MatMul":
                 found[node] = _decide_core(node, names, cores.get(node), asked=attention == "int8")
             else:
-                found[node] = _decide_product(node, names, position_term=node in cores)
+                found[node] = _decide_product(node, names, batch, position_term=node in cores)
         elif node.op_type in FLOAT_OPS and node.domain == "":
             rule, reason = FLOAT_OPS[node.op_type]
             found[node] = [_decision(node, names, 0, "float", rule, reason)]
@@ -151,10 +154,21 @@ def _decide_all(
     return decisions
 
 
+def _batch_of(graph: Graph) -> int:
+    """Images that the graph takes at once; 1 where it takes something else."""
+    shape = shape_of(graph.input)
+    return shape[0] if len(shape) == _IMAGES else 1
+
+
+def _per_image(count: int, batch: int) -> int:
+    """The share of one image; all of it where images do not share it evenly, as of what is made from weights alone."""
+    return count // batch if count % batch == 0 else count
+
+
 # --- convolutions -------------------------------------------------------------------------------------
 
 
-def _decide_convolution(node: ir.Node, names: dict[ir.Node, str]) -> list[Decision]:
+def _decide_convolution(node: ir.Node, names: dict[ir.Node, str], batch: int) -> list[Decision]:
     weight = shape_of(input_of(node, 1))
     out = shape_of(node.outputs[0])
     site = Convolution(
@@ -165,7 +179,7 @@ def _decide_convolution(node: ir.Node, names: dict[ir.Node, str]) -> list[Decisi
         groups=node.attributes.get_int("group", 1),
         kernel="x".join(str(side) for side in weight[2:]),
         reach=max(weight[2:]),
-        positions=out[0] * math.prod(out[2:]),
+        positions=_per_image(out[0] * math.prod(out[2:]), batch),
         pad=_describe_pad(node),
     )
     rule, reason = choose(CONVOLUTION_RULES, site)
@@ -201,7 +215,7 @@ def _move_before_pads(graph: Graph, names: dict[ir.Node, str], found: dict[ir.No
 # --- matrix products ----------------------------------------------------------------------------------
 
 
-def _decide_product(node: ir.Node, names: dict[ir.Node, str], *, position_term: bool) -> list[Decision]:
+def _decide_product(node: ir.Node, names: dict[ir.Node, str], batch: int, *, position_term: bool) -> list[Decision]:
     weight = weight_index(node)
     first, second = shape_of(input_of(node, 0)), shape_of(input_of(node, 1))
     out = shape_of(node.outputs[0])
@@ -210,7 +224,7 @@ def _decide_product(node: ir.Node, names: dict[ir.Node, str], *, position_term: 
         weight=weight,
         stacked=math.prod((first if weight == 0 else second)[:-2]) > 1,
         position_term=position_term,
-        m=math.prod(out[:-1]) if len(second) > 1 else math.prod(out),
+        m=_per_image(math.prod(out[:-1] if len(second) > 1 else out), batch),
         k=second[-1] if flipped or len(second) == 1 else second[-2],
         n=out[-1] if len(second) > 1 else 1,
     )

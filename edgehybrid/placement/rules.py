@@ -41,7 +41,7 @@ class Convolution:
     groups: int
     kernel: str  # "3x3"
     reach: int  # longest side of the kernel
-    positions: int  # batch * height * width of the output
+    positions: int  # of the output of one image
     pad: str  # what keeps its Q/DQ from moving before a Pad that it reads; empty: nothing
 
 
@@ -52,7 +52,7 @@ class Product:
     weight: int  # which input is the constant; -1: none
     stacked: bool  # the constant is more than one matrix
     position_term: bool  # feeds the logits of an attention
-    m: int  # rows of the activation
+    m: int  # rows of the activation of one image
     k: int
     n: int  # columns of the weight
 

@@ -28,6 +28,7 @@ from edgehybrid.stages.product import (
 )
 from edgehybrid.stages.run import Run, place_of, require, versions
 from edgehybrid.stages.sensitivity import How, Ranking, Unit, check_ranking, rank_groups
+from edgehybrid.stages.single import carry_over, of_one_image
 from edgehybrid.stages.source import Exported, Source, export, fix_shapes
 from edgehybrid.stages.timing import Timed, time_networks
 from edgehybrid.stages.torch_engine import check_torch_flavor, compile_torch
@@ -49,6 +50,7 @@ __all__ = [
     "build_engine",
     "builds_here",
     "calibrate",
+    "carry_over",
     "check_collapse",
     "check_parser",
     "check_torch_flavor",
@@ -65,6 +67,7 @@ __all__ = [
     "measure",
     "measure_power",
     "merge_calibrations",
+    "of_one_image",
     "place_of",
     "predict",
     "prepare",
