@@ -65,9 +65,9 @@ def refine(
     activations = {d.tensor for d in plan.decisions if d.kind == "activation"}
     found = {}
     for label, product in find_products(graph, plan).items():
-        rows, tensor = samples.get(product.output), find_read(product.node, 0, activations)
-        if rows is not None and tensor is not None:
-            found[label] = product, tensor, rows
+        tensor = find_read(product.node, 0, activations)
+        if product.output in samples and tensor is not None:
+            found[label] = product, tensor
     chosen = dict(ranges.tensors)
     ranked: list[Adjustment] = []
     finished: dict[str, list[Adjustment]] = {label: [] for label in found}
@@ -75,8 +75,8 @@ def refine(
     groups = [tuple(g) for g in tied] + [(t,) for t in ranges.tensors if not any(t in g for g in tied)]
     for group in groups:  # one after another, as layers hold their outputs
         readers = [
-            _Layer(label, product, tensor, rows, weight_scales)
-            for label, (product, tensor, rows) in found.items()
+            _Layer(label, product, tensor, samples[product.output], weight_scales)
+            for label, (product, tensor) in found.items()
             if tensor in group
         ]
         if readers and candidates:
