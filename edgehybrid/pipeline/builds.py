@@ -197,7 +197,7 @@ def build(
     stages.check_collapse(logits, spec)
     products = engines.by_precision(precision, product, control)
     trial = stages.try_engines(run, products, images, scored, spec.preprocess, state, outputs)
-    layers = stages.layer_noise(run, lowered.prepared.path, lowered.quantized, images, spec.preprocess)
+    layers = stages.layer_noise(run, lowered.prepared.path, lowered.quantized, scored, spec.preprocess)
 
     ranges_used = lowered.prepared.ranges
     recipe = recipe if ranges_used is None else replace(recipe, method=ranges_used.method)

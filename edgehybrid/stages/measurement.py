@@ -264,9 +264,10 @@ def _renumbered(labels: NDArray[np.int64], folders: tuple[str, ...], spec: Model
 def layer_noise(
     run: Run, baseline: Path, quantized: Quantized, images: Images, preprocess: Preprocess
 ) -> tuple[LayerError, ...]:
-    """Signal to quantization noise at input and output of every int8 layer; nothing where there is none."""
+    """Signal to quantization noise at input and output of every int8 layer, on a few images; nothing where none is."""
     if quantized.ranges is None:
         return ()
+    few = images.pick(LAYER_IMAGES)
 
     def produce(folder: Path) -> None:
         from edgehybrid import calibrator, graph
@@ -280,8 +281,8 @@ def layer_noise(
             if label in layers
         }
         tapped = [*ends, *(name for name in ends.values() if name is not None)]
-        first = next(images.batches(preprocess, min(LAYER_IMAGES, len(images))))
-        noise = {x.tensor: x for x in calibrator.compare(reference, graph.load(quantized.runnable), [first], tapped)}
+        batches = few.batches(preprocess, FORWARD_BATCH)
+        noise = {x.tensor: x for x in calibrator.compare(reference, graph.load(quantized.runnable), batches, tapped)}
         found = [
             noise[output] if read is None else replace(noise[output], input_db=noise[read].sqnr_db)
             for output, read in ends.items()
@@ -291,7 +292,7 @@ def layer_noise(
     inputs = {
         "baseline": sha256_of(baseline),
         "quantized": sha256_of(quantized.runnable),
-        "images": images.order,
+        "images": few.order,
     }
     folder = run.do("layers", {**inputs, "preprocess": preprocess}, produce)
     return tuple(decode(LayerError, x) for x in json.loads((folder / "layers.json").read_bytes()))
