@@ -5,10 +5,11 @@ from pathlib import Path
 
 from edgehybrid.dataset import Images
 from edgehybrid.progress import listener
+from edgehybrid.stages.equalization import apply_known
 from edgehybrid.stages.product import rewrite
 from edgehybrid.stages.run import Run
 from edgehybrid.stages.source import Source, export
-from edgehybrid.stages.tuning import Prepared, apply_known
+from edgehybrid.stages.tuning import Prepared
 
 
 def of_one_image(run: Run, source: Source, images: Images, baseline: Path) -> Path:
