@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgehybrid.graph import MAX_OPSET, constant, label_nodes
 from edgehybrid.graph.half import FLOAT16_MAX
 from edgehybrid.graph.structure import input_of, weight_index
-from edgehybrid.linter.view import Rule, Site, View, axis_of, dims
+from edgehybrid.linter.moves import axis_after, inputs_back, quantizer_of
+from edgehybrid.linter.view import Rule, Site, View, axis_of, dims, same_numbers
 
 _INTEGER_OPS = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
 _OTHER_TYPES = {"FLOAT8E4M3FN", "INT4", "FLOAT4E2M1"}
@@ -48,8 +49,8 @@ def _unknown_operators(view: View) -> Iterator[Site]:
 
 def _not_int8(view: View) -> Iterator[Site]:
     for carrier in view.carriers:
-        kind = "unknown" if carrier.dtype is None else carrier.dtype.name
-        if kind not in ("INT8", "INT32", *_OTHER_TYPES):
+        kind = None if carrier.dtype is None else carrier.dtype.name
+        if kind is not None and kind not in ("INT8", "INT32", *_OTHER_TYPES):
             note = ": read as int8, so levels above 127 change their value" if kind == "UINT8" else ""
             yield carrier.name, f"'{carrier.tensor}' is quantized to {kind.lower()}{note}"
 
@@ -64,17 +65,20 @@ def _zero_points(view: View) -> Iterator[Site]:
 def _biases(view: View) -> Iterator[Site]:
     for carrier in view.carriers:
         if carrier.dtype == ir.DataType.INT32:
-            yield carrier.name, f"'{carrier.tensor}' is an int32 constant"
+            yield carrier.name, f"'{carrier.tensor}' is int32"
 
 
 def _scale_values(view: View) -> Iterator[Site]:
     for carrier in view.carriers:
-        if carrier.scale is None:
-            continue
-        scale = carrier.scale.astype(np.float64)
-        wrong = scale[~(np.isfinite(scale) & (scale > 0))]
-        if wrong.size:
-            yield carrier.name, f"'{carrier.tensor}' has scale {wrong[0]:g} ({wrong.size} of {scale.size} scales)"
+        if carrier.scale is not None and (wrong := _illegal(carrier.scale)).size:
+            found = f"scale {wrong[0]:g} ({wrong.size} of {carrier.scale.size} scales)"
+            yield carrier.name, f"'{carrier.tensor}' has {found}"
+
+
+def _illegal(scale: NDArray[np.generic]) -> NDArray[np.float64]:
+    """The scales that are not positive and finite."""
+    numbers = scale.reshape(-1).astype(np.float64)
+    return numbers[~(np.isfinite(numbers) & (numbers > 0))]
 
 
 def _scale_lengths(view: View) -> Iterator[Site]:
@@ -155,15 +159,19 @@ def _small_scales(view: View) -> Iterator[Site]:
 def _mismatches(view: View) -> Iterator[Site]:
     names = label_nodes(view.graph)
     for node in view.graph.nodes("DequantizeLinear"):
-        source = node.inputs[0]
-        maker = None if source is None else source.producer()
-        if maker is None or maker.op_type != "QuantizeLinear":
+        quantizer = quantizer_of(node)
+        into, out = (None if each is None else constant(each.inputs[1]) for each in (quantizer, node))
+        if quantizer is None or into is None or out is None or _illegal(into).size or _illegal(out).size:
             continue
-        into, out = constant(maker.inputs[1]), constant(node.inputs[1])
-        if into is None or out is None:
-            continue
-        if not np.array_equal(into, out) or (into.size > 1 and axis_of(maker) != axis_of(node)):
+        if not same_numbers(into, out) or (into.size > 1 and not _shares_axis(node, quantizer)):
             yield names[node], "its scale is not that of its QuantizeLinear, so the pair rescales the tensor"
+
+
+def _shares_axis(node: ir.Node, quantizer: ir.Node) -> bool:
+    """Whether the scales of a pair lie along one axis, which operators between the two may have moved."""
+    moves = [mover for mover, _ in inputs_back(node, 0)][:0:-1]
+    moved, shape = axis_after(axis_of(quantizer), moves), dims(node.inputs[0])
+    return moved is None or not shape or moved % len(shape) == axis_of(node) % len(shape)
 
 
 def _ranges(view: View) -> Iterator[Site]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgehybrid.graph import Graph, constant, known_shape, label_nodes
 from edgehybrid.graph.counting import COUNTED
 from edgehybrid.graph.structure import KEEPS_INT8
+from edgehybrid.linter.moves import quantizer_of
 
 INT8_OPERATORS = COUNTED
 """Operators that have int8 kernels worth having."""
@@ -31,29 +32,34 @@ class Rule:
 
 @dataclass(frozen=True)
 class Carrier:
-    """A QuantizeLinear, or the DequantizeLinear of a constant: what gives a tensor its scale."""
+    """What gives a tensor its scale: a QuantizeLinear, or a DequantizeLinear that does not repeat the one before it."""
 
     node: ir.Node
     name: str
-    tensor: str  # what it quantizes
-    dtype: ir.DataType | None  # of what is quantized: int8 where all is well; None: unknown
+    tensor: str  # what it quantizes or dequantizes
+    dtype: ir.DataType | None  # of the levels: int8 where all is well; None: unknown
     scale: NDArray[np.generic] | None  # None: computed
     zero: NDArray[np.generic] | None  # None: left out or computed
     axis: int
-    weight: bool  # of a constant
+    weight: bool  # of what does not depend on the image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Edge:
     """What stands between a tensor and one input that reads it dequantized."""
 
     scale: NDArray[np.generic] | None
     axis: int
     carrier: str  # name of the node that gives the scale
+    weight: bool  # of what does not depend on the image
 
 
 class View:
-    """A graph, its Q/DQ operators, and a copy without them: `edges` says which inputs of the copy read int8."""
+    """A graph, its Q/DQ operators, and a copy without them.
+
+    Of the copy, `edges` says which inputs read int8, and `reads` which do so directly or before operators that only
+    move, choose or cut values.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -61,44 +67,50 @@ class View:
         self.bare = graph.clone()
         self.names = label_nodes(self.bare)
         self.edges: dict[tuple[ir.Node, int], Edge] = {}
-        for node in list(self.bare.nodes("DequantizeLinear")):
-            self._strip(node)
+        self._strip()
+        self.reads = self._follow()
 
-    def _strip(self, node: ir.Node) -> None:
+    def _strip(self) -> None:
         """Let the readers of a DequantizeLinear read what was quantized."""
-        source = node.inputs[0]
-        if source is None:
-            return
-        maker = source.producer()
-        quantizer = maker if maker is not None and maker.op_type == "QuantizeLinear" else None
-        if quantizer is None and constant(source) is None:
-            return  # an operator that computes int8
-        origin = source if quantizer is None else quantizer.inputs[0]
-        giver = quantizer or node
-        edge = Edge(constant(giver.inputs[1]), axis_of(giver), self.names[giver])
-        for use in list(node.outputs[0].uses()):
-            if use.node not in self.names:
-                continue  # in the body of control flow, which is not examined
-            self.edges[use.node, use.idx] = edge
-            use.node.replace_input_with(use.idx, origin)
+        computed = _dependents(self.bare)
+        bypassed = []
+        for node in self.bare.nodes("DequantizeLinear"):
+            source, quantizer = node.inputs[0], quantizer_of(node)
+            if source is None or (quantizer is None and source in computed):
+                continue  # an operator that computes int8
+            giver = quantizer or node
+            edge = Edge(constant(giver.inputs[1]), axis_of(node), self.names[giver], source not in computed)
+            bypassed += [node] if quantizer is None else [node, quantizer]
+            self.edges |= dict.fromkeys(self._uses(node), edge)
+        for node in bypassed:
+            for reader, index in self._uses(node):
+                reader.replace_input_with(index, node.inputs[0])
+
+    def _uses(self, node: ir.Node) -> list[tuple[ir.Node, int]]:
+        """Which inputs read a result, apart from the bodies of control flow, which are not examined."""
+        return [(use.node, use.idx) for use in node.outputs[0].uses() if use.node in self.names]
+
+    def _follow(self) -> dict[tuple[ir.Node, int], frozenset[Edge]]:
+        """Through which edges an input is dequantized; a Concat passes int8 on if all that it joins is int8."""
+        found: dict[tuple[ir.Node, int], frozenset[Edge]] = {}
+        passed: dict[ir.Value | None, frozenset[Edge]] = {}
+        for node in self.bare.nodes():
+            for index, value in enumerate(node.inputs):
+                edge = self.edges.get((node, index))
+                found[node, index] = passed.get(value, frozenset()) if edge is None else frozenset([edge])
+            if node.op_type in KEEPS_INT8:
+                joined = range(len(node.inputs) if node.op_type == "Concat" else 1)
+                edges = [found.get((node, index), frozenset()) for index in joined]
+                passed |= dict.fromkeys(node.outputs, frozenset().union(*edges) if all(edges) else frozenset())
+        return found
 
     def products(self) -> list[ir.Node]:
         """Convolutions and matrix products of the copy, in order."""
         return list(self.bare.nodes(*INT8_OPERATORS))
 
     def reads_int8(self, node: ir.Node, index: int) -> bool:
-        """Whether an input is dequantized, directly or before operators that only move or cut values."""
-        pending, seen = [(node, index)], {node}
-        while pending:
-            reader, at = pending.pop()
-            if (reader, at) in self.edges:
-                return True
-            value = reader.inputs[at] if at < len(reader.inputs) else None
-            maker = None if value is None else value.producer()
-            if maker is not None and maker.op_type in KEEPS_INT8 and maker not in seen:
-                seen.add(maker)
-                pending += [(maker, i) for i in (range(len(maker.inputs)) if maker.op_type == "Concat" else (0,))]
-        return False
+        """Whether an input is dequantized, directly or before operators that only move, choose or cut values."""
+        return bool(self.reads.get((node, index)))
 
     def is_int8(self, node: ir.Node) -> bool:
         """Whether a product reads both operands dequantized."""
@@ -119,34 +131,75 @@ def dims(value: ir.Value | None) -> tuple[int, ...] | None:
     return None if value is None else known_shape(value)
 
 
+def same_numbers(one: NDArray[np.generic] | None, other: NDArray[np.generic] | None) -> bool:
+    """Whether two constants hold the same numbers, of which a single one stands for all."""
+    if one is None or other is None or (one.size != other.size and 1 not in (one.size, other.size)):
+        return False
+    return bool(np.all(one.reshape(-1) == other.reshape(-1)))
+
+
 def _find_carriers(graph: Graph) -> list[Carrier]:
-    names = label_nodes(graph)
+    names, computed = label_nodes(graph), _dependents(graph)
     found = []
     for node in graph.nodes("QuantizeLinear", "DequantizeLinear"):
-        source = node.inputs[0]
-        dequantizes = node.op_type == "DequantizeLinear"
-        if source is None or (dequantizes and constant(source) is None):
+        source, quantizer = node.inputs[0], None
+        if node.op_type == "DequantizeLinear":
+            quantizer = quantizer_of(node)
+        if source is None or (quantizer is not None and _says_the_same(node, quantizer)):
             continue
-        zero = node.inputs[2] if len(node.inputs) > 2 else None
+        writer = node if node.op_type == "QuantizeLinear" else quantizer
         found.append(
             Carrier(
                 node=node,
                 name=names[node],
                 tensor=str(source.name),
-                dtype=source.dtype if dequantizes else _written_type(node, zero),
+                dtype=source.dtype or _type_of(_zero_of(node)) if writer is None else _written_type(writer),
                 scale=constant(node.inputs[1]),
-                zero=constant(zero),
+                zero=constant(_zero_of(node)),
                 axis=axis_of(node),
-                weight=constant(source) is not None,
+                weight=source not in computed,
             )
         )
     return found
 
 
-def _written_type(node: ir.Node, zero: ir.Value | None) -> ir.DataType | None:
+def _dependents(graph: Graph) -> set[ir.Value]:
+    """What depends on an input of the graph."""
+    found = set(graph.body.inputs)
+    for node in graph.nodes():
+        if not found.isdisjoint(node.inputs):
+            found.update(node.outputs)
+    return found
+
+
+def _says_the_same(node: ir.Node, quantizer: ir.Node) -> bool:
+    """Whether a DequantizeLinear has the scale and zero point of the QuantizeLinear before it."""
+    for one, other in ((node.inputs[1], quantizer.inputs[1]), (_zero_of(node), _zero_of(quantizer))):
+        if one is not other and not same_numbers(_numbers(one), _numbers(other)):
+            return False
+    return True
+
+
+def _zero_of(node: ir.Node) -> ir.Value | None:
+    return node.inputs[2] if len(node.inputs) > 2 else None
+
+
+def _numbers(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """A constant; zero for one that is left out."""
+    return np.zeros(1) if value is None else constant(value)
+
+
+def _written_type(node: ir.Node) -> ir.DataType | None:
     """The type a QuantizeLinear writes: that of its zero point, else `output_dtype`, else uint8 (ONNX standard)."""
+    zero = _zero_of(node)
     if zero is not None:
-        array = constant(zero)
-        return zero.dtype if array is None else ir.DataType.from_numpy(array.dtype)
+        return _type_of(zero)
     asked = node.attributes.get_int("output_dtype", 0)
     return ir.DataType(asked) if asked else ir.DataType.UINT8
+
+
+def _type_of(value: ir.Value | None) -> ir.DataType | None:
+    array = constant(value)
+    if array is not None:
+        return ir.DataType.from_numpy(array.dtype)
+    return None if value is None else value.dtype

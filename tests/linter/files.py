@@ -142,6 +142,34 @@ def rescaled(back: float) -> onnx.ModelProto:
     return net.model(net.conv(net.rounded("input", back=back)))
 
 
+def moved(back: ArrayLike = 0.1, zero: int = 0, kind: str = "Transpose") -> onnx.ModelProto:
+    """A pair with an operator between that moves its levels; what its second half says."""
+    net = Maker()
+    levels = net.op("QuantizeLinear", "input", net.const(0.1), net.const(ZERO))
+    if kind == "Transpose":
+        levels = net.op(kind, levels, perm=[0, 1, 3, 2])
+    elif kind:
+        levels = net.op(kind, levels, *([net.const([1, 32, 8, 8], np.int64)] if kind == "Reshape" else []))
+    offset = net.const(np.full(np.shape(back), zero, np.int8))
+    return net.model(net.conv(net.op("DequantizeLinear", levels, net.const(back), offset)))
+
+
+def turned(axis: int, *, rounded: bool) -> onnx.ModelProto:
+    """A product whose weight is turned between its levels and their DequantizeLinear, which has scales per column.
+
+    Args:
+        axis: Along which the float weight is quantized, if it is.
+        rounded: Whether the file holds the float weight, behind an Identity, and not its levels.
+    """
+    net = Maker(shape=(8, 32))
+    scale, zero = net.const(np.full(16, 0.01)), net.const(np.zeros(16, np.int8))
+    weight = net.const(np.ones((16, 32), np.float32 if rounded else np.int8))
+    if rounded:
+        weight = net.op("QuantizeLinear", net.op("Identity", weight), scale, zero, axis=axis)
+    weight = net.op("DequantizeLinear", net.op("Transpose", weight, perm=[1, 0]), scale, zero, axis=1)
+    return net.model(net.op("MatMul", net.rounded("input"), weight))
+
+
 def large(value: float) -> onnx.ModelProto:
     """A constant factor."""
     net = Maker()
@@ -266,6 +294,8 @@ CASES: dict[str, tuple[str, Make, Make]] = {
     "uint8": ("not-int8", lambda: plain(zero=np.uint8(0)), plain),
     "int16": ("not-int8", lambda: plain(zero=np.int16(0)), plain),
     "offset activation": ("zero-point", lambda: plain(zero=np.int8(3)), plain),
+    "offset behind a Transpose": ("zero-point", lambda: moved(zero=3), moved),
+    "scale 0 behind a Reshape": ("scale-value", lambda: moved(0.0, kind="Reshape"), lambda: moved(kind="Reshape")),
     "int32 bias": ("int32-bias", lambda: bias(np.int32), lambda: bias(np.float32)),
     "scale 0": ("scale-value", lambda: plain(scale=0.0), plain),
     "scale -1": ("scale-value", lambda: plain(scale=-1.0), plain),
@@ -284,6 +314,7 @@ CASES: dict[str, tuple[str, Make, Make]] = {
     "dynamic scale": ("computed-scale", lambda: computed(scale=True), lambda: computed(scale=False)),
     "subnormal scale": ("small-scale", lambda: half(scale=2.0**-17), lambda: half(scale=2.0**-15)),
     "rescaling pair": ("unequal-pair", lambda: rescaled(0.2), lambda: rescaled(0.1)),
+    "rescaling behind a Transpose": ("unequal-pair", lambda: moved(0.2), moved),
     "large constant": ("float16-range", lambda: large(1e5), lambda: large(6e4)),
     "tiny constant": ("float16-range", lambda: large(1e-12), lambda: large(1e-5)),
     "ReLU6 of tokens": ("lost-bound", lambda: clipped(0.0), lambda: clipped(-1.0)),

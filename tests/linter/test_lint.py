@@ -12,11 +12,14 @@ from typing import Literal
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import ArrayLike
+from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from typer.testing import CliRunner
 
 import edgehybrid
 from edgehybrid import cli, linter, rewrites
+from edgehybrid.engine.build import RTX_MODULES
 from edgehybrid.errors import GateError, GraphError, NotFoundError
 from edgehybrid.graph import Graph
 from edgehybrid.placement import plan
@@ -26,6 +29,8 @@ from tests.linter import files
 from tests.linter.files import CASES
 
 runner = CliRunner()
+
+RTX = next(filter(importlib.util.find_spec, RTX_MODULES), None)
 
 LENIENT = {"uint8", "scale inf"}
 """Errors that TensorRT-RTX reads, as something else: uint8 as int8, an infinite scale as NaN."""
@@ -67,6 +72,44 @@ def test_a_quantizer_without_zero_point_writes_uint8(tmp_path: Path) -> None:
     for node in proto.graph.node[:2]:
         del node.input[2]
     assert broken(linter.lint(write(proto, tmp_path / "m.onnx"))) == {"not-int8"}
+
+
+@pytest.mark.parametrize("kind", ["", "Identity", "Reshape", "Transpose"])
+@pytest.mark.parametrize(
+    ("back", "zero", "rule"),
+    [
+        (0.1, 3, "zero-point"),
+        (0.0, 0, "scale-value"),
+        (-0.1, 0, "scale-value"),
+        (np.inf, 0, "scale-value"),
+        (0.2, 0, "unequal-pair"),
+        ([0.1], 0, ""),
+    ],
+)
+def test_a_dequantizer_is_judged_by_its_own_numbers(
+    back: ArrayLike, zero: int, rule: str, kind: str, tmp_path: Path
+) -> None:
+    found = linter.lint(write(files.moved(back, zero, kind), tmp_path / "m.onnx"))
+    assert [(issue.rule, issue.node.partition("_")[0]) for issue in found.issues] == [
+        (name, "DequantizeLinear") for name in [rule] if name
+    ]
+    assert (found.products, found.int8) == (1, 1)
+
+
+def test_what_a_pair_repeats_is_said_once(tmp_path: Path) -> None:
+    proto = files.plain(zero=np.int8(3))
+    proto.graph.node[1].input[2] = "a copy"
+    proto.graph.initializer.append(numpy_helper.from_array(np.int8(3), "a copy"))
+    (issue,) = linter.lint(write(proto, tmp_path / "m.onnx")).issues
+    assert (issue.rule, issue.node) == ("zero-point", "QuantizeLinear_0")
+
+
+def test_a_weight_may_be_moved_before_it_is_dequantized(tmp_path: Path) -> None:
+    for rounded in (False, True):
+        found = linter.lint(write(files.turned(0, rounded=rounded), tmp_path / "m.onnx"))
+        assert (found.issues, found.int8) == ((), 1)
+    found = linter.lint(write(files.turned(1, rounded=True), tmp_path / "m.onnx"))
+    assert broken(found) == {"scale-length", "unequal-pair"}
 
 
 def test_an_operator_without_its_scale_is_bad_input(tmp_path: Path) -> None:
@@ -178,7 +221,7 @@ def test_what_onnx_runtime_writes_by_default_is_refused_and_slow(tmp_path: Path)
     assert [i for i in mended.issues if i.severity == "error"] == [], "the fixes that the linter names are the fixes"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX")
+@pytest.mark.skipif(RTX is None, reason="needs TensorRT-RTX")
 def test_tensorrt_refuses_what_the_rules_call_an_error_and_takes_the_rest(tmp_path: Path) -> None:
     errors = {rule.name for rule in linter.RULES if rule.severity == "error"}
     expected = {}
@@ -190,9 +233,9 @@ def test_tensorrt_refuses_what_the_rules_call_an_error_and_takes_the_rest(tmp_pa
         import os, sys
         out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
-        import json, pathlib
-        import tensorrt_rtx as trt
+        import importlib, json, pathlib
         from edgehybrid.engine import bridge
+        trt = importlib.import_module(sys.argv[2])
         logger = bridge.make_logger(trt)
         taken = {}
         for path in sorted(pathlib.Path(sys.argv[1]).glob("*.onnx")):
@@ -200,7 +243,8 @@ def test_tensorrt_refuses_what_the_rules_call_an_error_and_takes_the_rest(tmp_pa
             taken[path.stem] = trt.OnnxParser(network, logger).parse_from_file(str(path))
         json.dump(taken, out)
     """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, str(tmp_path), str(RTX)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == expected
 
 
