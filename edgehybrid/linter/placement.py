@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.errors import GraphError
-from edgehybrid.graph import constant
 from edgehybrid.graph.structure import (
     FUSED_HEAD_SIZES,
     FUSED_MAX_LENGTH,
@@ -23,6 +22,7 @@ from edgehybrid.graph.structure import (
     residual_makers,
     weight_index,
 )
+from edgehybrid.linter.moves import axis_after, inputs_back
 from edgehybrid.linter.view import Rule, Site, View, dims
 
 _POINTWISE = {"Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "BatchNormalization", "Add", "Sub"}
@@ -75,15 +75,16 @@ def _half_products(view: View) -> Iterator[Site]:
 
 def _weight_axes(view: View) -> Iterator[Site]:
     for node in view.products():
-        edge, shape = view.edges.get((node, 1)), dims(node.inputs[1])
-        if edge is None or edge.scale is None or edge.scale.size == 1 or shape is None:
-            continue
-        if constant(node.inputs[1]) is None:
+        path, shape = list(inputs_back(node, 1)), dims(node.inputs[1])
+        place = next((i for i, step in enumerate(path) if step in view.edges), None)
+        edge = None if place is None else view.edges[path[place]]
+        if edge is None or not edge.weight or edge.scale is None or edge.scale.size == 1 or shape is None:
             continue  # scales per channel of an activation: another rule
+        axis = axis_after(edge.axis, [mover for mover, _ in path[place:0:-1]])
         flipped = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
         wanted = {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, 0 if flipped else len(shape) - 1)
-        if edge.axis % len(shape) != wanted:
-            yield edge.carrier, f"scales of the weight of '{view.label(node)}' lie along axis {edge.axis}, not {wanted}"
+        if axis is not None and axis % len(shape) != wanted:
+            yield edge.carrier, f"scales of the weight of '{view.label(node)}' lie along axis {axis}, not {wanted}"
 
 
 def _grouped(view: View) -> Iterator[Site]:

@@ -215,6 +215,22 @@ def product(axis: int, kind: str = "MatMul", **attributes: int) -> onnx.ModelPro
     return net.model(net.op(kind, net.rounded("input"), net.weight(32, 32, axis=axis), **attributes))
 
 
+def transposed(axis: int, times: int = 1) -> onnx.ModelProto:
+    """A matrix product with a weight that is transposed so often after it is dequantized."""
+    net = Maker(shape=(8, 32))
+    weight = net.weight(*((16, 32) if times % 2 else (32, 16)), axis=axis)
+    for _ in range(times):
+        weight = net.op("Transpose", weight)
+    return net.model(net.op("MatMul", net.rounded("input"), weight))
+
+
+def reshaped(axis: int) -> onnx.ModelProto:
+    """A convolution whose weight is written as that of a linear layer."""
+    net = Maker()
+    weight = net.op("Reshape", net.weight(32, 32, axis=axis), net.const([32, 32, 1, 1], np.int64))
+    return net.model(net.conv(net.rounded("input"), weight))
+
+
 def grouped(group: int) -> onnx.ModelProto:
     """A convolution in groups."""
     net = Maker()
@@ -337,6 +353,9 @@ CASES: dict[str, tuple[str, Make, Make]] = {
         lambda: product(1, "Gemm", transB=1),
         lambda: product(0, "Gemm", transB=1),
     ),
+    "MatMul by rows, transposed": ("weight-axis", lambda: transposed(1), lambda: transposed(0)),
+    "MatMul by rows, transposed twice": ("weight-axis", lambda: transposed(0, 2), lambda: transposed(1, 2)),
+    "reshaped by columns": ("weight-axis", lambda: reshaped(1), lambda: reshaped(0)),
     "depthwise": ("grouped-int8", lambda: grouped(32), lambda: grouped(1)),
     "pad": ("pad-conv", lambda: padded(after=True), lambda: padded(after=False)),
     "float skip": ("float-skip", lambda: residual(skip=False), lambda: residual(skip=True)),
