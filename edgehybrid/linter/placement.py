@@ -3,9 +3,8 @@
 All of these are warnings: TensorRT builds the graph. "TensorRT #n" is NVIDIA's public repository.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.errors import GraphError
@@ -23,7 +22,7 @@ from edgehybrid.graph.structure import (
     weight_index,
 )
 from edgehybrid.linter.moves import axis_after, inputs_back
-from edgehybrid.linter.view import Rule, Site, View, dims
+from edgehybrid.linter.view import Edge, Rule, Site, View, dims
 
 _POINTWISE = {"Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "BatchNormalization", "Add", "Sub"}
 """Operators that run in the epilogue of the product before them, where no Q/DQ stands between."""
@@ -34,7 +33,7 @@ _FLOAT_ONLY = {
 }  # fmt: skip
 """Operators without int8 kernels: TensorRT dequantizes what they read."""
 
-_SAME_SCALE = MOVES | {"MaxPool", "AveragePool", "Resize", "Slice", "Split", "Pad"}
+_SAME_SCALE = MOVES | {"MaxPool", "AveragePool", "Resize", "Slice", "Split", "Pad", "Concat"}
 """Operators that pass int8 through where the scale is the same on both sides."""
 
 
@@ -142,18 +141,20 @@ def _float_operators(view: View) -> Iterator[Site]:
 
 
 def _unequal_scales(view: View) -> Iterator[Site]:
-    for node in view.bare.nodes():
-        before = [view.edges[node, i].scale for i in range(len(node.inputs)) if (node, i) in view.edges]
-        if node.op_type == "Concat" and len(before) == len(node.inputs):
-            scales = before
-        elif node.op_type in _SAME_SCALE and before:
-            after = [view.edges.get((use.node, use.idx)) for use in node.outputs[0].uses()]
-            scales = [*before, *(edge.scale for edge in after if edge is not None)]
-        else:
-            continue
-        found = sorted({float(scale) for scale in scales if scale is not None and np.size(scale) == 1})
+    """At the first operator where two scales meet; what follows it is not blamed for the same."""
+    levels = view.follow(_SAME_SCALE)
+    for node in view.bare.nodes(*_SAME_SCALE):
+        read = [_scales(levels[node, index]) for index in range(len(node.inputs))]
+        before = set().union(*(scales for scales in read if len(scales) == 1))
+        uses = [(use.node, use.idx) for out in node.outputs for use in out.uses()]
+        found = sorted(before | _scales(view.edges[use] for use in uses if use in view.edges)) if before else []
         if len(found) > 1:
             yield view.label(node), f"{node.op_type} between {len(found)} scales, {found[0]:.4g} to {found[-1]:.4g}"
+
+
+def _scales(edges: Iterable[Edge]) -> set[float]:
+    """The scales that stand for a whole tensor."""
+    return {float(edge.scale.item()) for edge in edges if edge.scale is not None and edge.scale.size == 1}
 
 
 PLACEMENT_RULES: tuple[Rule, ...] = (

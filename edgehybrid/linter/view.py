@@ -1,6 +1,6 @@
 """A quantized graph read twice: as it is written, and as the float network that its Q/DQ pairs sit on."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,7 +68,7 @@ class View:
         self.names = label_nodes(self.bare)
         self.edges: dict[tuple[ir.Node, int], Edge] = {}
         self._strip()
-        self.reads = self._follow()
+        self.reads = self.follow(KEEPS_INT8)
 
     def _strip(self) -> None:
         """Let the readers of a DequantizeLinear read what was quantized."""
@@ -90,17 +90,19 @@ class View:
         """Which inputs read a result, apart from the bodies of control flow, which are not examined."""
         return [(use.node, use.idx) for use in node.outputs[0].uses() if use.node in self.names]
 
-    def _follow(self) -> dict[tuple[ir.Node, int], frozenset[Edge]]:
-        """Through which edges an input is dequantized; a Concat passes int8 on if all that it joins is int8."""
+    def follow(self, through: Collection[str]) -> dict[tuple[ir.Node, int], frozenset[Edge]]:
+        """Through which edges an input of the copy is dequantized, directly or before operators of the given types.
+
+        A Concat passes int8 on if all that it joins is int8.
+        """
         found: dict[tuple[ir.Node, int], frozenset[Edge]] = {}
         passed: dict[ir.Value | None, frozenset[Edge]] = {}
         for node in self.bare.nodes():
             for index, value in enumerate(node.inputs):
                 edge = self.edges.get((node, index))
                 found[node, index] = passed.get(value, frozenset()) if edge is None else frozenset([edge])
-            if node.op_type in KEEPS_INT8:
-                joined = range(len(node.inputs) if node.op_type == "Concat" else 1)
-                edges = [found.get((node, index), frozenset()) for index in joined]
+            if node.op_type in through:
+                edges = [found[node, index] for index in range(len(node.inputs) if node.op_type == "Concat" else 1)]
                 passed |= dict.fromkeys(node.outputs, frozenset().union(*edges) if all(edges) else frozenset())
         return found
 

@@ -268,19 +268,33 @@ def pointwise(*, rounded: bool) -> onnx.ModelProto:
     return net.model(net.op("Sigmoid", net.rounded("input") if rounded else "input"))
 
 
-def joined(second: float) -> onnx.ModelProto:
-    """A Concat of two rounded tensors."""
+def joined(second: float, last: float | None = 0.1, third: float | None = 0.1, pool: str = "") -> onnx.ModelProto:
+    """A Concat of three tensors, each rounded with its scale or float, the second behind a pooling."""
     net = Maker()
-    x = net.op("Relu", "input")
-    x = net.op("Concat", net.rounded("input"), net.rounded(x, second), axis=1)
-    return net.model(net.conv(net.rounded(x), net.weight(32, 64, 1, 1)))
+    parts = [net.rounded("input"), net.rounded(net.op("Relu", "input"), second), net.op("Neg", "input")]
+    if pool:
+        parts[1] = net.op(pool, parts[1], kernel_shape=[3, 3], pads=[1] * 4)
+    if third is not None:
+        parts[2] = net.rounded(parts[2], third)
+    x = net.op("Concat", *parts, axis=1)
+    return net.model(net.conv(x if last is None else net.rounded(x, last), net.weight(32, 96, 1, 1)))
 
 
-def pooled(second: float) -> onnx.ModelProto:
-    """A pooling between two rounded tensors."""
+def pooled(second: float, then: str = "") -> onnx.ModelProto:
+    """A pooling, and perhaps another operator, between two rounded tensors."""
     net = Maker()
     x = net.op("MaxPool", net.rounded("input"), kernel_shape=[2, 2], strides=[2, 2])
+    x = net.op(then, x) if then else x
     return net.model(net.conv(net.rounded(x, second)))
+
+
+def halved(second: float) -> onnx.ModelProto:
+    """A Split between rounded tensors: the scale of its second half."""
+    net = Maker()
+    net.nodes.append(helper.make_node("Split", [net.rounded("input")], ["first", "second"], name="Split", axis=1))
+    halves = [net.rounded("first"), net.rounded("second", second)]
+    made = [net.conv(x, net.weight(32, 16, 1, 1)) for x in halves]
+    return net.model(net.op("Mul", *made))
 
 
 def branching(*, branches: bool) -> onnx.ModelProto:
@@ -367,6 +381,16 @@ CASES: dict[str, tuple[str, Make, Make]] = {
     "rounded before ReLU": ("rounded-output", lambda: epilogue(between=True), lambda: epilogue(between=False)),
     "rounded before sigmoid": ("float-operator", lambda: pointwise(rounded=True), lambda: pointwise(rounded=False)),
     "concat": ("unequal-scales", lambda: joined(0.2), lambda: joined(0.1)),
+    "concat rescaled": ("unequal-scales", lambda: joined(0.1, 0.2), lambda: joined(0.1, None)),
+    "concat of a pool": ("unequal-scales", lambda: joined(0.2, pool="MaxPool"), lambda: joined(0.1, pool="MaxPool")),
+    "concat, one float": ("unequal-scales", lambda: joined(0.2, third=None), lambda: joined(0.1, third=None)),
+    "concat, one float and read": ("half-quantized", lambda: joined(0.1, None, None), lambda: joined(0.1, None)),
     "pool": ("unequal-scales", lambda: pooled(0.2), lambda: pooled(0.1)),
+    "pool and identity": (
+        "unequal-scales",
+        lambda: pooled(0.2, "Identity"),
+        lambda: pooled(0.1, "Identity"),
+    ),
+    "split": ("unequal-scales", lambda: halved(0.2), lambda: halved(0.1)),
 }
 """What is wrong -> the rule that says so, the file, its clean twin."""

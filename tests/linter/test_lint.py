@@ -130,6 +130,24 @@ def test_an_open_shape_hides_no_other_finding(tmp_path: Path) -> None:
     assert broken(linter.lint(write(proto, tmp_path / "m.onnx"))) == {"open-shape", "zero-point"}
 
 
+def test_two_scales_are_told_where_they_meet_and_not_again_behind(tmp_path: Path) -> None:
+    net = files.Maker()
+    x = net.op("Concat", net.rounded("input"), net.rounded(net.op("Relu", "input"), 0.2), axis=1)
+    x = net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    proto = net.model(net.conv(net.rounded(x, 0.4), net.weight(32, 64, 1, 1)))
+    (issue,) = linter.lint(write(proto, tmp_path / "m.onnx")).issues
+    assert (issue.rule, issue.node.partition("_")[0]) == ("unequal-scales", "Concat")
+
+
+def test_what_is_computed_between_two_scales_may_change_them(tmp_path: Path) -> None:
+    """A pooling behind a Clip runs with the scale after it."""
+    net = files.Maker()
+    x = net.op("Clip", net.rounded("input"), net.const(0.0), net.const(6.0))
+    x = net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    proto = net.model(net.conv(net.rounded(x, 0.05)))
+    assert linter.lint(write(proto, tmp_path / "m.onnx")).issues == ()
+
+
 def test_a_shortcut_convolution_may_be_rounded(tmp_path: Path) -> None:
     net = files.Maker()
     x = net.rounded("input")
