@@ -28,7 +28,7 @@ from tests.single import SingleNet, decisions
 
 THICK = Convolution(True, 2, 32, 64, 1, "3x3", 3, 49, "")
 WIDE = Product(1, False, False, 196, 64, 256)
-FITTING = Core(True, 32, 196, 49, True)
+FITTING = Core(True, True, 32, 196, 49, True)
 FUSABLE = Residual("Conv", True, "", "Conv", True)
 POOLED = Passage("MaxPool", "3x3", True, "Relu", "Conv", True)
 PRODUCT = Hadamard("Conv", "Conv", False, "Conv", True)
@@ -38,8 +38,13 @@ def kinds(found: list[Decision]) -> list[tuple[str, str]]:
     return [(d.kind, d.rule) for d in found]
 
 
-def attention_net(heads: int, head_size: int, queries: int, keys: int, *, position: bool = False) -> Graph:
-    """Scores, softmax and weighted sum over computed tensors, with a projection before and after."""
+def attention_net(
+    heads: int, head_size: int, queries: int, keys: int, *, position: bool = False, bound: str = "", guard: str = ""
+) -> Graph:
+    """Scores, softmax and weighted sum over computed tensors, with a projection before and after.
+
+    `bound` is an operator before the softmax, `guard` one behind it.
+    """
     width = heads * head_size
     net = SingleNet(1, queries, width)
     q = net.transpose(net.reshape(net.linear("input", width, width), 1, queries, heads, head_size), 0, 2, 1, 3)
@@ -49,7 +54,14 @@ def attention_net(heads: int, head_size: int, queries: int, keys: int, *, positi
     scores = net.op("Mul", net.op("MatMul", q, k), net.const(head_size**-0.5))
     if position:
         scores = net.op("Add", scores, net.op("MatMul", q, net.weight(head_size, keys)))
-    out = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
+    more = {"Tanh": (), "Min": (net.const(9.0),), "Clip": (net.const(-9.0), net.const(9.0))}
+    scores = net.op(bound, scores, *more[bound]) if bound else scores
+    weights = net.op("Softmax", scores, axis=-1)
+    if guard == "Where":
+        weights = net.op(guard, net.const(np.ones((queries, keys)), np.bool_), weights, net.const(0.0))
+    elif guard:
+        weights = net.op(guard, weights, net.const(0.5))
+    out = net.op("MatMul", weights, v)
     merged = net.reshape(net.transpose(out, 0, 2, 1, 3), 1, queries, width)
     return net.graph(net.linear(merged, width, width))
 
@@ -109,6 +121,8 @@ def test_product_table_decides_by_its_first_match(change: dict[str, object], rul
         ({}, "attention-int8"),
         ({"asked": False}, "attention-default"),
         ({"attention": False}, "computed-product"),
+        ({"plain": False}, "attention-altered"),
+        ({"plain": False, "head_size": 46}, "attention-altered"),
         ({"head_size": 46}, "attention-odd-size"),
         ({"head_size": 8}, "attention-odd-size"),
         ({"head_size": 264}, "attention-odd-size"),
@@ -169,7 +183,7 @@ def test_hadamard_table_decides_by_its_first_match(change: dict[str, object], ru
 
 
 def test_reason_names_what_was_found() -> None:
-    _, reason = choose(CORE_RULES, Core(True, 48, 1600, 25, False))
+    _, reason = choose(CORE_RULES, Core(True, True, 48, 1600, 25, False))
     assert reason == (
         "attention core stays fp16, for which its head size fits a fused kernel: the int8 one needs head size 16/32/64 "
         "and both lengths <= 512; here 48, 1600, 25"
@@ -294,6 +308,16 @@ def test_position_term_of_attention_stays_float() -> None:
     found = decisions(attention_net(2, 32, 40, 20, position=True), "MatMul")
     assert [d.kind for d in found if d.rule == "position-term"] == ["float", "float"]
     assert len([d for d in found if d.rule == "attention-default"]) == 4
+
+
+@pytest.mark.parametrize(
+    "change", [{"bound": "Tanh"}, {"bound": "Min"}, {"bound": "Clip"}, {"guard": "Where"}, {"guard": "Mul"}]
+)
+def test_attention_that_no_fused_kernel_is_documented_for_stays_float(change: dict[str, str]) -> None:
+    found = plan(attention_net(2, 32, 40, 20, **change), "fp32", attention="int8").decisions  # type: ignore[arg-type]
+    assert [(d.kind, d.rule) for d in found if d.rule.startswith(("attention", "computed"))] == [
+        ("float", "attention-altered")
+    ] * 4
 
 
 def test_classifier_before_a_final_softmax_is_no_attention() -> None:

@@ -24,6 +24,10 @@ _ACTIVATIONS = {"Gelu", "HardSwish", "Mish", "Swish", "Elu", "Selu", "Celu"}
 _CHOOSING = ("TopK", "NonMaxSuppression", "ArgMax", "ArgMin", "NonZero")
 SCORES = MOVES | {"Add", "Sub", "Mul", "Div", "Where", "Slice", "Pad", "Cast", "Expand", "Concat", "Gather"}
 """What may stand between the product of queries and keys and its softmax."""
+_BOUNDED = SCORES | {"Clip", "Min", "Max", "Tanh"}
+"""The same, with what bounds the scores."""
+_WEIGHED = MOVES | {"Cast", "Where", "Mul", "Div", "Slice"}
+"""What may stand between a softmax and the product of its weights and the values."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Attention:
     softmax: ir.Node
     scores: tuple[ir.Node, ...]  # they make its logits; terms with a constant operand included
     sums: tuple[ir.Node, ...]  # they read its result
+    plain: bool  # scaled and masked before the softmax, moved behind it: what fused kernels are documented for
 
 
 def find_choosers(graph: Graph) -> dict[str, str]:
@@ -90,11 +95,23 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
     """Every softmax with products of two computed tensors before it and products after it."""
     found = []
     for softmax in graph.nodes("Softmax"):
-        sums = [node for node in readers(softmax.outputs[0], MOVES) if node.op_type == "MatMul"]
-        scores = [node for node in producers(input_of(softmax, 0), SCORES) if node.op_type == "MatMul"]
-        if sums and any(weight_index(node) < 0 for node in scores):
-            found.append(Attention(softmax, tuple(scores), tuple(sums)))
+        scores, sums = _products_around(softmax, SCORES, MOVES)
+        plain = bool(sums) and any(weight_index(node) < 0 for node in scores)
+        if not plain:
+            around = _products_around(softmax, _BOUNDED, _WEIGHED)
+            scores, sums = (tuple(node for node in side if weight_index(node) < 0) for side in around)
+        if scores and sums:
+            found.append(Attention(softmax, scores, sums, plain))
     return tuple(found)
+
+
+def _products_around(
+    softmax: ir.Node, before: set[str], after: set[str]
+) -> tuple[tuple[ir.Node, ...], tuple[ir.Node, ...]]:
+    """The matrix products that make the logits of a softmax, and those that read its result."""
+    sides = producers(input_of(softmax, 0), before), readers(softmax.outputs[0], after)
+    scores, sums = (tuple(node for node in side if node.op_type == "MatMul") for side in sides)
+    return scores, sums
 
 
 def core_sizes(attention: Attention) -> dict[ir.Node, tuple[int, int, int]]:

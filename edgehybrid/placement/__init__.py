@@ -91,14 +91,17 @@ def plan(
         GraphError: A shape that a rule needs is not static.
     """
     names, batch = label_nodes(graph), _batch_of(graph)
-    cores = {node: sizes for found in find_attentions(graph) for node, sizes in core_sizes(found).items()}
+    attentions = find_attentions(graph)
+    cores = {node: sizes for each in attentions for node, sizes in core_sizes(each).items()}
+    altered = {node for each in attentions if not each.plain for node in (*each.scores, *each.sums)}
     found: dict[ir.Node, list[Decision]] = {}
     for node in graph.nodes():
         if node.op_type == "Conv":
             found[node] = _decide_convolution(node, names, batch)
         elif node.op_type in ("Gemm", "MatMul"):
             if weight_index(node) < 0 and node.op_type == "MatMul":
-                found[node] = _decide_core(node, names, cores.get(node), asked=attention == "int8")
+                asked = attention == "int8"
+                found[node] = _decide_core(node, names, cores.get(node), plain=node not in altered, asked=asked)
             else:
                 found[node] = _decide_product(node, names, batch, position_term=node in cores)
         elif node.op_type in FLOAT_OPS and node.domain == "":
@@ -234,10 +237,10 @@ def _decide_product(node: ir.Node, names: dict[ir.Node, str], batch: int, *, pos
 
 
 def _decide_core(
-    node: ir.Node, names: dict[ir.Node, str], sizes: tuple[int, int, int] | None, *, asked: bool
+    node: ir.Node, names: dict[ir.Node, str], sizes: tuple[int, int, int] | None, *, plain: bool, asked: bool
 ) -> list[Decision]:
     head_size, queries, keys = sizes or (0, 0, 0)
-    site = Core(sizes is not None, head_size, queries, keys, asked)
+    site = Core(sizes is not None, plain, head_size, queries, keys, asked)
     rule, reason = choose(CORE_RULES, site)
     kind: Literal["activation", "float"] = "activation" if rule.int8 else "float"
     return [_decision(node, names, index, kind, rule.name, reason) for index in (0, 1)]

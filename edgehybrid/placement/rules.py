@@ -62,6 +62,7 @@ class Core:
     """What the rules see of a MatMul of two computed tensors."""
 
     attention: bool  # scores or weighted sum around a softmax
+    plain: bool  # nothing bounds the scores before the softmax or changes its weights behind
     head_size: int
     queries: int
     keys: int
@@ -173,6 +174,10 @@ CORE_RULES: tuple[Rule[Core], ...] = (
     Rule("computed-product", False, lambda s: not s.attention,
          "product of two computed tensors stays float: it is no attention around a softmax, so no fused int8 kernel "
          "takes it"),
+    # The guide's fused attention is softmax(q k + mask) v, with the scale on q or k.
+    Rule("attention-altered", False, lambda s: not s.plain,
+         "attention core stays fp16: something bounds its scores before the softmax or changes its weights behind, and "
+         "fused kernels are documented for neither; head size {head_size}, lengths {queries} and {keys}"),
     # TensorRT-RTX 1.7 pads 46 to 48 to fuse it, with copies around each core (benchmarks/kernels.py); the guide of the
     # older releases names no such thing. `rewrites.head_size` pads where it can.
     Rule("attention-odd-size", False, lambda s: not fits_fused_float16(s.head_size),

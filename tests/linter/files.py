@@ -191,14 +191,41 @@ def shaped(batch: int | str) -> onnx.ModelProto:
     return net.model(net.conv(net.rounded("input")))
 
 
-def attention(head: int = 32, queries: int = 64, *, int8: str = "qkpv") -> onnx.ModelProto:
-    """An attention core with some of queries, keys, softmax and values rounded."""
+def attention(
+    head: int = 32, queries: int = 64, *, int8: str = "qkpv", before: str = "", behind: str = ""
+) -> onnx.ModelProto:
+    """An attention core with some of queries, keys, softmax and values rounded.
+
+    Args:
+        head: Its size.
+        queries: As many as there are keys.
+        int8: What is rounded.
+        before: An operator between the scores and the softmax.
+        behind: One between the softmax and the values.
+    """
     net = Maker(shape=(1, 4, queries, head))
+    mask = net.const(np.ones((queries, queries)), np.bool_)
+    more: dict[str, list[str]] = {
+        "Clip": [net.const(-9.0), net.const(9.0)],
+        "Max": [net.const(-9.0)],
+        "Min": [net.const(9.0)],
+        "Mul": [net.const(0.5)],
+        "Div": [net.const(2.0)],
+        "Slice": [net.const([0]), net.const([queries]), net.const([3])],
+    }
+
+    def changed(x: str, kind: str) -> str:
+        if kind == "Where":
+            return net.op(kind, mask, x, net.const(0.0))
+        return net.op(kind, x, *more.get(kind, []), **({"to": TensorProto.FLOAT} if kind == "Cast" else {}))
+
     last = {part: net.op("Relu", "input") for part in "qkv"}
     last["k"] = net.op("Transpose", last["k"], perm=[0, 1, 3, 2])
     for part in "qkv":
         last[part] = net.rounded(last[part]) if part in int8 else last[part]
-    p = net.op("Softmax", net.op("MatMul", last["q"], last["k"]), axis=-1)
+    scores = net.op("MatMul", last["q"], last["k"])
+    p = net.op("Softmax", changed(scores, before) if before else scores, axis=-1)
+    p = changed(p, behind) if behind else p
     return net.model(net.op("MatMul", net.rounded(p, 1 / 127) if "p" in int8 else p, last["v"]))
 
 

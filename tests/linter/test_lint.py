@@ -156,6 +156,28 @@ def test_a_shortcut_convolution_may_be_rounded(tmp_path: Path) -> None:
     assert linter.lint(write(net.model(net.conv(net.rounded(both))), tmp_path / "m.onnx")).issues == ()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"before": kind} for kind in ("Cast", "Clip", "Div", "Max", "Min", "Tanh", "Where")),
+        *({"behind": kind} for kind in ("Cast", "Div", "Dropout", "Mul", "Slice", "Where")),
+    ],
+)
+def test_attention_is_one_whatever_bounds_or_guards_it(change: dict[str, str], tmp_path: Path) -> None:
+    for head, rules in ((46, {"illegal-int8-attention"}), (32, set())):
+        proto = files.attention(head, **change)  # type: ignore[arg-type]
+        assert broken(linter.lint(write(proto, tmp_path / "m.onnx"))) == rules
+
+
+def test_a_softmax_between_products_with_weights_is_no_attention(tmp_path: Path) -> None:
+    """Bounded class scores, a mixture of what they weigh, and a layer of that."""
+    net = files.Maker(shape=(8, 46))
+    scores = net.op("Tanh", net.op("MatMul", net.rounded("input"), net.weight(46, 46, axis=1)))
+    mixed = net.op("Mul", net.op("Softmax", scores, axis=-1), "input")
+    proto = net.model(net.op("MatMul", net.rounded(mixed), net.weight(46, 46, axis=1)))
+    assert linter.lint(write(proto, tmp_path / "m.onnx")).issues == ()
+
+
 # --- our own graphs and others' -----------------------------------------------------------------------
 
 
