@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import onnx_ir as ir
 
 from edgehybrid.errors import GraphError
+from edgehybrid.graph import constant
 from edgehybrid.graph.structure import (
     FUSED_HEAD_SIZES,
     FUSED_MAX_LENGTH,
@@ -21,7 +22,7 @@ from edgehybrid.graph.structure import (
     residual_makers,
     weight_index,
 )
-from edgehybrid.linter.moves import axis_after, inputs_back
+from edgehybrid.linter.moves import axis_after, inputs_back, maker_of
 from edgehybrid.linter.view import Edge, Rule, Site, View, dims
 
 _POINTWISE = {"Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "BatchNormalization", "Add", "Sub"}
@@ -102,9 +103,9 @@ def _padded(view: View) -> Iterator[Site]:
 
 
 def _float_skips(view: View) -> Iterator[Site]:
-    for node in view.bare.nodes("Add"):
-        makers = _makers(node)
-        if makers is None or (node, 0) in view.edges or (node, 1) in view.edges:
+    for node in view.bare.nodes("Add", "Sum"):
+        makers = _makers(view, node) if len(node.inputs) == 2 else None
+        if makers is None or view.reads_int8(node, 0) or view.reads_int8(node, 1):
             continue
         reader = next((r for r in readers(node.outputs[0], KEEPS_INT8) if view.is_int8(r)), None)
         branch = next((maker for maker in makers if view.is_int8(maker)), None)
@@ -119,17 +120,39 @@ def _rounded_branches(view: View) -> Iterator[Site]:
         maker = None if value is None else value.producer()
         if maker is None or node.op_type not in _POINTWISE or not view.is_int8(maker):
             continue
-        makers = _makers(node) if node.op_type == "Add" else None
+        makers = _makers(view, node) if node.op_type == "Add" else None
         if makers is not None and (node, 1 - index) not in view.edges and view.is_int8(makers[1 - index]):
             continue  # a shortcut convolution: the skip of an int8 branch is to be rounded
         yield view.label(maker), f"its result is rounded to int8 before {node.op_type} '{view.label(node)}' reads it"
 
 
-def _makers(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
+def _makers(view: View, node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
+    """The operators whose kernels make the two inputs of a residual sum."""
     try:
-        return residual_makers(node)
+        makers = residual_makers(node)
     except GraphError:
         return None  # an open shape, which is a finding of its own
+    return None if makers is None else (_kernel(view, makers[0]), _kernel(view, makers[1]))
+
+
+def _kernel(view: View, node: ir.Node) -> ir.Node:
+    """The convolution that computes a batch normalisation or bias behind it as well; any other node itself."""
+    last = node
+    while (index := _carried(last)) is not None and (last, index) not in view.edges:
+        maker = maker_of(last, index)
+        if maker is None:
+            break
+        last = maker
+    return last if last.op_type in ("Conv", "ConvTranspose") else node
+
+
+def _carried(node: ir.Node) -> int | None:
+    """The input that a batch normalisation or a bias is computed of; a bias differs along one axis at most."""
+    place = weight_index(node) if node.op_type == "Add" else -1
+    bias = constant(node.inputs[place]) if place >= 0 else None
+    if bias is not None and sum(side > 1 for side in bias.shape) < 2:
+        return 1 - place
+    return 0 if node.op_type == "BatchNormalization" else None
 
 
 def _float_operators(view: View) -> Iterator[Site]:

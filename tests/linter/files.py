@@ -272,12 +272,27 @@ def padded(*, after: bool) -> onnx.ModelProto:
     return net.model(net.conv(x))
 
 
-def residual(*, skip: bool, branch: bool = False) -> onnx.ModelProto:
-    """Two convolutions with a sum between them."""
+def residual(
+    *, skip: bool, branch: bool = False, then: str = "", between: bool = False, add: str = "Add"
+) -> onnx.ModelProto:
+    """Two convolutions with a sum between them.
+
+    Args:
+        skip: Whether it is rounded.
+        branch: Whether that is.
+        then: What follows the convolution of the branch: a batch normalisation or a bias.
+        between: Whether Q/DQ stands between these two.
+        add: The operator that adds.
+    """
     net = Maker()
     x = net.op("Relu", "input")
     y = net.conv(net.rounded(x))
-    y = net.op("Add", net.rounded(x) if skip else x, net.rounded(y) if branch else y)
+    y = net.rounded(y) if between else y
+    if then == "BatchNormalization":
+        y = net.op(then, y, *(net.const(np.ones(32)) for _ in range(4)))
+    elif then:
+        y = net.op(then, net.const(np.ones((32, 1, 1))), y)
+    y = net.op(add, net.rounded(x) if skip else x, net.rounded(y) if branch else y)
     return net.model(net.conv(net.rounded(y)))
 
 
@@ -400,6 +415,21 @@ CASES: dict[str, tuple[str, Make, Make]] = {
     "depthwise": ("grouped-int8", lambda: grouped(32), lambda: grouped(1)),
     "pad": ("pad-conv", lambda: padded(after=True), lambda: padded(after=False)),
     "float skip": ("float-skip", lambda: residual(skip=False), lambda: residual(skip=True)),
+    "float skip of a Sum": (
+        "float-skip",
+        lambda: residual(skip=False, add="Sum"),
+        lambda: residual(skip=True, add="Sum"),
+    ),
+    "float skip behind batch norm": (
+        "float-skip",
+        lambda: residual(skip=False, then="BatchNormalization"),
+        lambda: residual(skip=True, then="BatchNormalization"),
+    ),
+    "float skip behind a bias": (
+        "float-skip",
+        lambda: residual(skip=False, then="Add"),
+        lambda: residual(skip=True, then="Add"),
+    ),
     "rounded branch": (
         "rounded-output",
         lambda: residual(skip=True, branch=True),

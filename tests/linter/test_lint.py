@@ -130,6 +130,22 @@ def test_an_open_shape_hides_no_other_finding(tmp_path: Path) -> None:
     assert broken(linter.lint(write(proto, tmp_path / "m.onnx"))) == {"open-shape", "zero-point"}
 
 
+@pytest.mark.parametrize("then", ["BatchNormalization", "Add"])
+def test_a_convolution_that_is_rounded_before_its_bias_adds_no_skip(then: str, tmp_path: Path) -> None:
+    found = linter.lint(write(files.residual(skip=False, then=then, between=True), tmp_path / "m.onnx"))
+    assert broken(found) == {"rounded-output"}
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_skip_may_be_moved_after_it_is_rounded(moved: bool, tmp_path: Path) -> None:
+    net = files.Maker()
+    x = net.op("Relu", "input")
+    skip = net.op("Transpose", net.rounded(x) if moved else x, perm=[0, 1, 3, 2])
+    y = net.op("Add", skip, net.conv(net.rounded(x)))
+    found = linter.lint(write(net.model(net.conv(net.rounded(y))), tmp_path / "m.onnx"))
+    assert broken(found) == (set() if moved else {"float-skip"})
+
+
 def test_two_scales_are_told_where_they_meet_and_not_again_behind(tmp_path: Path) -> None:
     net = files.Maker()
     x = net.op("Concat", net.rounded("input"), net.rounded(net.op("Relu", "input"), 0.2), axis=1)
