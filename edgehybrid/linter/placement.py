@@ -34,6 +34,9 @@ _FLOAT_ONLY = {
 }  # fmt: skip
 """Operators without int8 kernels: TensorRT dequantizes what they read."""
 
+_COPIES = {"Identity", "Dropout"}
+"""Operators that a build leaves out."""
+
 _SAME_SCALE = MOVES | {"MaxPool", "AveragePool", "Resize", "Slice", "Split", "Pad", "Concat"}
 """Operators that pass int8 through where the scale is the same on both sides."""
 
@@ -95,10 +98,10 @@ def _grouped(view: View) -> Iterator[Site]:
 
 
 def _padded(view: View) -> Iterator[Site]:
-    for node in view.bare.nodes("Conv"):
-        value = node.inputs[0]
-        maker = None if value is None else value.producer()
-        if (node, 0) in view.edges and maker is not None and maker.op_type == "Pad":
+    for node in view.bare.nodes("Conv", "ConvTranspose"):
+        path = list(inputs_back(node, 0, _COPIES))
+        maker = maker_of(*path[-1])
+        if maker is not None and maker.op_type == "Pad" and any(step in view.edges for step in path):
             yield view.label(maker), f"Q/DQ stands between this Pad and '{view.label(node)}'"
 
 

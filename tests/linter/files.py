@@ -264,12 +264,22 @@ def grouped(group: int) -> onnx.ModelProto:
     return net.model(net.conv(net.rounded("input"), side=3, group=group))
 
 
-def padded(*, after: bool) -> onnx.ModelProto:
-    """Q/DQ after or before a Pad."""
+def padded(*, after: bool, kind: str = "Conv", then: str = "", late: bool = False) -> onnx.ModelProto:
+    """Q/DQ after or before a Pad.
+
+    Args:
+        after: Which of them.
+        kind: The operator that reads it.
+        then: An operator that follows the Pad.
+        late: Whether that follows the Q/DQ as well.
+    """
     net = Maker()
     sides = net.const([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
-    x = net.rounded(net.op("Pad", "input", sides)) if after else net.op("Pad", net.rounded("input"), sides)
-    return net.model(net.conv(x))
+    x = net.op("Pad", "input" if after else net.rounded("input"), sides)
+    x = net.op(then, x) if then else x
+    x = net.rounded(x) if after else x
+    x = net.op(then, x) if late else x
+    return net.model(net.op(kind, x, net.weight(32, 32, 1, 1, axis=1 if kind == "ConvTranspose" else 0)))
 
 
 def residual(
@@ -414,6 +424,21 @@ CASES: dict[str, tuple[str, Make, Make]] = {
     "reshaped by columns": ("weight-axis", lambda: reshaped(1), lambda: reshaped(0)),
     "depthwise": ("grouped-int8", lambda: grouped(32), lambda: grouped(1)),
     "pad": ("pad-conv", lambda: padded(after=True), lambda: padded(after=False)),
+    "pad before a ConvTranspose": (
+        "pad-conv",
+        lambda: padded(after=True, kind="ConvTranspose"),
+        lambda: padded(after=False, kind="ConvTranspose"),
+    ),
+    "pad and identity": (
+        "pad-conv",
+        lambda: padded(after=True, then="Identity"),
+        lambda: padded(after=False, then="Identity"),
+    ),
+    "pad between identities": (
+        "pad-conv",
+        lambda: padded(after=True, then="Identity", late=True),
+        lambda: padded(after=False, then="Identity", late=True),
+    ),
     "float skip": ("float-skip", lambda: residual(skip=False), lambda: residual(skip=True)),
     "float skip of a Sum": (
         "float-skip",
