@@ -27,6 +27,9 @@ _LEAST_SCALE = 2.0**-15
 _LEAST_WEIGHT_SCALE = 2.0**-20
 """Nothing is divided by the scale of a weight; below, float16 has fewer than 4 bits for it."""
 
+_FLOAT16_INFINITE = 65520.0
+"""From here on, float16 rounds to infinity."""
+
 _FLOAT16_LEAST = 2.0**-25
 """At and below, float16 rounds to zero."""
 
@@ -175,21 +178,27 @@ def _shares_axis(node: ir.Node, quantizer: ir.Node) -> bool:
 
 
 def _ranges(view: View) -> Iterator[Site]:
-    """Constants that float16 cannot hold, where a build may choose float16 or has to."""
+    """Constants and quantized tensors that float16 cannot hold, where a build may choose float16 or has to."""
     values = [v for node in view.graph.nodes() for v in node.inputs]
     typed = any(v is not None and v.dtype == ir.DataType.FLOAT16 for v in values)
+    judged = {np.dtype(np.float16)} if typed else {np.dtype(np.float16), np.dtype(np.float32)}
     for node, name in label_nodes(view.graph).items():
         if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Constant", "Resize", "Cast"):
             continue
         for value in node.inputs:
             array = constant(value)
-            if value is None or array is None or array.dtype not in (np.float16, np.float32) or not array.size:
-                continue
-            if array.dtype == np.float32 and typed:
-                continue  # strongly typed: float32 stays float32
+            if value is None or array is None or array.dtype not in judged or not array.size:
+                continue  # in a strongly typed graph float32 stays float32
             text = _range_text(array.astype(np.float32), masked=node.op_type in _MASKED)
             if text:
                 yield name, f"'{value.name}' {text}"
+    for carrier in view.carriers:
+        if carrier.scale is None or carrier.scale.dtype not in judged or carrier.dtype != ir.DataType.INT8:
+            continue
+        scale = carrier.scale.astype(np.float64)
+        reach = 127 * scale[np.isfinite(scale)].max(initial=0)
+        if reach >= _FLOAT16_INFINITE:
+            yield carrier.name, f"level 127 of '{carrier.tensor}' is {reach:.4g}, float16 ends at {FLOAT16_MAX:.0f}"
 
 
 def _range_text(array: NDArray[np.float32], *, masked: bool) -> str:

@@ -82,12 +82,12 @@ def half(opset: int = 19, scale: float = 0.1, dtype: type = np.float16) -> onnx.
     return net.model(net.conv(net.rounded("input", np.asarray(scale, dtype))))
 
 
-def second_type(dtype: type) -> onnx.ModelProto:
+def second_type(dtype: type, scale: float = 0.1) -> onnx.ModelProto:
     """Two convolutions, the second between Casts with scales of another type."""
     net = Maker(opset=19, float16=True)
     x = net.conv(net.rounded("input"))
     kind = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16}[dtype]
-    x = net.rounded(net.op("Cast", x, to=kind), np.asarray(0.1, dtype))
+    x = net.rounded(net.op("Cast", x, to=kind), np.asarray(scale, dtype))
     x = net.conv(x, net.weight(32, 32, 1, 1, scale=np.full(32, 0.01, dtype)))
     return net.model(net.op("Cast", x, to=TensorProto.FLOAT16))
 
@@ -174,6 +174,13 @@ def large(value: float) -> onnx.ModelProto:
     """A constant factor."""
     net = Maker()
     return net.model(net.op("Mul", net.conv(net.rounded("input")), net.const(value)))
+
+
+def weighed(scale: float) -> onnx.ModelProto:
+    """A convolution, and the scale of one output channel of its weight."""
+    net = Maker()
+    scales = np.where(np.arange(32) == 5, scale, 0.01)
+    return net.model(net.conv(net.rounded("input"), net.weight(32, 32, 1, 1, scale=scales)))
 
 
 def clipped(least: float, kind: str = "MatMul") -> onnx.ModelProto:
@@ -399,6 +406,9 @@ CASES: dict[str, tuple[str, Make, Make]] = {
     "rescaling behind a Transpose": ("unequal-pair", lambda: moved(0.2), moved),
     "large constant": ("float16-range", lambda: large(1e5), lambda: large(6e4)),
     "tiny constant": ("float16-range", lambda: large(1e-12), lambda: large(1e-5)),
+    "large scale": ("float16-range", lambda: plain(scale=516.0), lambda: plain(scale=515.0)),
+    "large float16 scale": ("float16-range", lambda: half(scale=516.0), lambda: half(scale=515.0)),
+    "large scale of a weight": ("float16-range", lambda: weighed(516.0), lambda: weighed(515.0)),
     "ReLU6 of tokens": ("lost-bound", lambda: clipped(0.0), lambda: clipped(-1.0)),
     "ReLU6 of a Gemm": ("lost-bound", lambda: clipped(0.0, "Gemm"), lambda: clipped(-1.0, "Gemm")),
     "open batch": ("open-shape", lambda: shaped("n"), lambda: shaped(2)),

@@ -130,6 +130,11 @@ def test_an_open_shape_hides_no_other_finding(tmp_path: Path) -> None:
     assert broken(linter.lint(write(proto, tmp_path / "m.onnx"))) == {"open-shape", "zero-point"}
 
 
+def test_the_range_of_a_float32_island_is_that_of_float32(tmp_path: Path) -> None:
+    found = linter.lint(write(files.second_type(np.float32, 1e3), tmp_path / "m.onnx"))
+    assert broken(found) == {"mixed-scale-types"}
+
+
 @pytest.mark.parametrize("then", ["BatchNormalization", "Add"])
 def test_a_convolution_that_is_rounded_before_its_bias_adds_no_skip(then: str, tmp_path: Path) -> None:
     found = linter.lint(write(files.residual(skip=False, then=then, between=True), tmp_path / "m.onnx"))
