@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from edgehybrid.graph import MAX_OPSET, constant, label_nodes
 from edgehybrid.graph.half import FLOAT16_MAX
 from edgehybrid.graph.structure import input_of, weight_index
+from edgehybrid.linter.carriers import axis_of, same_numbers
 from edgehybrid.linter.moves import axis_after, inputs_back, quantizer_of
-from edgehybrid.linter.view import Rule, Site, View, axis_of, dims, same_numbers
+from edgehybrid.linter.view import Rule, Site, View, dims
 
 _INTEGER_OPS = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
 _OTHER_TYPES = {"FLOAT8E4M3FN", "INT4", "FLOAT4E2M1"}
