@@ -139,7 +139,10 @@ def _makers(view: View, node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
 
 
 def _kernel(view: View, node: ir.Node) -> ir.Node:
-    """The convolution that computes a batch normalisation or bias behind it as well; any other node itself."""
+    """The convolution that computes a batch normalisation or bias behind it as well; any other node itself.
+
+    Of matrix products no source says that they add a skip behind a bias of its own, and placement leaves it float.
+    """
     last = node
     while (index := _carried(last)) is not None and (last, index) not in view.edges:
         maker = maker_of(last, index)
