@@ -96,10 +96,10 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
     found = []
     for softmax in graph.nodes("Softmax"):
         scores, sums = _products_around(softmax, SCORES, MOVES)
-        plain = bool(sums) and any(weight_index(node) < 0 for node in scores)
+        plain = bool(sums) and not all(map(is_weighted, scores))
         if not plain:
             around = _products_around(softmax, _BOUNDED, _WEIGHED)
-            scores, sums = (tuple(node for node in side if weight_index(node) < 0) for side in around)
+            scores, sums = (tuple(node for node in side if not is_weighted(node)) for side in around)
         if scores and sums:
             found.append(Attention(softmax, scores, sums, plain))
     return tuple(found)
@@ -202,6 +202,17 @@ def _root(value: ir.Value) -> ir.Value:
 def weight_index(node: ir.Node) -> int:
     """Which operand of a product or sum is constant: 1, 0, or -1 for none."""
     return next((index for index in (1, 0) if constant(node.inputs[index]) is not None), -1)
+
+
+def is_weighted(node: ir.Node) -> bool:
+    """Whether an operand of a product is constant, as it is or moved."""
+    for index in (0, 1):
+        value = input_of(node, index)
+        while (maker := value.producer()) is not None and maker.op_type in MOVES:
+            value = input_of(maker, 0)
+        if constant(value) is not None:
+            return True
+    return False
 
 
 def input_of(node: ir.Node, index: int) -> ir.Value:

@@ -18,6 +18,7 @@ from edgehybrid.graph.structure import (
     core_sizes,
     find_attentions,
     fits_fused_int8,
+    is_weighted,
     readers,
     residual_makers,
     weight_index,
@@ -45,7 +46,7 @@ def _illegal_attentions(view: View) -> Iterator[Site]:
     for attention in find_attentions(view.bare):
         for node, sizes in _sizes(attention).items():
             touched = any(view.reads_int8(node, index) for index in (0, 1))
-            if touched and weight_index(node) < 0 and not fits_fused_int8(*sizes):
+            if touched and not is_weighted(node) and not fits_fused_int8(*sizes):
                 head, queries, keys = sizes
                 yield view.label(node), f"int8 attention of head size {head}, {queries} queries and {keys} keys"
 
@@ -53,7 +54,7 @@ def _illegal_attentions(view: View) -> Iterator[Site]:
 def _partial_attentions(view: View) -> Iterator[Site]:
     for attention in find_attentions(view.bare):
         sizes = _sizes(attention)
-        cores = [node for node in sizes if weight_index(node) < 0]
+        cores = [node for node in sizes if not is_weighted(node)]
         if not cores or not all(fits_fused_int8(*sizes[node]) for node in cores):
             continue
         inputs = [view.reads_int8(node, index) for node in cores for index in (0, 1)]

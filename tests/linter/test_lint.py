@@ -190,12 +190,18 @@ def test_attention_is_one_whatever_bounds_or_guards_it(change: dict[str, str], t
         assert broken(linter.lint(write(proto, tmp_path / "m.onnx"))) == rules
 
 
-def test_a_softmax_between_products_with_weights_is_no_attention(tmp_path: Path) -> None:
-    """Bounded class scores, a mixture of what they weigh, and a layer of that."""
+@pytest.mark.parametrize("bound", ["Identity", "Tanh"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_softmax_between_products_with_weights_is_no_attention(transposed: bool, bound: str, tmp_path: Path) -> None:
+    """Class scores, what they weigh, and a layer of that; torch exporters write a weight and its Transpose."""
     net = files.Maker(shape=(8, 46))
-    scores = net.op("Tanh", net.op("MatMul", net.rounded("input"), net.weight(46, 46, axis=1)))
-    mixed = net.op("Mul", net.op("Softmax", scores, axis=-1), "input")
-    proto = net.model(net.op("MatMul", net.rounded(mixed), net.weight(46, 46, axis=1)))
+
+    def linear(x: str) -> str:
+        weight = net.weight(46, 46, axis=0 if transposed else 1)
+        return net.op("MatMul", net.rounded(x), net.op("Transpose", weight) if transposed else weight)
+
+    weights = net.op("Softmax", net.op(bound, linear("input")), axis=-1)
+    proto = net.model(linear(net.op("Mul", weights, "input") if bound == "Tanh" else weights))
     assert linter.lint(write(proto, tmp_path / "m.onnx")).issues == ()
 
 
