@@ -142,7 +142,7 @@ def _makers(view: View, node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
 def _kernel(view: View, node: ir.Node) -> ir.Node:
     """The convolution that computes a batch normalisation or bias behind it as well; any other node itself.
 
-    Of matrix products no source says that they add a skip behind a bias of its own, and placement leaves it float.
+    The reports are of convolutions; behind a matrix product and a bias of its own, placement leaves the skip float.
     """
     last = node
     while (index := _carried(last)) is not None and (last, index) not in view.edges:
