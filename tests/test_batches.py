@@ -1,5 +1,6 @@
 """A network built for several images at a time is quantized as it is for one."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,16 @@ def test_what_runs_in_int8_does_not_depend_on_the_batch() -> None:
     )
     assert three == one
     assert {"conv-on-vector", "gemv", "conv-int8"} <= {rule for _, _, _, rule, _ in one}
+
+
+def test_files_of_other_batches_get_the_same_ranges() -> None:
+    tensors = []
+    for batch in (1, 4):
+        model = Path(f"fixed{batch}.onnx")
+        model.write_bytes(graph_of(squeezing(batch)).to_bytes())
+        made = edgehybrid.calibrate(model=str(model), calib="images.npz", crop_pct=1.0, output=Path(f"r{batch}.json"))
+        tensors.append(json.loads(Path(made.path).read_bytes())["tensors"])
+    assert tensors[1] == tensors[0]
 
 
 def test_a_file_of_a_fixed_batch_is_calibrated_as_it_is() -> None:

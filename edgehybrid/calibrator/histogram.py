@@ -126,14 +126,14 @@ class Tally:
         self._stage = np.empty(STAGE, np.uint16)
         self._staged = 0
 
-    def add(self, values: NDArray[np.float32], copies: int = 1, phase: int = 0, images: int = 1) -> None:
+    def add(self, values: NDArray[np.float32], copies: int = 1, phase: int = 0, *, one: bool = True) -> None:
         """Count activations.
 
         Args:
             values: Contiguous, of any shape.
-            copies: How many times every image is in `values`; each is counted once.
+            copies: How many times everything is in `values`; it is counted once.
             phase: 0 or more, by which the first value that is counted is chosen.
-            images: How many images, copies included, lie in `values` one after another; 0: they cannot be told apart.
+            one: Whether they are of one image; else its largest |x| is not known.
 
         Raises:
             FloatingPointError: An infinity or a NaN; the tally is spoilt.
@@ -141,17 +141,12 @@ class Tally:
         """
         if not values.size:
             return
-        if images > copies:
-            rows = values.reshape(images, -1)
-            peaks = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-            amax, recent = float(peaks.max()), peaks[: images // copies].tolist()
-        else:
-            amax = max(float(values.max()), -float(values.min()))
-            recent = [amax] if images else []
+        amax = max(float(values.max()), -float(values.min()))
         if not amax < math.inf:  # as a NaN is not
             raise FloatingPointError
         self._amax = max(self._amax, amax)
-        self._recent += recent
+        if one:
+            self._recent.append(amax)
         if len(self._recent) >= RECENT:
             self._sort_peaks()
         numbers = _signed_bins(values)[phase % self._stride :: self._stride]

@@ -31,12 +31,12 @@ def observe(
 
     Every image runs at the graph's own batch size, whatever the size of `batches`, and counts are integers. On a
     graph of batch 1 the result is therefore the same to the last bit for any order, batching or sharding of the
-    images, given the same machine and number of threads. On a graph of batch N it is so wherever the kernels treat
-    the N places of a batch alike.
+    images, given the same machine and number of threads. On a graph of batch N it is so, and the same as on one of
+    batch 1, wherever the kernels treat the N places of a batch alike.
 
-    On a graph of batch 1, at most SAMPLED activations of a tensor are counted per image, evenly spread over all its
-    dimensions (`stride_of`). Where to begin is read off the image itself, so that a place which stands out in every
-    image is met in its share of them. On a graph of batch N every activation is counted.
+    At most SAMPLED activations of a tensor are counted per image, evenly spread over all its dimensions (`stride_of`).
+    Where to begin is read off the image itself, so that a place which stands out in every image is met in its share
+    of them. Of a tensor that does not hold the images of a batch one after the other every activation is counted.
 
     While one image is counted, the next one runs, where there is a second core for it.
 
@@ -59,9 +59,9 @@ def observe(
     watched = set(sources.values())
     taps = [name for name in map(name_of, values(graph)) if name in watched]
     scratch = np.empty(STAGE, np.intp)
-    alone = shape_of(graph.input)[0] == 1
+    batch = shape_of(graph.input)[0]
     tallies = {
-        name_of(value): Tally(stride_of(shape_of(value)) if alone else 1, scratch)
+        name_of(value): Tally(_stride(shape_of(value), batch), scratch)
         for value in values(graph)
         if value.name in watched
     }
@@ -77,7 +77,7 @@ def observe(
             slot.run(group)
             if pending is not None:
                 pending.result()
-            pending = pool.submit(_count, graph, slot, tallies, copies, images, zlib.crc32(group.data))
+            pending = pool.submit(_count, graph, slot, tallies, copies, images, [zlib.crc32(image) for image in group])
             images += len(group) // copies
             if progress is not None:
                 progress(images)
@@ -114,18 +114,36 @@ def source_of(value: ir.Value) -> ir.Value:
     return value
 
 
-def _count(graph: Graph, slot: Slot, tallies: Mapping[str, Tally], copies: int, image: int, phase: int) -> None:
-    """Count what one run left in the slot.
+def _apart(shape: tuple[int, ...], batch: int) -> bool:
+    """Whether a tensor holds the images of a batch one after the other, as wherever a batch is kept at all."""
+    return bool(shape) and shape[0] % batch == 0
+
+
+def _stride(shape: tuple[int, ...], batch: int) -> int:
+    """Of what is counted, by the share of one image."""
+    return stride_of((shape[0] // batch, *shape[1:])) if _apart(shape, batch) else 1
+
+
+def _count(
+    graph: Graph, slot: Slot, tallies: Mapping[str, Tally], copies: int, image: int, phases: Sequence[int]
+) -> None:
+    """Count what one run left in the slot; `phases`, one per place of the batch, say where sampling begins.
 
     Raises:
         StageError: An activation is not finite, or depends on its place in the batch.
     """
-    name, batch = "", shape_of(graph.input)[0]
+    name, batch = "", len(phases)
     try:
         for name, tally in tallies.items():
             array = slot.arrays[name]
-            apart = array.ndim > 0 and len(array) % batch == 0  # images come first wherever a batch is kept at all
-            tally.add(array, copies, phase, batch if apart else 0)
+            if not _apart(array.shape, batch):
+                tally.add(array, copies, one=False)
+                continue
+            shares = array.reshape(batch, -1)
+            if copies > 1 and not np.array_equal(shares, np.broadcast_to(shares[0], shares.shape), equal_nan=True):
+                raise ValueError("copies of one image gave different activations")
+            for share, phase in zip(shares[: batch // copies], phases, strict=False):
+                tally.add(share, phase=phase)
     except FloatingPointError as error:
         array = slot.arrays[name]
         place = f"image {image + 1}" if batch == 1 else f"images {image + 1} to {image + batch}"

@@ -131,7 +131,8 @@ def test_the_median_peak_is_that_of_the_images_which_are_not_zero_everywhere(pea
     images = np.zeros((len(peaks) + 3, 2, 5), np.float32)
     images[: len(peaks), 1, 3] = np.negative(peaks)
     counter = Tally()
-    counter.add(images, images=len(images))
+    for image in images:
+        counter.add(image)
     found = counter.histogram()
     assert sum(found.peaks.values()) == len(images)
     assert np.sort(peaks)[(len(peaks) - 1) // 2] == pytest.approx(found.median_peak, rel=1 / 128)
@@ -140,7 +141,7 @@ def test_the_median_peak_is_that_of_the_images_which_are_not_zero_everywhere(pea
 
 def test_images_that_cannot_be_told_apart_have_no_peaks() -> None:
     counter = Tally()
-    counter.add(np.ones(6, np.float32), images=0)
+    counter.add(np.ones(6, np.float32), one=False)
     assert (dict(counter.histogram().peaks), counter.histogram().median_peak) == ({}, 0)
 
 
@@ -161,7 +162,7 @@ def test_copies_count_once() -> None:
     array = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     counter = Tally()
     counter.add(array)
-    counter.add(np.stack([array + 1] * 4), copies=4, images=4)
+    counter.add(np.stack([array + 1] * 4), copies=4)
     assert alike(counter.histogram(), tally(array, array + 1))
 
 

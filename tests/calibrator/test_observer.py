@@ -94,9 +94,10 @@ def test_the_counts_are_those_of_the_tensors_large_ones_every_few_values(cmt_ti_
     assert seen.tensors["input"].amax == np.abs(images).max()
 
 
-def test_a_graph_of_batch_2_sees_what_one_of_batch_1_sees_with_an_odd_image_left_over() -> None:
-    images = np.round(make_images(5))  # with integers and powers of two every sum is exact
-    single, double = (make_exact_net(batch) for batch in (1, 2))
+@pytest.mark.parametrize("size", [8, 96])
+def test_a_graph_of_batch_2_sees_what_one_of_batch_1_sees_with_an_odd_image_left_over(size: int) -> None:
+    images = np.round(make_images(5, size=size))  # with integers and powers of two every sum is exact
+    single, double = (make_exact_net(batch, size) for batch in (1, 2))
     assert same(observe(single, [images], ("input", "y", "z")), observe(double, [images], ("input", "y", "z")))
 
 
@@ -109,7 +110,7 @@ def test_every_image_has_its_own_peak() -> None:
         assert 1 <= seen.median_peak <= 1.01  # of the four that are not dark
 
 
-def make_exact_net(batch: int) -> Graph:
+def make_exact_net(batch: int, size: int) -> Graph:
     nodes = [
         helper.make_node("Conv", ["input", "kernel"], ["y"], "conv"),
         helper.make_node("Relu", ["y"], ["z"], "relu"),
@@ -120,7 +121,7 @@ def make_exact_net(batch: int) -> Graph:
         "kernel": np.round(4 * random.normal(size=(4, 3, 3, 3))).astype(np.float32) / 4,
         "kernel2": np.ones((2, 4, 1, 1), np.float32),
     }
-    return make_graph(nodes, weights, (batch, 3, 8, 8), "out")
+    return make_graph(nodes, weights, (batch, 3, size, size), "out")
 
 
 def test_an_activation_that_depends_on_the_place_in_the_batch_is_refused() -> None:
