@@ -188,6 +188,7 @@ def test_a_jetson_target_gets_the_typed_dialect_and_no_latency_of_this_machine(
         weights=str(checkpoint), num_calib=8, precision=precision, target="orin-nano-8gb", output=home / precision
     )
     assert all(row.latency is None for row in report.rows)
+    assert [row.status for row in report.rows] == ["deferred", "measured", *["deferred"] * (len(report.rows) - 2)]
     assert (report.rows[-1].backend, report.rows[-1].status) == ("tensorrt", "deferred")
     assert report.engine.status in ("checked", "deferred")
     import onnx

@@ -275,6 +275,36 @@ def test_untrained_networks_leave_no_answers() -> None:
     assert findings.answers({"fp32": logits(0)}, None, "order", trained=True) is None
 
 
+@pytest.mark.parametrize(
+    ("labels", "trained", "statuses"),
+    [(LABELS, True, ["measured", "measured"]), (None, True, ["deferred", "measured"]),
+     (LABELS, False, ["deferred", "measured"])],
+)  # fmt: skip
+def test_a_row_without_a_measurement_does_not_call_itself_measured(
+    labels: np.ndarray | None,  # type: ignore[type-arg]
+    trained: bool,
+    statuses: list[str],
+    tmp_path: Path,
+) -> None:
+    network = tmp_path / "network"
+    network.write_bytes(b"none")
+    given = {"fp32": logits(80), "int8": logits(90)}
+    scored = findings.accuracy_rows({"fp32": network, "int8": network}, given, labels, trained)  # type: ignore[arg-type]
+    assert [row.status for row in scored] == statuses
+    board = samples.orin_nano()
+    rows = findings.with_latency(scored, {}, board)
+    assert [row.status for row in rows] == statuses
+    told = "run as the reference of the others" if statuses[0] == "deferred" else "scored"
+    assert rows[0].reason == f"{told} on this machine; latency is orin-nano-8gb's to measure"
+    assert rows[1].reason == "scored on this machine; latency is orin-nano-8gb's to measure"
+    moved = findings.scored_elsewhere(rows, board, "a laptop")
+    assert [row.reason for row in moved] == [
+        f"{deed} on a laptop, where the bundle was made" for deed in (told, "scored")
+    ]
+    timed = findings.with_latency(scored, {"fp32": samples.latency(5.0), "int8": samples.latency(9.0)}, board)
+    assert [row.status for row in timed] == ["measured", "measured"]
+
+
 def test_the_command_line_takes_several_bundles_and_prints_a_comparison(
     write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

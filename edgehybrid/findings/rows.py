@@ -36,7 +36,8 @@ def accuracy_rows(
 ) -> tuple[Row, ...]:
     """One row per precision; the first is the reference of drop and fidelity.
 
-    Untrained weights get no accuracy: a number there would only look like one.
+    Untrained weights get no accuracy: a number there would only look like one. A reference without one has nothing
+    that was measured, and does not say so.
 
     Args:
         files: Precision -> graph.
@@ -49,7 +50,7 @@ def accuracy_rows(
     reference, known = logits[precisions[0]], labels if trained else None
     rows = []
     for precision in precisions:
-        row = Row(precision, HOST, "measured", bytes=files[precision].stat().st_size)
+        row = Row(precision, HOST, "deferred", bytes=files[precision].stat().st_size)
         if precision == "fp16":
             row = replace(row, reason="ONNX Runtime's CPU computes fp16 in float32: only stored values are rounded")
         before = None if precision == precisions[0] else reference
@@ -75,7 +76,7 @@ def engine_rows(
     """
     known, rows = labels if trained else None, []
     for precision, file in engines.items():
-        row = Row(precision, file.backend, "measured", bytes=file.path.stat().st_size)
+        row = Row(precision, file.backend, "deferred", bytes=file.path.stat().st_size)
         rows.append(_judged(row, logits[precision], reference, known))
     return tuple(rows)
 
@@ -153,25 +154,31 @@ def timed_rows(
 def with_latency(rows: tuple[Row, ...], latencies: Mapping[Precision, Latency], target: Target) -> tuple[Row, ...]:
     """Rows with their latency, or with the reason why this machine's would be the wrong one to show."""
     return tuple(
-        replace(row, latency=latencies[row.precision], ratio=_ratio(row.precision, latencies))
+        replace(row, status="measured", latency=latencies[row.precision], ratio=_ratio(row.precision, latencies))
         if row.precision in latencies
-        else replace(row, reason=_scored_here(target))
+        else replace(row, reason=_run_here(row, target))
         for row in rows
     )
 
 
 def scored_elsewhere(rows: tuple[Row, ...], target: Target, name: str) -> tuple[Row, ...]:
     """The rows of graphs in a bundle that came from another machine, which is named."""
-    reason = f"scored on {name}, where the bundle was made"
     return tuple(
-        replace(row, reason=reason, latency=None, ratio=None) if row.reason in (None, _scored_here(target)) else row
+        replace(row, reason=f"{_deed(row)} on {name}, where the bundle was made", latency=None, ratio=None)
+        if row.reason in (None, _run_here(row, target))
+        else row
         for row in rows
     )
 
 
-def _scored_here(target: Target) -> str:
+def _run_here(row: Row, target: Target) -> str:
     """Why a row of this machine has no latency."""
-    return f"scored on this machine; latency is {target.name}'s to measure"
+    return f"{_deed(row)} on this machine; latency is {target.name}'s to measure"
+
+
+def _deed(row: Row) -> str:
+    """What a machine did with the graph of a row."""
+    return "scored" if row.status == "measured" else "run as the reference of the others"
 
 
 def target_rows(target: Target, engines: Mapping[Precision, Engine], untried: str | None = None) -> tuple[Row, ...]:
@@ -238,9 +245,9 @@ def _judged(
 ) -> Row:
     """The row with accuracy where there are labels, fidelity where there is a reference, and drop where both are."""
     if labels is not None:
-        row = replace(row, accuracy=evaluator.accuracy(logits, labels))
+        row = replace(row, status="measured", accuracy=evaluator.accuracy(logits, labels))
     if reference is not None:
-        row = replace(row, fidelity=evaluator.fidelity(reference, logits, outputs))
+        row = replace(row, status="measured", fidelity=evaluator.fidelity(reference, logits, outputs))
         if labels is not None:
             row = replace(row, drop=evaluator.drop(reference, logits, labels))
     return row

@@ -223,7 +223,8 @@ def _accuracy_cells(report: Report, row: Row) -> tuple[tuple[str, str], ...]:
     if not report.model.weights.trained:
         return (unmeasured,) * 3
     scored = any(r.accuracy is not None for r in report.rows)
-    unknown = ("reference" if row.precision == "fp32" and row.status == "measured" else "–", "")
+    is_reference = row is report.rows[0] or row.status == "measured"  # whatever else of it is not measured
+    unknown = ("reference" if row.precision == "fp32" and is_reference else "–", "")
     images = 0 if row.accuracy is None else row.accuracy.n
     top1 = ("–", "") if row.accuracy is None else wording.top1_text(row.accuracy)
     drop = unknown if row.drop is None else wording.drop_text(row.drop, images)
