@@ -43,7 +43,8 @@ def check_file(
         )
     from edgehybrid import store
 
-    places = {path.parent.resolve(), path.resolve().parent}
+    with store.guarding(path):
+        places = {path.parent.resolve(), path.resolve().parent}
     for folder in places:
         if store.may_be_bundle(folder):
             raise UsageError(

@@ -75,7 +75,7 @@ def check_output(
         )
     with guarding(folder):
         existing = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        parent = folder
+        parent = folder.absolute()
         while not parent.exists():
             parent = parent.parent
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -146,7 +146,7 @@ def write_bundle(
         ResourceError: Disk full or not writable; an older bundle there stays whole unless the failure falls
             between the renames, and then `open_bundle` refuses it and a second build repairs it.
     """
-    with locked(f"bundle {folder.resolve()}"), guarding(folder):
+    with guarding(folder), locked(f"bundle {folder.resolve()}"):
         fresh = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tmp"):

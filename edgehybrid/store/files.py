@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgehybrid.errors import ResourceError
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (
     errno.EACCES,
     errno.EPERM,
@@ -100,7 +100,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def guarding(place: Path) -> Iterator[None]:
-    """Turn a full disk, a lack of permission or a file in the way into a ResourceError about `place`."""
+    """Turn a full disk, a limit, a lack of permission or a file in the way into a ResourceError about `place`."""
     try:
         yield
     except OSError as error:
@@ -111,6 +111,18 @@ def guarding(place: Path) -> Iterator[None]:
                 why=f"{error.strerror}: {_free_bytes(place)} are free now that the part written is removed",
                 fix="free some space, or give another disk with --output and EDGEHYBRID_CACHE_DIR",
             ) from error
+        if error.errno == errno.EFBIG:
+            raise ResourceError(
+                f"{where} may not become as large as it has to",
+                why=f"{error.strerror}: a limit of the shell (ulimit -f) or of the file system",
+                fix="ulimit -f unlimited, or give another disk with --output and EDGEHYBRID_CACHE_DIR",
+            ) from error
+        if error.errno == errno.ENOENT and _is_nowhere():
+            raise ResourceError(
+                f"cannot write {where}",
+                why="the current folder was removed",
+                fix="cd to a folder that is there, or give --output a path that begins with /",
+            ) from error
         if error.errno in _NOT_WRITABLE:
             raise ResourceError(
                 f"cannot write {where}",
@@ -118,6 +130,15 @@ def guarding(place: Path) -> Iterator[None]:
                 fix="choose another place with --output or EDGEHYBRID_CACHE_DIR, or correct its permissions",
             ) from error
         raise
+
+
+def _is_nowhere() -> bool:
+    """Whether the folder that relative paths begin at was removed."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _meant(path: Path) -> Path:

@@ -1,32 +1,68 @@
 """Files are never half there."""
 
+import errno
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from edgehybrid import store
 from edgehybrid.errors import ResourceError
+from edgehybrid.pipeline.outputs import check_file
 
 
 @pytest.fixture
-def small_disk() -> Iterator[None]:
-    """Files of more than 64 KiB fail to be written, as on a full disk (EFBIG stands in for ENOSPC)."""
+def small_files() -> Iterator[None]:
+    """Files of more than 64 KiB fail to be written."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_keeps_the_old_file_and_leaves_no_temporary(tmp_path: Path, small_disk: None) -> None:
+def test_a_limit_of_size_keeps_the_old_file_and_is_not_called_a_full_disk(tmp_path: Path, small_files: None) -> None:
+    store.write_atomic(tmp_path / "a.bin", b"old")
+    with pytest.raises(ResourceError, match="may not become as large") as caught:
+        store.write_atomic(tmp_path / "a.bin", bytes(100_000))
+    assert caught.value.exit_code == 8
+    assert "ulimit -f" in caught.value.fix
+    assert (tmp_path / "a.bin").read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_temporary(tmp_path: Path) -> None:
+    def cut_off() -> Iterator[bytes]:
+        yield b"half"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     store.write_atomic(tmp_path / "a.bin", b"old")
     with pytest.raises(ResourceError, match="no space left") as caught:
-        store.write_atomic(tmp_path / "a.bin", bytes(100_000))
+        store.write_atomic(tmp_path / "a.bin", cut_off())
     assert caught.value.exit_code == 8
     assert (tmp_path / "a.bin").read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: store.write_atomic(path, b"x"),
+        lambda path: store.write_bundle(path, {"a": b"x"}, {}),
+        lambda path: store.check_output(path, "cmt_ti"),
+        lambda path: check_file(path),
+    ],
+)
+def test_a_current_folder_that_was_removed_is_named_before_any_work(
+    write: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEHYBRID_CACHE_DIR", str(tmp_path))
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ResourceError, match="the current folder was removed"):
+        write(Path("new"))
 
 
 def test_a_file_in_the_way_of_a_folder_is_a_resource_error(tmp_path: Path) -> None:
