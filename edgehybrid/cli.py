@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import os
 import re
 import signal
 import sys
@@ -13,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgehybrid.console import Quiet, Terminal, mute, open_missing_streams, write_error
+from edgehybrid.console import Quiet, Terminal, escape_strange_letters, mute, open_missing_streams, write_error
 from edgehybrid.errors import (
     EdgeHybridError,
     GateError,
@@ -62,6 +63,7 @@ def main() -> None:
     try:
         _said.anything = _said.document = _said.interrupted = False
         open_missing_streams()
+        escape_strange_letters()
         signal.signal(signal.SIGTERM, _terminate)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
             signal.signal(signal.SIGINT, _interrupt)
@@ -158,16 +160,29 @@ def _readable(options: dict[str, object]) -> dict[str, object]:
     """The same options, if every name in them can be written into a report.
 
     Raises:
-        UsageError: One is no UTF-8, which neither JSON nor ONNX Runtime can hold.
+        UsageError: One is no UTF-8, which neither JSON nor ONNX Runtime can hold, or was not read as such.
     """
     for name, value in options.items():
         if any("\udc80" <= letter <= "\udcff" for letter in str(value)):
-            raise UsageError(
-                f"{name.replace('_', '-')} {value} is no UTF-8",
-                why="neither a report nor ONNX Runtime can hold such a name",
-                fix="rename the file or folder",
-            )
+            raise _unreadable(name.replace("_", "-"), str(value))
     return options
+
+
+def _unreadable(option: str, value: str) -> UsageError:
+    """The error for a name with bytes that Python could not read as letters."""
+    try:
+        meant = os.fsencode(value).decode()
+    except UnicodeDecodeError:
+        return UsageError(
+            f"{option} {value} is no UTF-8",
+            why="neither a report nor ONNX Runtime can hold such a name",
+            fix="rename the file or folder",
+        )
+    return UsageError(
+        f"{option} {meant} cannot be read",
+        why=f"by its settings this shell writes names in {sys.getfilesystemencoding()}",
+        fix="set LC_ALL=C.UTF-8, and unset PYTHONUTF8",
+    )
 
 
 def argument_lines(verb: Callable[..., Result]) -> dict[str, str]:

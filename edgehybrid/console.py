@@ -1,6 +1,9 @@
-"""What the command line writes besides results, and what becomes of streams that are closed, full or unread."""
+"""What the command line writes besides results, and what becomes of streams that are closed, full, unread or ASCII."""
 
+import codecs
 import contextlib
+import io
+import json
 import os
 import sys
 import time
@@ -39,6 +42,24 @@ def open_missing_streams() -> None:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for as long as the program runs
+
+
+def escape_strange_letters() -> None:
+    """Let streams that do not know every letter (`LC_ALL=C`) write the others as JSON does, which suits documents too.
+
+    What the user chose instead (`PYTHONIOENCODING=ascii:replace`) stays.
+    """
+    codecs.register_error("json", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="json")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """What stands for letters that cannot be encoded, and where to go on: what `codecs` asks of its error handlers."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end]).strip('"'), error.end
 
 
 class Quiet(Silence):

@@ -389,6 +389,22 @@ def test_a_stream_that_is_closed_or_full_costs_no_exit_code(line: str, code: int
     assert ("error: the result cannot be printed" in done.stderr) == (code == 8)
 
 
+def test_letters_that_a_stream_does_not_know_are_escaped(tmp_path: Path) -> None:
+    path = tmp_path / "café →𝄞.onnx"
+    onnx.save(files.plain(), path)
+    lint = f"PYTHONIOENCODING=ascii $E lint '{path}'"
+    table, document = shell(lint).stdout, shell(f"{lint} --json").stdout
+    assert "caf\\u00e9" in table
+    assert json.loads(document)["path"] == str(path)
+
+
+def test_a_name_that_the_shells_settings_hide_is_told_from_one_that_is_no_utf_8() -> None:
+    hidden = shell("LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 $E lint café.onnx --json")
+    assert hidden.returncode == 2
+    assert json.loads(hidden.stdout)["what"] == "model café.onnx cannot be read"
+    assert "LC_ALL=C.UTF-8" in hidden.stderr
+
+
 def with_readers_gone(*lines: str) -> subprocess.CompletedProcess[str]:
     """Python whose stdout and stderr nobody reads, and what it leaves in a third stream."""
     start = ["import os, sys", "from edgehybrid import cli, errors", "read, write = os.pipe()", "os.close(read)"]
