@@ -1,8 +1,8 @@
 """What the page draws: cost against latency, every timed call, noise per layer."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup
@@ -14,6 +14,10 @@ from edgehybrid.reporter.svg import Canvas, drawable, tick_text, ticks_of
 BINS = 60
 CHAR, BOLD_CHAR = 6.7, 8.0
 """Width of one character of a 12 px label, px; generous, so that labels do not collide."""
+WORST = 5
+"""Layers that are marked at most."""
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, px."""
 
 
 # --- latency against drop ---------------------------------------------------------------------------
@@ -91,11 +95,14 @@ def tradeoff(report: Report, width: int) -> Markup:
     boxes = [(at_x(p.x) - 8, at_y(p.y) - 8, at_x(p.x) + 8, at_y(p.y) + 8) for p in points]
     for p in points:
         look = f"bar stroke-{p.row.precision}"
-        canvas.line(at_x(p.spread[0]), at_y(p.y), at_x(p.spread[1]), at_y(p.y), look)
+        x, y, (first, last) = at_x(p.x), at_y(p.y), map(at_x, p.spread)
+        canvas.line(first, y, last, y, look)
+        boxes.append((first, y - 2, last, y + 2))
         if p.ci95 is not None:
             low, high = at_y(p.ci95[0]), at_y(p.ci95[1])
-            x, cap = at_x(p.x), at_x(p.x) - 5
+            cap = x - 5
             canvas.path(f"M{x:.1f} {low:.1f}V{high:.1f}M{cap:.1f} {low:.1f}h10M{cap:.1f} {high:.1f}h10", look)
+            boxes.append((cap, high - 2, cap + 10, low + 2))
     for p in points:
         canvas.mark(at_x(p.x), at_y(p.y), p.row.precision)
         _place_label(canvas, p, (at_x(p.x), at_y(p.y)), boxes, (left, top, right, bottom))
@@ -106,10 +113,10 @@ def _place_label(
     canvas: Canvas,
     point: Point,
     at: tuple[float, float],
-    boxes: list[tuple[float, float, float, float]],
-    frame: tuple[float, float, float, float],
+    boxes: list[Box],
+    frame: Box,
 ) -> None:
-    """Write two lines at the first place beside, above or below a point where they cover nothing written before."""
+    """Write two lines beside, above or below a point, where they cover little or nothing that is drawn and are near."""
     lines = (
         f"{point.row.precision} {wording.backend(point.row.backend)}"[:34],
         f"{wording.millis(point.x)} ms, {point.cost}".replace("-", "\u2212"),
@@ -117,26 +124,31 @@ def _place_label(
     wide, (x, y) = max(BOLD_CHAR * len(lines[0]), CHAR * len(lines[1])), at
     places = [
         (x + dx, y + dy, "start" if dx > 0 else "end")
-        for dy in (-24, 20, -56, 52)
+        for dy in (-24, 20, -56, 52, -88, 84)
         for dx in (12, -12)
     ]  # fmt: skip
     middle = min(max(x - wide / 2, frame[0]), frame[2] - wide)  # a phone has no room beside it
-    places += [(middle, y + dy, "start") for dy in (-30, 24, -60, 56)]
-    chosen = places[0 if x + wide < frame[2] else 1]
-    for place in places:
+    places += [(middle, y + dy, "start") for dy in (-30, 24, -60, 56, -90, 86)]
+
+    def box_at(place: tuple[float, float, str]) -> Box:
         x0 = place[0] if place[2] == "start" else place[0] - wide
-        box = (x0, place[1] - 12, x0 + wide, place[1] + 19)
-        inside = box[0] >= frame[0] and box[2] <= frame[2] and box[1] >= frame[1] and box[3] <= frame[3]
-        if inside and not any(_overlap(box, other) for other in boxes):
-            chosen = place
-            boxes.append(box)
-            break
+        return x0, place[1] - 12, x0 + wide, place[1] + 19
+
+    def harm(place: tuple[float, float, str]) -> float:
+        box = box_at(place)
+        outside = _shared(box, box) - _shared(box, frame)
+        distance = abs((box[1] + box[3]) / 2 - y)
+        return 100 * outside + sum(_shared(box, other) for other in boxes) + 2 * distance
+
+    chosen = min(places, key=harm)
+    boxes.append(box_at(chosen))
     canvas.text(chosen[0], chosen[1], lines[0], f"name halo text-{point.row.precision}", chosen[2])
     canvas.text(chosen[0], chosen[1] + 15, lines[1], "label halo", chosen[2])
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _shared(a: Box, b: Box) -> float:
+    """The area that two boxes have in common."""
+    return max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
 
 
 def _spread(latency: Latency) -> tuple[float, float]:
@@ -190,17 +202,18 @@ def _panel(
     row: Row,
     latency: Latency,
     limits: tuple[float, float],
-    frame: tuple[float, float, float, float],
+    frame: Box,
 ) -> None:
     """The histogram of one row inside a frame (left, top, right, bottom)."""
     (low, high), (left, top, right, bottom) = limits, frame
     counts, edges = np.histogram(latency.samples, bins=BINS, range=limits)
     beyond = int(np.count_nonzero(np.asarray(latency.samples) > high))
-    unit = (bottom - top - 42) / max(int(counts.max()), beyond, 1)
 
     def at_x(value: float) -> float:
         return left + (right - left) * (value - low) / (high - low)
 
+    marks = _quantiles(latency, at_x, high, right, canvas.width - 2)
+    unit = (bottom - top - max(mark.level for mark in marks) - 6) / max(int(counts.max()), beyond, 1)
     bars = "".join(
         f"M{at_x(a):.1f} {bottom}V{bottom - unit * int(c):.1f}H{at_x(b) - 0.6:.1f}V{bottom}z"
         for a, b, c in zip(edges[:-1], edges[1:], counts, strict=True)
@@ -215,19 +228,56 @@ def _panel(
     name = f"{row.precision} {wording.backend(row.backend)}"[:30]
     canvas.text(left, top + 12, name, f"name text-{row.precision}")
     canvas.text(canvas.width - 2, top + 12, f"n = {latency.n:,}", "label", "end")
-    taken = left  # up to where the line of labels is written
-    for label, value in (("p50", latency.p50), ("p99", latency.p99)):
-        text = f"{label} {wording.millis(value)}"
+    for mark in marks:
+        if mark.line is not None:
+            canvas.line(mark.line, top + mark.level - 7, mark.line, bottom, "quantile")
+        canvas.text(mark.x, top + mark.level, mark.text, "label halo", mark.anchor)
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """A percentile in a panel: a label, and a line from beside it down to the axis."""
+
+    text: str
+    line: float | None  # px from the left; None: beyond the axis
+    x: float  # where the label begins or ends, px
+    anchor: str
+    level: int = 31  # its base line, px below the top of the panel
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """From where to where label and line reach, with a space around: a line that touches a label reads as part."""
+        wide = CHAR * len(self.text) + 4
+        return (self.x - 4, self.x + wide) if self.anchor == "start" else (self.x - wide, self.x + 4)
+
+
+def _quantiles(
+    latency: Latency, at_x: Callable[[float], float], high: float, right: float, edge: float
+) -> tuple[Quantile, Quantile]:
+    """Median and 99th percentile, neither of whose labels is crossed by the other's line.
+
+    Args:
+        latency: Of the row.
+        at_x: From ms to px.
+        high: What the axis ends with, ms.
+        right: Where that is, px.
+        edge: Where labels of what lies beyond end, px.
+    """
+
+    def mark(name: str, value: float) -> Quantile:
+        text, x = f"{name} {wording.millis(value)}", at_x(value)
         if value > high:
-            canvas.text(canvas.width - 2, top + 31, f"{text} →", "label halo", "end")
-            continue
-        canvas.line(at_x(value), top + 24, at_x(value), bottom, "quantile")
-        wide = CHAR * len(text)
-        late = at_x(value) + wide > right
-        start = at_x(value) - 4 - wide if late else at_x(value) + 4
-        level = top + (45 if start < taken and label == "p99" else 31)
-        canvas.text(at_x(value) + (-4 if late else 4), level, text, "label halo", "end" if late else "start")
-        taken = start + wide + 4  # a line of the next that touches it reads as a letter of it
+            return Quantile(f"{text} →", None, edge, "end")
+        if x + CHAR * len(text) > right:
+            return Quantile(text, x, x - 4, "end")
+        return Quantile(text, x, x + 4, "start")
+
+    median, last = mark("p50", latency.p50), mark("p99", latency.p99)
+    if median.span[1] <= last.span[0]:
+        return median, last
+    if last.anchor == "start":
+        return median, replace(last, level=45)
+    return replace(median, x=at_x(latency.p50) - 4, anchor="end", level=45), last
 
 
 # --- layers -----------------------------------------------------------------------------------------
@@ -238,8 +288,13 @@ def ranked(layers: Sequence[LayerError]) -> tuple[LayerError, ...]:
     return tuple(sorted(layers, key=lambda x: -math.inf if math.isnan(x.sqnr_db) else x.sqnr_db))
 
 
-def layer_strip(layers: Sequence[LayerError], width: int, worst: int = 5) -> Markup:
-    """One bar per layer in the order of the network, the `worst` ones in another colour."""
+def marked(layers: Sequence[LayerError]) -> int:
+    """How many of the worst are marked: of few layers no more than half, as the others would be the exception."""
+    return min(WORST, len(layers) // 2)
+
+
+def layer_strip(layers: Sequence[LayerError], width: int) -> Markup:
+    """One bar per layer in the order of the network, the worst ones in another colour."""
     if not layers:
         return Markup("")
     finite = [x.sqnr_db for x in layers if drawable(x.sqnr_db)]
@@ -247,7 +302,7 @@ def layer_strip(layers: Sequence[LayerError], width: int, worst: int = 5) -> Mar
     height, left, right, top = 220, 36, width - 6, 26
     bottom = height - 26
     canvas = Canvas(width, height, "signal to quantization noise in dB, one bar per layer from input to output")
-    culprits = {id(layer) for layer in ranked(layers)[: min(worst, len(layers))]}
+    culprits = {id(layer) for layer in ranked(layers)[: marked(layers)]}
 
     def at_y(value: float) -> float:
         return bottom - (bottom - top) * (value - ticks[0]) / (ticks[-1] - ticks[0])

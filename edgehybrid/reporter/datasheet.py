@@ -13,7 +13,7 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from edgehybrid.printable import plain
+from edgehybrid.printable import counted, plain
 from edgehybrid.records import Conditions, Decision, Preprocess, Report, Row
 from edgehybrid.reporter import charts, explanation, wording
 from edgehybrid.reporter.document import publishable
@@ -96,6 +96,7 @@ def page(report: Report) -> str:
         histogram=_histogram(report),
         layer_strip=_layers(report),
         worst=charts.ranked(report.layers)[:WORST_LAYERS],
+        marked=charts.marked(report.layers),
         scale=max([1.0, *(x.sqnr_db for x in report.layers if math.isfinite(x.sqnr_db))]),
         meter=charts.meter,
         rules=_rules(report.placement),
@@ -134,6 +135,7 @@ def _template() -> tuple[Template, str]:
         "db": charts.decibels,
         "number": wording.fixed,
         "backend": wording.backend,
+        "counted": counted,
     }
     return engine.from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8")), style
 

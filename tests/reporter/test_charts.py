@@ -73,6 +73,13 @@ def test_the_worst_layers_are_marked_and_what_is_not_finite_is_worst() -> None:
     assert "/broken (Conv): not finite" in markup
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, 0), (3, 1), (8, 4), (40, 5)])
+def test_of_few_layers_not_all_are_the_worst(count: int, said: int) -> None:
+    layers = tuple(LayerError(f"/{i}", "Conv", "t", 20.0 + i) for i in range(count))
+    markup = charts.layer_strip(layers, 1000)
+    assert len(boxes(markup, "fill-worst")) == charts.marked(layers) == said
+
+
 @pytest.mark.parametrize("width", [340, 504, 1056])
 @pytest.mark.parametrize("name", samples.ALL)
 def test_shapes_and_labels_stay_inside_the_frame(name: str, width: int) -> None:
@@ -112,6 +119,42 @@ def test_the_labels_of_a_histogram_never_cover_each_other(width: int, late: floa
         for x, anchor, text in ((x0, anchor0, text0), (x1, anchor1, text1))
     ]
     assert y0 != y1 or ends[0][1] <= ends[1][0] or ends[1][1] <= ends[0][0]
+
+
+@given(st.floats(5.0, 9.9), st.floats(5.0, 9.9), st.sampled_from([340, 504]))
+def test_no_line_of_a_histogram_runs_through_a_label(one: float, other: float, width: int) -> None:
+    row = samples.labelled().rows[1]
+    assert row.latency is not None
+    p50, p99 = sorted((one, other))
+    latency = replace(row.latency, samples=tuple(np.linspace(5.0, 9.9, 60)), p50=p50, p95=9.9, p99=p99, max=9.9)
+    markup = charts.histogram(replace(samples.labelled(), rows=(replace(row, latency=latency),)), width)
+    lines = re.findall(r'<line x1="([\d.]+)" y1="([\d.]+)" x2="[\d.]+" y2="[\d.]+" class="quantile"/>', markup)
+    labels = re.findall(
+        r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)" class="label halo">(p\d\d [\d.]+)<', markup
+    )
+    assert len(lines) == len(labels) == 2
+    for x, y, anchor, text in labels:
+        end = float(x) + 6.0 * len(text) * (1 if anchor == "start" else -1)
+        for at, top in lines:
+            assert not min(float(x), end) < float(at) < max(float(x), end) or float(top) > float(y)
+
+
+@pytest.mark.parametrize("width", [340, 504])
+@pytest.mark.parametrize("times", [(5.0, 12.0), (5.0, 8.0), (5.0, 5.3), (9.0, 9.1)])
+def test_no_error_bar_runs_through_a_label(times: tuple[float, float], width: int) -> None:
+    report = samples.labelled()
+    rows = tuple(
+        replace(row, latency=samples.latency(time, seed=i))
+        for i, (row, time) in enumerate(zip(report.rows, times, strict=True))
+    )
+    markup = charts.tradeoff(replace(report, rows=rows), width)
+    ((x, low, high),) = re.findall(r'<path d="M([\d.]+) ([\d.]+)V([\d.]+)M[^"]*" class="bar ', markup)
+    for left, base, anchor, text in re.findall(
+        r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)" class="(?:name|label) halo[^"]*">([^<]*)<', markup
+    ):
+        end = float(left) + 6.0 * len(text) * (1 if anchor == "start" else -1)
+        across = min(float(left), end) < float(x) < max(float(left), end)
+        assert not (across and float(high) < float(base) - 3 < float(low)), text
 
 
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9), st.integers(2, 8))
