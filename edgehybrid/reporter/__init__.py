@@ -39,13 +39,16 @@ def document_of(result: Result) -> dict[str, object]:
 
 
 def print_result(result: Result) -> None:
-    """Print whatever a verb returned on stdout, as wide as the terminal; plain text in a pipe, no line padded there."""
+    """Print whatever a verb returned on stdout, as wide as the terminal; plain text in a pipe, no line padded there.
+
+    A terminal that is narrower than a table breaks its lines.
+    """
     console = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)  # names are no markup
     shown = table(result, console.width) if isinstance(result, Report) else to_table(result)
     if console.is_terminal:
-        console.print(shown)
+        console.print(shown, crop=False)
         return
     with console.capture() as kept:
-        console.print(shown)
+        console.print(shown, crop=False)
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in kept.get().removesuffix("\n").split("\n"))
     sys.stdout.flush()

@@ -3,23 +3,21 @@
 import csv
 import io
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from edgehybrid.printable import plain
 from edgehybrid.records import AccuracyChange, Comparison, Contrast, LatencyChange
 from edgehybrid.reporter import wording
+from edgehybrid.reporter.tables import grid
 
 COLOURS = {"slower": "red", "worse": "red", "faster": "green", "better": "green"}
 
 
 def contrast_table(result: Comparison) -> RenderableType:
     """One line per quantity of every pair of rows, then what else differs, then what to keep in mind."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("rows", "", "a", "b", "change (95 %)", "verdict"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("a", "b"))
+    folded = ("rows", "change (95 %)", "verdict")
+    table = grid("rows", "", "a", "b", "change (95 %)", "verdict", folded=folded)
     for contrast in result.contrasts:
         if contrast.latency is not None:
             table.add_row(Text(_rows(contrast)), "p50 ms", *_latency(contrast.latency))

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from edgehybrid.printable import counted, plain
@@ -30,10 +28,8 @@ from edgehybrid.reporter import ranking
 from edgehybrid.reporter.contrast import contrast_table
 from edgehybrid.reporter.document import LATENCY_KEYS, measurement_details, row_to_json, to_json
 from edgehybrid.reporter.overview import overview_table
+from edgehybrid.reporter.tables import grid
 from edgehybrid.reporter.target import figure_text, target_sheet
-
-NAMES = ("model", "licence", "target", "backend", "precision", "check")
-"""Columns whose words a reader copies: never broken."""
 
 SHOWN_PLACES = 3
 """Places shown of each rule that a graph breaks."""
@@ -93,7 +89,7 @@ def to_table(result: Listing) -> RenderableType:
 
 
 def _models(result: Models) -> RenderableType:
-    table = _grid("model", "input", "params", "MACs", "top-1", "licence", "weights")
+    table = grid("model", "input", "params", "MACs", "top-1", "licence", "weights")
     for card in result.models:
         table.add_row(
             card.name,
@@ -116,7 +112,7 @@ def _models(result: Models) -> RenderableType:
 def _targets(result: Targets) -> RenderableType:
     if len(result.targets) == 1:
         return target_sheet(result.targets[0])
-    table = _grid("target", "JetPack", "TensorRT", "int8 TOPS", "GB/s", "memory")
+    table = grid("target", "JetPack", "TensorRT", "int8 TOPS", "GB/s", "memory")
     for target in result.targets:
         figures = [target.figures.get(name) for name in ("jetpack", "tensorrt")]
         runs = {"onnxruntime": "none", "tensorrt-rtx": f"RTX {figure_text(figures[1])}"}
@@ -134,7 +130,7 @@ def _targets(result: Targets) -> RenderableType:
 
 def _checks(result: Diagnosis) -> RenderableType:
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
-    table = _grid("", "check", "found")
+    table = grid("", "check", "found", folded=("found",))
     for check in result.checks:
         found = plain(check.found) + ("" if check.fix is None else f"\nfix: {plain(check.fix)}")
         table.add_row(Text(check.status.upper(), style=colours[check.status]), check.name, Text(found))
@@ -145,7 +141,7 @@ def _checks(result: Diagnosis) -> RenderableType:
 def _measurement(result: Measurement) -> RenderableType:
     timed = any(row.latency for row in result.rows)
     powered = any(_power(row) is not None for row in result.rows)
-    table = _grid("precision", "backend", *(TIMED if timed else SCORED), *(POWERED if powered else ()))
+    table = grid("precision", "backend", *(TIMED if timed else SCORED), *(POWERED if powered else ()))
     for row in result.rows:
         cells = [*(_timed(row) if timed else _scored(row)), *(_drawn(row) if powered else ())]
         table.add_row(row.precision, row.backend, *cells)
@@ -160,7 +156,7 @@ def _timings(result: Measurement) -> list[RenderableType]:
     parts = any(timing.parts for timing in result.timings)
     names = tuple(result.timings[0].percentiles)
     columns = ("calls/s", "scatter", *(f"p{name} (nearest)" for name in names))
-    table = _grid("", "", *columns, *(("upload", "compute", "download", "enqueue") if parts else ()))
+    table = grid("", "", *columns, *(("upload", "compute", "download", "enqueue") if parts else ()))
     for timing in result.timings:
         medians = [f"{timing.parts[part].p50:.3f}" for part in ("h2d", "compute", "d2h", "enqueue") if timing.parts]
         asked = [f"{timing.percentiles[name]:.2f}" for name in names]
@@ -171,7 +167,8 @@ def _timings(result: Measurement) -> list[RenderableType]:
     for timing in result.timings:
         slowest = sorted(timing.layers, key=lambda layer: -layer.ms)[: result.shown_layers]
         if slowest:
-            layers = _grid(f"{timing.precision}: slowest layers", "kind", "ms", "share")
+            name = f"{timing.precision}: slowest layers"
+            layers = grid(name, "kind", "ms", "share", folded=(name, "kind"))
             for layer in slowest:
                 layers.add_row(plain(layer.name), layer.kind, f"{layer.ms:.3f}", f"{layer.percent:.1f} %")
             shown.append(layers)
@@ -220,7 +217,7 @@ def _stream(result: Stream) -> RenderableType:
         ("power", "the machine does not tell" if result.power_w is None else f"{result.power_w:.1f} W"),
         ("recorded", result.recorded or "no"),
     )
-    table = _grid("", "")
+    table = grid("", "", folded=("",))
     table.show_header = False
     for name, text in rows:
         table.add_row(name, text)
@@ -265,10 +262,3 @@ def _notes(notes: Sequence[str]) -> list[Text]:
 def _line(text: str) -> Text:
     """One line, whatever names of files and nodes put into it."""
     return Text(plain(text))
-
-
-def _grid(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in NAMES)
-    return table

@@ -9,18 +9,20 @@ from importlib import resources
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from edgehybrid.printable import counted, plain
 from edgehybrid.records import Report, Row
 from edgehybrid.reporter import wording
 from edgehybrid.reporter.document import publishable
+from edgehybrid.reporter.tables import grid
 from edgehybrid.sizes import spelled
 
 COLUMNS = ("bundle", "precision", "backend", "top-1 %", "drop", "p50 / p99 ms", "mJ/call", "size", "status")
+
+HEADS = ("precision\nbackend", "top-1 %\n(95 %)", "drop\n(paired)", "p50 ms\np99", "mJ", "size", "status")
+"""The same in a terminal, where bundle and model stand above."""
 
 NUMBERS = range(3, 8)
 """Columns that hold them."""
@@ -32,19 +34,12 @@ def overview_table(reports: Sequence[Report]) -> RenderableType:
     for machine, rows in _by_machine(reports).items():
         parts.append(Text(machine, style="bold"))
         for (bundle, model), group in itertools.groupby(rows, key=lambda row: row[:2]):
-            table = _grid()
+            table = grid(*HEADS)
             for _, _, precision, backend, top1, drop, times, energy, size, status in group:
                 cells = (f"{precision}\n{backend}", _below(top1), _below(drop), times.replace(" / ", "\n"))
                 table.add_row(*map(Text, (*cells, energy, size, status)))
             parts += [Text(f"{bundle}: {model}"), table, Text()]
     return Group(*parts[:-1])
-
-
-def _grid() -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    for column in ("precision\nbackend", "top-1 %\n(95 %)", "drop\n(paired)", "p50 ms\np99", "mJ", "size", "status"):
-        table.add_column(column, no_wrap=True)
-    return table
 
 
 def _below(cell: str) -> str:

@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from edgehybrid.printable import plain
 from edgehybrid.records import GroupLoss, Sensitivity
+from edgehybrid.reporter.tables import WholeTable
 
 SCHEMA = "edgehybrid.sensitivity/1"
 FORMATS = (".csv", ".json")
@@ -42,10 +42,10 @@ def to_table(result: Sensitivity) -> RenderableType:
     """What a terminal shows: the costliest groups, how they were found, and what the check says."""
     state = "" if result.trained else ", UNTRAINED WEIGHTS"
     head = f"{plain(result.model)}{state}: {len(result.groups)} groups of int8 layers, the costliest first"
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("", justify="right")
+    table = WholeTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("", justify="right", no_wrap=True)
     table.add_column("group", overflow="fold")
-    table.add_column("layers", justify="right")
+    table.add_column("layers", justify="right", no_wrap=True)
     table.add_column("cost", justify="right", no_wrap=True)
     if result.check is not None:
         table.add_column("measured", justify="right", no_wrap=True)

@@ -1,12 +1,12 @@
 """One target in full for a terminal: every figure with its source, its power modes, and which JetPack wants what."""
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from edgehybrid.printable import plain
 from edgehybrid.records import Figure, PowerMode, Target
+from edgehybrid.reporter.tables import grid
 
 DIALECTS = {"fp32": "fp32-typed Q/DQ, opset 17", "typed": "strongly typed, opset 19"}
 
@@ -15,7 +15,7 @@ def target_sheet(target: Target) -> RenderableType:
     """Everything a profile says; `?` marks what nobody confirmed."""
     head = Text(f"{target.name}: {target.title}\n", style="bold")
     head.append(f"{target.backend}, {DIALECTS[target.dialect]}, runs {', '.join(target.precisions)}", style="not bold")
-    figures = _grid("figure", "value", "source")
+    figures = grid("figure", "value", "source", folded=("value", "source"))
     for name, figure in target.figures.items():
         figures.add_row(*map(Text, (name, figure_text(figure) or "unknown", plain(figure.source))))
     parts: list[RenderableType] = [head, Text(), figures]
@@ -36,7 +36,7 @@ def figure_text(figure: Figure | None, *, short: bool = False, bare: bool = Fals
 
 
 def _modes(target: Target) -> Table:
-    table = _grid("mode", "id", "CPU", "GPU MHz", "memory MHz", "DLA MHz", "")
+    table = grid("mode", "id", "CPU", "GPU MHz", "memory MHz", "DLA MHz", "")
     for mode in target.modes:
         said = ["default"] if mode.default else []
         said += ["chosen"] if mode.name == target.mode else []
@@ -52,18 +52,11 @@ def _cpu(mode: PowerMode) -> str:
 
 
 def _stacks(target: Target) -> Table:
-    table = _grid("JetPack", "TensorRT", "CUDA", "graph", "")
+    table = grid("JetPack", "TensorRT", "CUDA", "graph", "", folded=("graph",))
     for stack in target.stacks:
         said = ["default"] if stack.default else []
         said += ["chosen"] if stack.jetpack == target.jetpack else []
         said += [] if stack.confirmed else ["?"]
         cells = (stack.jetpack, stack.tensorrt, stack.cuda, DIALECTS[stack.dialect], " ".join(said))
         table.add_row(*map(Text, cells))
-    return table
-
-
-def _grid(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("figure", "mode", "JetPack"))
     return table

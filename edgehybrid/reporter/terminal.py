@@ -13,6 +13,7 @@ from edgehybrid.printable import counted, plain
 from edgehybrid.records import Report, Row
 from edgehybrid.reporter import explanation, wording
 from edgehybrid.reporter.document import publishable
+from edgehybrid.reporter.tables import WholeTable
 from edgehybrid.sizes import sides
 
 ROOMY = 104
@@ -29,14 +30,14 @@ def table(report: Report, width: int = 80) -> RenderableType:
 
     Args:
         report: What was found.
-        width: Columns to fill, 60 at least; the caller's console should be as wide.
+        width: Columns to fill, 30 at least; the table of numbers may need more, so print it with `crop=False`.
 
     Returns:
         A rich renderable: head, one row per precision and backend, remarks, and the next command as the last line.
         Text from outside is stripped of control characters, and never read as markup.
     """
     report = publishable(report)
-    width = max(width, 60)
+    width = max(width, 30)
     parts: list[RenderableType] = [_title(report)]
     parts += [Text(f" {stamp} ", style="bold white on red") for stamp in wording.stamps(report)]
     parts += [_pairs(_head(report), width), Text(), _rows(report, width), *_legend(report), Text()]
@@ -81,7 +82,7 @@ def _rows(report: Report, width: int) -> Table:
     roomy, scored = width >= ROOMY, any(row.accuracy is not None for row in report.rows)
     trained = report.model.weights.trained
     glue = " " if roomy else "\n"
-    grid = Table(box=None, padding=(0, 2 if roomy else 1, 0, 0), pad_edge=False, header_style="dim")
+    grid = WholeTable(box=None, padding=(0, 2 if roomy else 1, 0, 0), pad_edge=False, header_style="dim")
     grid.add_column(f"precision{glue}backend")
     if scored:
         grid.add_column(f"top-1 %{glue}(95 % CI)", justify="right")

@@ -3,6 +3,7 @@
 import io
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+import edgehybrid
 from edgehybrid import reporter
-from edgehybrid.records import Report
+from edgehybrid.records import Report, Result, Summary
 from tests.reporter import samples
 
 QUICK = (Phase.explicit, Phase.reuse, Phase.generate)
@@ -127,6 +129,30 @@ def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(name: str, w
     for row in report.rows:
         if row.latency is not None:
             assert re.search(rf"(?<![\d.]){re.escape(f'{row.latency.p50:.3g}')}(?![\d.])", text)
+
+
+@pytest.mark.parametrize("columns", [20, 50])
+@pytest.mark.parametrize(
+    "make",
+    [
+        samples.labelled,
+        samples.on_board,
+        edgehybrid.models,
+        edgehybrid.targets,
+        lambda: edgehybrid.targets("orin-nano-8gb"),
+        lambda: Summary((samples.labelled(), samples.on_board())),
+    ],
+)
+def test_a_terminal_too_narrow_for_a_table_cuts_no_number(
+    make: Callable[[], Result], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = []
+    for width in (75, columns):  # sizes are for wider ones
+        monkeypatch.setenv("COLUMNS", str(width))
+        reporter.print_result(make())
+        whole.append(set(re.findall(r"(?<![\w.-])\d+\.\d+(?![\w.-])", capsys.readouterr().out)))
+    assert whole[0]
+    assert whole[0] <= whole[1]
 
 
 @pytest.mark.parametrize("name", samples.ALL)
