@@ -29,6 +29,7 @@ from edgehybrid.graph import (
 )
 from edgehybrid.graph.adoption import adopt, ignore
 from edgehybrid.graph.folding import compute_shapes
+from edgehybrid.printable import counted
 from edgehybrid.records import ModelSpec
 from edgehybrid.runtime import open_runner
 from edgehybrid.sizes import sides
@@ -113,8 +114,8 @@ def trace(
         agreement = _compare(module, path, batch, images)
     _check_agreement(agreement, spec)
     notify(
-        f"ONNX agrees with torch on {agreement.images} images: largest difference {agreement.max_abs:.1e} at logits "
-        f"up to {agreement.scale:.1f}, same top-1 on {agreement.same_top1}"
+        f"ONNX agrees with torch on {counted(agreement.images, 'image')}: largest difference {agreement.max_abs:.1e} "
+        f"at logits up to {agreement.scale:.1f}, same top-1 on {agreement.same_top1}"
     )
     return graph
 

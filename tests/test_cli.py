@@ -212,6 +212,8 @@ def test_a_choice_that_is_not_there_lists_those_that_are() -> None:
         (["build", "--weights", "gone.pth"], 4, "gone.pth"),
         (["build", "--num-calib", "100000"], 4, "100000"),
         (["verify", "no-such-bundle"], 4, "no bundle no-such-bundle"),
+        (["verify", "shelf/own"], 4, "name one that is: shelf/one"),
+        (["bench", "no-such-file"], 4, "edgehybrid quickstart makes one"),
         (["report", "no-such-bundle"], 4, "no bundle no-such-bundle"),
         (["build", "--model", ""], 4, "no model named ''"),
         (["build", "--model", "shelf"], 2, "edgehybrid build shelf"),

@@ -1,5 +1,6 @@
 """Bundles told again and side by side: page, document and spreadsheet of several, and what changed between two."""
 
+import contextlib
 import csv
 import functools
 import io
@@ -14,7 +15,10 @@ import pytest
 
 import edgehybrid
 from edgehybrid import cli, delivery, findings, reporter, store
+from edgehybrid.console import Terminal
 from edgehybrid.errors import ArtifactError, GateError, NotFoundError, UsageError
+from edgehybrid.printable import counted
+from edgehybrid.progress import listening
 from edgehybrid.records import (
     Adjustment,
     Comparison,
@@ -31,6 +35,7 @@ from edgehybrid.records import (
     Report,
     Summary,
 )
+from edgehybrid.reporter import wording
 from edgehybrid.reporter.spreadsheet import to_csv
 from tests.reporter import samples
 
@@ -157,6 +162,34 @@ def test_the_suffix_decides_what_is_written(write: Write, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="no such format"):
         edgehybrid.report(bundles, output=tmp_path / "all.pdf")
     assert not (tmp_path / "all.pdf").exists()
+
+
+def test_a_file_that_was_asked_for_is_named(write: Write, tmp_path: Path) -> None:
+    bundle, told = write("a", samples.labelled()), Terminal()
+    with listening(told), contextlib.redirect_stderr(io.StringIO()) as said:
+        edgehybrid.report([bundle], output=tmp_path / "page.html")
+        edgehybrid.compare(bundle, bundle, output=tmp_path / "changes.csv")
+    assert [line.rpartition("/")[2] for line in said.getvalue().splitlines()] == ["page.html", "changes.csv"]
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (38_159, "38.2 kB"),
+        (118_938, "119 kB"),
+        (999_999, "1.0 MB"),
+        (33_400_000, "33.4 MB"),
+    ],
+)
+def test_a_size_is_told_in_a_unit_that_shows_it(count: int, said: str) -> None:
+    assert wording.size(count) == said
+
+
+def test_nouns_agree_with_their_number() -> None:
+    assert [counted(1, "image"), counted(1000, "image")] == ["1 image", "1,000 images"]
+    assert [counted(1, "class"), counted(2, "class")] == ["1 class", "2 classes"]
 
 
 def test_two_bundles_of_one_model_are_told_apart(

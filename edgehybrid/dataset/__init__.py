@@ -14,6 +14,7 @@ from edgehybrid.dataset.preprocessing import check, crop, normalise, preprocess_
 from edgehybrid.dataset.sources import Pictures, resolve
 from edgehybrid.dataset.stated import apply_stated, read_size, read_stated
 from edgehybrid.errors import ImagesError, UsageError
+from edgehybrid.printable import counted
 from edgehybrid.records import ImageSet, Preprocess
 
 __all__ = [
@@ -203,7 +204,7 @@ def _check_skipped(name: str, skipped: Sequence[str], chosen: int) -> None:
         return
     more = f"; and {len(skipped) - LISTED} more" if len(skipped) > LISTED else ""
     raise ImagesError(
-        f"{len(skipped)} of {chosen} images of {name} cannot be read",
+        f"{len(skipped)} of {counted(chosen, 'image')} of {name} cannot be read",
         why="; ".join(skipped[:LISTED]) + more,
         fix=f"remove or mend them; up to {TOLERATED} % would be skipped",
     )

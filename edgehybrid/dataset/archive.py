@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgehybrid.dataset.folder import shown
 from edgehybrid.dataset.picture import UnreadableError, check_size
 from edgehybrid.errors import ImagesError
+from edgehybrid.printable import counted
 
 NEEDED = "needed x uint8 (N, H, W, 3) RGB, and y int (N,) for labels"
 
@@ -127,7 +128,7 @@ def _read_labels(path: Path, file: zipfile.ZipFile, info: zipfile.ZipInfo, count
     if header.dtype.hasobject or header.dtype.kind not in "iu":
         raise _wrong(path, f"{found}; {NEEDED}", "save class numbers as integers")
     if header.shape != (count,):
-        raise _wrong(path, f"{found} beside {count} images; {NEEDED}", "save one class number per image")
+        raise _wrong(path, f"{found} beside {counted(count, 'image')}; {NEEDED}", "save one class number per image")
     with file.open(info) as stream:
         labels = np.frombuffer(_rest(stream, header, info.file_size), header.dtype).astype(np.int64)
     if labels.min() < 0:

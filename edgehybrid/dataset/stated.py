@@ -9,6 +9,7 @@ from typing import cast, get_args
 
 from edgehybrid.dataset.class_names import check_class_names, read_class_names
 from edgehybrid.errors import EdgeHybridError, InputError, NotFoundError, UsageError
+from edgehybrid.printable import counted
 from edgehybrid.records import Interpolation, ModelSpec, Preprocess, Stated
 from edgehybrid.resources.tables import read_toml
 from edgehybrid.sizes import Size, size_of, spelled
@@ -133,7 +134,7 @@ def _check_count(stated: Stated, classes: int, model: str) -> None:
     hint = "remove its heading, or a name for the background" if count == classes + 1 else "give one name per class"
     raise InputError(
         f"{stated.labels_from} does not fit {model}",
-        why=f"it has {count} class names, the model {classes} classes",
+        why=f"it has {counted(count, 'class name')}, the model {counted(classes, 'class')}",
         fix=f"{hint}, in the order of the training",
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgehybrid import reporter, store
 from edgehybrid.delivery.names import ANSWERS, ANSWERS_SCHEMA, BASELINE, CONTROL, MODEL, REPORT, SCALES
-from edgehybrid.errors import ArtifactError, GraphError, NotFoundError
+from edgehybrid.errors import ArtifactError, GraphError
 from edgehybrid.records import (
     Answers,
     Measurement,
@@ -74,7 +74,7 @@ def runnable_files(path: Path) -> dict[Precision, Path]:
         precision = recipe_of(bundle).precision
         return {"fp32": bundle.file(BASELINE), precision: bundle.file(MODEL)}
     if not path.is_file():
-        raise NotFoundError(f"no bundle or file {path}", why="nothing is there", fix="edgehybrid build")
+        raise store.no_bundle(path, "bundle or file")
     from edgehybrid import graph
 
     return {graph.precision(graph.load(path)): path}
@@ -138,7 +138,7 @@ def read_measured(path: Path) -> tuple[Report | Measurement, Answers | None]:
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise NotFoundError(f"no bundle or file {path}", why="nothing is there", fix="edgehybrid build") from error
+        raise store.no_bundle(path, "bundle or file") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read", why=str(error)[:200], fix=again) from error
     try:

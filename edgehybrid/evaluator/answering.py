@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid.errors import GraphError, ImagesError, StageError
+from edgehybrid.printable import counted
 from edgehybrid.runtime import Runner, TensorInfo, Tensors, scores_of
 
 POSITIONS = 4096
@@ -142,6 +143,6 @@ def _check_finite(logits: NDArray[np.float32]) -> None:
     if len(bad):
         raise StageError(
             "the network's output is not finite",
-            why=f"NaN or infinity for {len(bad)} of {len(logits)} images, the first being number {bad[0]}",
+            why=f"NaN or infinity for {len(bad)} of {counted(len(logits), 'image')}, the first being number {bad[0]}",
             fix="look for NaN in the weights or for overflow: fp16 ends at 65504; try --precision fp32",
         )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgehybrid import proportions
 from edgehybrid.decibels import decibels
 from edgehybrid.errors import ImagesError
+from edgehybrid.printable import counted
 from edgehybrid.records import Accuracy, Drop, Fidelity
 
 VERDICT = 0.5
@@ -136,7 +137,7 @@ def small_sample_note(drop: Drop, images: int) -> str | None:
     smallest = proportions.resolvable_drop(images, rate)
     resolved = "no drop at all" if smallest is None else f"a drop of {100 * smallest:.1f} points, not a smaller one"
     return (
-        f"{images:,} images, {drop.discordant} of which changed sides, can resolve {resolved} "
+        f"{counted(images, 'image')}, {drop.discordant} of which changed sides, can resolve {resolved} "
         f"(80 % power at 5 %); for {VERDICT} points evaluate about {_round_up(needed):,}"
     )
 
@@ -177,7 +178,7 @@ def _checked(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[
     if images == 0 or labels.shape != (images,):
         raise ImagesError(
             "labels and images do not match",
-            why=f"found labels of shape {labels.shape} for {images} images, needed one label for each",
+            why=f"found labels of shape {labels.shape} for {counted(images, 'image')}, needed one label for each",
             fix="check the labels of the evaluation set",
         )
     whole = labels.dtype.kind in "iu"

@@ -2,6 +2,7 @@
 
 from edgehybrid import proportions
 from edgehybrid.errors import GateError
+from edgehybrid.printable import counted
 from edgehybrid.records import Drop, Recipe, Report, Search
 
 
@@ -57,7 +58,7 @@ def too_few(images: int, max_drop: float) -> str | None:
     """That so many images cannot hold a budget above 0, if so: known before anything is built."""
     if not 0 < max_drop < proportions.smallest_bound(images):
         return None
-    return f"{images:,} images cannot show a drop within {max_drop:g} points"
+    return f"{counted(images, 'image')} cannot show a drop within {max_drop:g} points"
 
 
 def _remedies(recipe: Recipe, drop: Drop, max_drop: float, *, dla: bool) -> str:

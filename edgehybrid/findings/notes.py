@@ -80,15 +80,17 @@ def image_notes(
     notes = []
     for images in (calibration, evaluation):
         if images is not None and images.skipped:
-            notes.append(f"{images.name}: skipped {len(images.skipped)} unreadable images, first {images.skipped[0]}")
+            skipped = counted(len(images.skipped), "unreadable image")
+            notes.append(f"{images.name}: skipped {skipped}, first {images.skipped[0]}")
         if images is not None and images.note and images.name != "photos":  # which has its own line below
             notes.append(f"{images.name}: {images.note}")
     if calibration is not None and recipe.calib == "photos" and recipe.ranges is None:
         notes.append("calibrated on the bundled photographs, not your camera's: give your own with --calib DIR")
     if calibration is not None and calibration.images < FEW_CALIBRATION_IMAGES:
-        notes.append(f"only {calibration.images} calibration images: {FEW_CALIBRATION_IMAGES} or more are advised")
+        found = counted(calibration.images, "calibration image")
+        notes.append(f"only {found}: {FEW_CALIBRATION_IMAGES} or more are advised")
     if shared:
-        notes.append(f"{shared} images are in both calibration and evaluation: the drop is optimistic")
+        notes.append(f"{counted(shared, 'image')} of the evaluation served calibration, too: the drop is optimistic")
     if evaluation is None:
         seen = "the calibration images" if recipe.ranges is None else f"images of {recipe.calib}"
         notes.append(f"no --eval given: accuracy is not measured; fidelity is on {seen}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgehybrid.errors import NotFoundError, UsageError
+from edgehybrid.printable import counted
 from edgehybrid.progress import listener
 from edgehybrid.records import (
     BenchOptions,
@@ -114,7 +115,7 @@ def images_to_check(check: int | None, images: int) -> int:
         return min(DEFAULT_CHECK_IMAGES, images)
     if not 0 <= check <= images:
         fix = f"--check 0 to {images}"
-        raise UsageError(f"--check {check} makes no sense", why=f"there are {images} images", fix=fix)
+        raise UsageError(f"--check {check} makes no sense", why=f"found {counted(images, 'image')}", fix=fix)
     return check
 
 

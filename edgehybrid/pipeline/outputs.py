@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgehybrid.errors import GraphError, UsageError
+from edgehybrid.progress import listener
 from edgehybrid.records import Artifact
 
 SYSTEM = (Path("/dev"), Path("/proc"))
@@ -70,6 +71,14 @@ def deliver(
 
     store.write_atomic(path, content)
     return Artifact(str(path), kind, path.stat().st_size, store.sha256_of(path), notes)
+
+
+def write_beside_result(path: Path, content: bytes) -> None:
+    """Write what a verb also returns to a file, and say where it is."""
+    from edgehybrid import store
+
+    store.write_atomic(path, content)
+    listener().note(f"written to {path}")
 
 
 def _is_special(path: Path) -> bool:

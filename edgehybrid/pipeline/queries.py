@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgehybrid.errors import GateError, UsageError
-from edgehybrid.pipeline.outputs import check_file
+from edgehybrid.pipeline.outputs import check_file, write_beside_result
+from edgehybrid.printable import counted
 from edgehybrid.records import Comparison, Diagnosis, Lint, Models, Report, Summary, Targets, Verification
 
 
@@ -76,7 +77,7 @@ def report(bundles: list[Path], *, output: Path | None = None) -> Report | Summa
             text = reporter.page(found[0]) if len(found) == 1 else reporter.overview_page(found)
         else:
             raise _unknown_format(output, ".html, .json or .csv")
-        store.write_atomic(output, text.encode())
+        write_beside_result(output, text.encode())
     return result
 
 
@@ -107,7 +108,7 @@ def compare(a: Path, b: Path, *, output: Path | None = None, strict: bool = Fals
         if output.suffix not in (".csv", ".json"):
             raise _unknown_format(output, ".json or .csv")
         document = store.to_json(reporter.document_of(found))
-        store.write_atomic(output, reporter.contrast_csv(found).encode() if output.suffix == ".csv" else document)
+        write_beside_result(output, reporter.contrast_csv(found).encode() if output.suffix == ".csv" else document)
     changes = [(c.b, change) for c in found.contrasts for change in (c.latency, c.accuracy) if change is not None]
     worse = [f"{row} is {change.verdict}" for row, change in changes if change.verdict in ("slower", "worse")]
     if strict and worse:
@@ -171,8 +172,9 @@ def lint(model: Path, *, strict: bool = False) -> Lint:
     found = linter.lint(model)
     errors = [issue for issue in found.issues if issue.severity == "error"]
     if strict and errors:
+        rules, places = counted(len({issue.rule for issue in errors}), "rule"), counted(len(errors), "place")
         raise GateError(
-            f"{model} breaks {len({issue.rule for issue in errors})} rules of TensorRT at {len(errors)} places",
+            f"{model} breaks {rules} of TensorRT at {places}",
             why=f"{errors[0].rule} at '{errors[0].node}': {errors[0].found}",
             fix=errors[0].fix,
             report=found,

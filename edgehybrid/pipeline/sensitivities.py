@@ -5,7 +5,7 @@ from typing import Literal
 
 from edgehybrid.errors import GraphError
 from edgehybrid.pipeline.options import calibration_images, check_ranking_format, images_to_check
-from edgehybrid.pipeline.outputs import check_file
+from edgehybrid.pipeline.outputs import check_file, write_beside_result
 from edgehybrid.records import Interpolation, Method, Sensitivity
 
 
@@ -58,7 +58,7 @@ def sensitivity(
     Returns:
         Groups, the costliest first, and Spearman's correlation with leave-one-out.
     """
-    from edgehybrid import dataset, findings, reporter, stages, store
+    from edgehybrid import dataset, findings, reporter, stages
 
     check_file(output, (model, weights, preprocess), [calib])
     check_ranking_format(output)
@@ -102,5 +102,5 @@ def sensitivity(
         notes=(*findings.weight_notes(made.spec), *ranking.notes, *findings.ranking_notes(ranking.forwards, checked)),
     )
     if output is not None:
-        store.write_atomic(output, reporter.ranking_file(found, output.suffix))
+        write_beside_result(output, reporter.ranking_file(found, output.suffix))
     return found

@@ -6,6 +6,7 @@ from typing import Literal
 from edgehybrid.pipeline.lowering import calibrates, prepare
 from edgehybrid.pipeline.options import calibration_images, check_tuning, load_target, refuse_beside
 from edgehybrid.pipeline.outputs import check_file, deliver
+from edgehybrid.printable import counted
 from edgehybrid.records import Artifact, Equalize, Interpolation, Method, Refine, Rounding
 from edgehybrid.sizes import spelled
 
@@ -118,7 +119,7 @@ def calibrate(
         merged = output or Path("calibration.json")
         check_file(merged, merge)
         content, count = stages.merge_calibrations(merge, method)
-        notes = (f"{len(merge)} files merged, {count} images in all",)
+        notes = (f"{counted(len(merge), 'file')} merged, {counted(count, 'image')} in all",)
         return deliver(merged, content, "calibration", notes)
     check_file(output, (model, weights, preprocess, labels), [calib])
     run = stages.Run()

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgehybrid.errors import NotFoundError, UsageError
+from edgehybrid.errors import UsageError
 from edgehybrid.pipeline.outputs import check_file
 from edgehybrid.records import Precision, Report, Runnable, Stream
 
@@ -90,13 +90,13 @@ def subject_of(path: Path, first: str | None = None) -> "Subject":
 
 
 def _subject(path: Path) -> "Subject":
-    from edgehybrid import delivery, stages
+    from edgehybrid import delivery, stages, store
     from edgehybrid.streamer import Subject, Variant
 
     if path.is_dir():
         return _bundled(path)
     if not path.is_file():
-        raise NotFoundError(f"no bundle or file {path}", why="nothing is there", fix="edgehybrid quickstart")
+        raise store.no_bundle(path, "bundle or file")
     if path.suffix == ".onnx":
         fixed = stages.fix_shapes(stages.Run(), path, batch=1, input_size=None, must_be_image=True)
         spec = delivery.spec_of(fixed)

@@ -129,7 +129,7 @@ def _template() -> tuple[Template, str]:
     engine.filters |= {
         "typeset": _typeset,
         "ms": wording.millis,
-        "mb": wording.megabytes,
+        "size": wording.size,
         "seconds": wording.seconds,
         "scaled": wording.scaled,
         "db": charts.decibels,
@@ -207,7 +207,7 @@ def _size_tile(report: Report, found: wording.Comparison) -> Tile:
     old, new = sizes.get("fp32"), sizes.get(found.precision)
     if old is None or new is None:
         return Tile("Size", "not known", "no file for both precisions")
-    return Tile("Size", wording.megabytes(new), f"{new / old:.2f}x of fp32's {wording.megabytes(old)}")
+    return Tile("Size", wording.size(new), f"{new / old:.2f}x of fp32's {wording.size(old)}")
 
 
 def _target_tile(report: Report) -> Tile:

@@ -24,7 +24,7 @@ from edgehybrid.records import (
     Targets,
     Verification,
 )
-from edgehybrid.reporter import ranking
+from edgehybrid.reporter import ranking, wording
 from edgehybrid.reporter.contrast import contrast_table
 from edgehybrid.reporter.document import LATENCY_KEYS, measurement_details, row_to_json, to_json
 from edgehybrid.reporter.overview import overview_table
@@ -84,7 +84,7 @@ def to_table(result: Listing) -> RenderableType:
         state = "trained weights" if result.trained else "UNTRAINED WEIGHTS"
         lines = [f"{result.path}: {result.model}, {state}", f"{counted(len(result.files), 'file')} match their hashes"]
         return Group(*map(_line, (*lines, f"loaded: {', '.join(result.loads)}")))
-    head = f"{result.path}  {result.bytes / 2**20:.1f} MiB  sha256 {result.sha256[:16]}..."
+    head = f"{result.path}  {wording.size(result.bytes)}  sha256 {result.sha256[:16]}..."
     return Group(_line(head), *_notes(result.notes))
 
 
@@ -213,7 +213,7 @@ def _stream(result: Stream) -> RenderableType:
             f"p50 {age['p50']:.1f}, p99 {age['p99']:.1f}, max {age['max']:.1f} ms; {result.late} late" if age else "-",
         ),
         ("inference", f"p50 {inference['p50']:.1f}, p99 {inference['p99']:.1f} ms" if inference else "-"),
-        ("connection", f"{result.reconnects} reconnects, longest gap {result.longest_gap_s:.1f} s"),
+        ("connection", f"{counted(result.reconnects, 'reconnect')}, longest gap {result.longest_gap_s:.1f} s"),
         ("power", "the machine does not tell" if result.power_w is None else f"{result.power_w:.1f} W"),
         ("recorded", result.recorded or "no"),
     )

@@ -85,7 +85,7 @@ def _cells(report: Report, row: Row) -> tuple[str, ...]:
         "-" if row.drop is None else " ".join(wording.drop_text(row.drop, images)),
         "-" if latency is None else " / ".join(wording.latency_text(latency)),
         "-" if power is None else f"{power.energy_mj:.1f}",
-        "-" if row.bytes is None else wording.megabytes(row.bytes),
+        "-" if row.bytes is None else wording.size(row.bytes),
         row.status,
     )
 

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from edgehybrid.printable import plain
+from edgehybrid.printable import counted, plain
 from edgehybrid.records import GroupLoss, Sensitivity
 from edgehybrid.reporter.tables import WholeTable
 
@@ -41,7 +41,7 @@ def to_file(result: Sensitivity, suffix: str) -> bytes:
 def to_table(result: Sensitivity) -> RenderableType:
     """What a terminal shows: the costliest groups, how they were found, and what the check says."""
     state = "" if result.trained else ", UNTRAINED WEIGHTS"
-    head = f"{plain(result.model)}{state}: {len(result.groups)} groups of int8 layers, the costliest first"
+    head = f"{plain(result.model)}{state}: {counted(len(result.groups), 'group')} of int8 layers, the costliest first"
     table = WholeTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("group", overflow="fold")
@@ -70,7 +70,8 @@ def _lines(result: Sensitivity) -> list[str]:
     total = sum(loss.nats for loss in result.groups)
     lines = [
         f"cost: share of the {total:.2g} nats by which all groups together move the softmax from float32's",
-        f"found by {_HOW[result.how]}: {result.forwards:.1f} forward passes per image on {result.images} images",
+        f"found by {_HOW[result.how]}: {result.forwards:.1f} forward passes per image on "
+        f"{counted(result.images, 'image')}",
     ]
     check = result.check
     if check is not None:

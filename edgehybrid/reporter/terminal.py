@@ -70,11 +70,13 @@ def _head(report: Report) -> list[tuple[str, str]]:
     ]
     if report.calibration is not None:
         method = f", {report.method}" if report.method else ""
-        head.append(("calibration", f"{report.calibration.name}, {report.calibration.images:,} images{method}"))
+        many = counted(report.calibration.images, "image")
+        head.append(("calibration", f"{report.calibration.name}, {many}{method}"))
     images = report.evaluation
-    kind = "" if images is None else "labelled " if images.labelled else "unlabelled "
-    head.append(("evaluation", "none" if images is None else f"{images.name}, {images.images:,} {kind}images"))
-    return head
+    if images is None:
+        return [*head, ("evaluation", "none")]
+    many = counted(images.images, "labelled image" if images.labelled else "unlabelled image")
+    return [*head, ("evaluation", f"{images.name}, {many}")]
 
 
 def _rows(report: Report, width: int) -> Table:
@@ -99,7 +101,7 @@ def _rows(report: Report, width: int) -> Table:
     for row in report.rows:
         cells = [*(_accuracy(row, glue) if scored else ["not measured"]), _fidelity(row, trained)]
         name = glue.join((row.precision, plain(row.backend)))
-        size = ["-" if row.bytes is None else wording.megabytes(row.bytes)] if width >= NARROW else []
+        size = ["-" if row.bytes is None else wording.size(row.bytes)] if width >= NARROW else []
         status = Text(row.status, style=STATUS_STYLES[row.status])
         grid.add_row(Text(name), *map(Text, [*cells, _latency(row, roomy), *size]), status)
     return grid

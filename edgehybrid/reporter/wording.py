@@ -61,9 +61,11 @@ def millis(value: float) -> str:
     return fixed(value, min(max(digits, 0), 4))
 
 
-def megabytes(count: int) -> str:
-    """Bytes as decimal megabytes."""
-    return f"{fixed(count / 1e6, 1)} MB"
+def size(count: int) -> str:
+    """Bytes in decimal megabytes, or in the smaller unit that shows what there is."""
+    if count >= 950_000:
+        return f"{fixed(count / 1e6, 1)} MB"
+    return f"{fixed(count / 1e3, 1 if count < 95_000 else 0)} kB" if count >= 1000 else counted(count, "byte")
 
 
 def scaled(count: int) -> str:
@@ -237,8 +239,8 @@ def engine_sentence(report: Report) -> str:
         return "none: this target needs no engine"
     parts = [engine.status, "" if engine.flavor is None else f"({backend(engine.flavor)})"]
     text = " ".join(part for part in parts if part)
-    size = "" if engine.bytes is None else f", {megabytes(engine.bytes)}"
-    return f"{text}{size}" + (f": {engine.reason}" if engine.reason else "")
+    taken = "" if engine.bytes is None else f", {size(engine.bytes)}"
+    return f"{text}{taken}" + (f": {engine.reason}" if engine.reason else "")
 
 
 def floor_sentence(report: Report) -> str:
@@ -263,7 +265,7 @@ def time_sentence(report: Report) -> str:
     worst = sorted(report.stages, key=lambda stage: -stage.seconds)[:3]
     cached = sum(stage.cached for stage in report.stages)
     listed = ", ".join(f"{stage.name} {seconds(stage.seconds)}" for stage in worst)
-    reused = f"; {cached} of {len(report.stages)} stages reused from the cache" if cached else ""
+    reused = f"; {cached} of {counted(len(report.stages), 'stage')} reused from the cache" if cached else ""
     return f"{seconds(total)}, most of it {listed}{reused}"
 
 

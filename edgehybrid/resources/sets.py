@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from edgehybrid.errors import unknown_name
+from edgehybrid.printable import counted
 from edgehybrid.records import SetCard, SetFile, SetPart
 from edgehybrid.resources.tables import Table, home, read_toml
 
@@ -55,7 +56,7 @@ def _parse_part(table: Table) -> SetPart:
     kind = cast(Literal["images", "npz"], table.choice("kind", ("images", "npz")))
     files = tuple(_parse_file(row) for row in table.rows("files", FILE_KEYS))
     if not files or (kind == "npz" and len(files) != 1):
-        raise table.wrong("files", f"found {len(files)} files", "one .npz, or at least one image")
+        raise table.wrong("files", f"found {counted(len(files), 'file')}", "one .npz, or at least one image")
     return SetPart(kind, table.count("images"), files)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgehybrid.dataset import Images
 from edgehybrid.errors import ArtifactError, ImagesError, UsageError
+from edgehybrid.printable import counted
 from edgehybrid.progress import listener
 from edgehybrid.records import ImageSet, Method, Preprocess, Ranges
 from edgehybrid.stages.product import calibrate, observe
@@ -29,7 +30,7 @@ def take_shard(images: Images, shard: str | None) -> Images:
     if not indexes:
         raise ImagesError(
             f"part {shard} of {images.spec.name} is empty",
-            why=f"there are {len(images)} images",
+            why=f"found {counted(len(images), 'image')}",
             fix="use fewer parts or more images",
         )
     return images.take(indexes)

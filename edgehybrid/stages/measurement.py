@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.dataset import Images
 from edgehybrid.errors import GraphError, ImagesError, StageError
+from edgehybrid.printable import counted
 from edgehybrid.progress import listener
 from edgehybrid.records import DeviceState, Latency, LayerError, ModelSpec, Power, Precision, Preprocess, Runnable
 from edgehybrid.stages.product import Quantized
@@ -231,7 +232,7 @@ def labels_for(images: Images, spec: ModelSpec) -> NDArray[np.int64]:
     if highest >= spec.classes:
         raise ImagesError(
             f"{images.spec.name} has labels up to {highest}",
-            why=f"the model has {spec.classes} classes, numbered from 0",
+            why=f"the model has {counted(spec.classes, 'class')}, numbered from 0",
             fix="give images of the classes that the model was trained on, or its own --weights",
         )
     return labels

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgehybrid import zoo
 from edgehybrid.dataset import Images, apply_stated
 from edgehybrid.errors import NotFoundError, UsageError
+from edgehybrid.printable import counted
 from edgehybrid.progress import listener
 from edgehybrid.records import ModelSpec, Preprocess, Provenance, Stated
 from edgehybrid.sizes import Size, size_of, spelled
@@ -211,7 +212,7 @@ def _opened(source: Source, sha256: str) -> "tuple[Graph, ModelSpec, int]":
     if source.num_classes not in (None, classes):
         raise UsageError(
             f"--num-classes {source.num_classes} does not fit {path}",
-            why=f"its output has {classes} classes",
+            why=f"its output has {counted(classes, 'class')}",
             fix="leave --num-classes out",
         )
     provenance = Provenance(source.model, sha256, trained=True, note="weights are those in the ONNX file")

@@ -102,6 +102,7 @@ def time_networks(
             )
     if samples is not None:
         write_atomic(samples, _as_csv(timed))
+        listener().note(f"written to {samples}")
     return timed
 
 

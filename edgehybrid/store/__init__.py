@@ -6,7 +6,7 @@ the process that held them. So `kill -9` at any moment leaves old content, new c
 a temporary name that the next holder of the same lock removes.
 """
 
-from edgehybrid.store.bundle import MANIFEST, Bundle, check_output, may_be_bundle, open_bundle, write_bundle
+from edgehybrid.store.bundle import MANIFEST, Bundle, check_output, may_be_bundle, no_bundle, open_bundle, write_bundle
 from edgehybrid.store.cache import run_stage
 from edgehybrid.store.documents import decode, to_json
 from edgehybrid.store.files import Content, cache_root, guarding, locked, sha256_of, write_atomic
@@ -21,6 +21,7 @@ __all__ = [
     "guarding",
     "locked",
     "may_be_bundle",
+    "no_bundle",
     "open_bundle",
     "run_stage",
     "sha256_of",

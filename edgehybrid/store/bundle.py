@@ -1,6 +1,7 @@
 """Bundles: a folder of results and a manifest with the hash of every file."""
 
 import contextlib
+import difflib
 import json
 import os
 import stat
@@ -207,6 +208,21 @@ def _manifest_in(folder: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
+def no_bundle(path: Path, kind: str = "bundle") -> NotFoundError:
+    """The error for a bundle that is not there, with those that lie beside it or where builds go unless told."""
+    there = {found.parent.name: found.parent for place in (Path("builds"), path.parent) for found in _bundles_in(place)}
+    near = [str(there[name]) for name in difflib.get_close_matches(path.name, there, cutoff=0.0)]
+    makes = "edgehybrid quickstart makes one, edgehybrid build one of your model"
+    return NotFoundError(
+        f"no {kind} {path}", why="nothing is there", fix=f"name one that is: {', '.join(near)}" if near else makes
+    )
+
+
+def _bundles_in(folder: Path) -> list[Path]:
+    """Manifests of the bundles right within a folder."""
+    return sorted(folder.glob(f"*/{MANIFEST}"))
+
+
 def open_bundle(folder: Path) -> Bundle:
     """Open a bundle after checking the size and hash of every file in its manifest.
 
@@ -217,11 +233,11 @@ def open_bundle(folder: Path) -> Bundle:
     """
     again = "build it again with `edgehybrid build`, or copy it again from where it was made"
     if not folder.exists():
-        raise NotFoundError(f"no bundle {folder}", why="nothing is there", fix="edgehybrid build")
+        raise no_bundle(folder)
     try:
         manifest = _read_manifest(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
-        within = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+        within = [path.parent for path in _bundles_in(folder)]
         fix = f"name a bundle within it: {', '.join(map(str, within[:3]))}" if within else again
         raise ArtifactError(f"{folder} is not a bundle", why=f"it has no {MANIFEST}", fix=fix) from error
     except PermissionError as error:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgehybrid.errors import ResourceError, UsageError, WeightsError
+from edgehybrid.printable import counted
 from edgehybrid.records import ModelCard, ModelSpec, Preprocess, Provenance
 from edgehybrid.zoo.cards import CARDS
 from edgehybrid.zoo.checkpoint import Checkpoint, read
@@ -174,7 +175,7 @@ def check_classes(found: int, wanted: int | None, path: Path) -> None:
     """Refuse a number of classes that the checkpoint does not have (UsageError)."""
     if wanted not in (None, found):
         raise UsageError(
-            f"{path.name} has {found} classes, --num-classes asks for {wanted}",
+            f"{path.name} has {counted(found, 'class')}, --num-classes asks for {wanted}",
             why="a classifier of another width would be untrained",
             fix="leave --num-classes out, or give weights trained for that many classes",
         )
