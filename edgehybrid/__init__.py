@@ -3,28 +3,33 @@
 Every command is a function here: `edgehybrid.build(model="cmt_ti", precision="int8")`.
 """
 
-from edgehybrid import errors as errors
+import importlib
+from typing import TYPE_CHECKING
+
 from edgehybrid import lazy_imports
-from edgehybrid import records as records
-from edgehybrid.pipeline import (
-    bench,
-    build,
-    calibrate,
-    compare,
-    doctor,
-    evaluate,
-    export,
-    lint,
-    models,
-    quantize,
-    quickstart,
-    report,
-    sensitivity,
-    stream,
-    targets,
-    verify,
-)
 from edgehybrid.version import __version__
+
+if TYPE_CHECKING:
+    from edgehybrid import errors as errors
+    from edgehybrid import records as records
+    from edgehybrid.pipeline import (
+        bench,
+        build,
+        calibrate,
+        compare,
+        doctor,
+        evaluate,
+        export,
+        lint,
+        models,
+        quantize,
+        quickstart,
+        report,
+        sensitivity,
+        stream,
+        targets,
+        verify,
+    )
 
 lazy_imports.install()
 
@@ -49,3 +54,12 @@ __all__ = [
     "targets",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """A function or module of `__all__`, loaded when it is first asked for: the command line has to begin at once."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("errors", "records"):
+        return importlib.import_module(f"{__name__}.{name}")
+    return getattr(importlib.import_module(f"{__name__}.pipeline"), name)

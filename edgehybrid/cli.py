@@ -65,7 +65,7 @@ def main() -> None:
         open_missing_streams()
         escape_strange_letters()
         signal.signal(signal.SIGTERM, _terminate)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, _interrupt)
         code = app(standalone_mode=False)
         if code == SIGINT_CODE and not _said.anything:  # the parser's own answer to Ctrl-C

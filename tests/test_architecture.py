@@ -87,10 +87,10 @@ def test_the_api_is_the_commands_and_two_modules() -> None:
 
 
 def test_only_stages_and_pipeline_import_inside_functions() -> None:
-    """Laziness is of our own modules and has two homes; elsewhere an import stands at the top."""
+    """Laziness is of our own modules and has few homes; elsewhere an import stands at the top."""
     late = []
     for path in ROOT.rglob("*.py"):
-        if path.relative_to(ROOT).parts[0] in ("pipeline", "stages", "delivery", "cli.py"):
+        if path.relative_to(ROOT).parts[0] in ("__main__.py", "cli.py", "pipeline", "stages", "delivery"):
             continue
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):

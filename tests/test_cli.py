@@ -313,6 +313,21 @@ def test_a_signal_during_the_start_leaves_no_traceback(
     assert done.stderr.startswith(f"error: {what}")
 
 
+def test_ctrl_c_while_the_program_is_being_imported_leaves_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from edgehybrid.__main__ import main\n"
+        "slow = {'numpy', 'typer', 'dataclasses'} & set(sys.modules); assert not slow, slow\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'edgehybrid.cli': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder()); main()"
+    )
+    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (130, "error: interrupted")
+    assert "Traceback" not in done.stderr
+
+
 def test_an_interrupted_document_is_not_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
     def echo(text: str = "", err: bool = False) -> None:
         (sys.stderr if err else sys.stdout).write(text[:20])

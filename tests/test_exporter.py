@@ -17,6 +17,7 @@ from edgehybrid.errors import StageError, UsageError
 from edgehybrid.exporter import trace
 from edgehybrid.graph import Graph, name_of, shape_of, values
 from edgehybrid.graph.counting import count_macs
+from edgehybrid.printable import counted
 from edgehybrid.records import ModelSpec, Preprocess, Provenance
 
 TINY = ModelSpec("tiny", Preprocess(8), 4, Provenance("random (seed 0)", "", trained=False))
@@ -87,7 +88,7 @@ def test_all_images_are_compared_whatever_the_batch(net: nn.Module, batch: int, 
     graph = trace(net, TINY, batch=batch, images=images(count), notify=said.append)
     assert shape_of(graph.input) == (batch, 3, 8, 8)
     assert len(said) == 1
-    assert said[0].startswith(f"ONNX agrees with torch on {count} images: largest difference ")
+    assert said[0].startswith(f"ONNX agrees with torch on {counted(count, 'image')}: largest difference ")
     assert said[0].endswith(f"same top-1 on {count}")
 
 
