@@ -136,6 +136,7 @@ def _template() -> tuple[Template, str]:
         "number": wording.fixed,
         "backend": wording.backend,
         "counted": counted,
+        "training": wording.training,
     }
     return engine.from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8")), style
 

@@ -64,7 +64,7 @@ def _head(report: Report) -> list[tuple[str, str]]:
     )
     here = all(row.backend.startswith("onnxruntime") or row.status != "measured" for row in report.rows)
     head = [
-        ("weights", f"{weights.source} ({'trained' if weights.trained else 'UNTRAINED'})"),
+        ("weights", f"{weights.source} ({wording.training(weights) if weights.trained else 'UNTRAINED'})"),
         ("target", f"{report.target.name}: {report.target.title}"),
         ("this CPU" if here else "this machine", f"{device.name}, {threads}"),
     ]

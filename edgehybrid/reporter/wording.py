@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from edgehybrid.printable import counted
 from edgehybrid.proportions import wilson
-from edgehybrid.records import UNTRAINED, WORTHWHILE, Accuracy, Drop, Fidelity, Latency, Report, Row
+from edgehybrid.records import UNTRAINED, WORTHWHILE, Accuracy, Drop, Fidelity, Latency, Provenance, Report, Row
 
 BACKENDS = {
     "onnxruntime": "ONNX Runtime",
@@ -116,6 +116,13 @@ def agreement_interval(fidelity: Fidelity) -> tuple[float, float]:
 def backend(name: str) -> str:
     """The backend as its makers write it."""
     return BACKENDS.get(name, name)
+
+
+def training(weights: Provenance) -> str:
+    """What is known of it: nothing where an ONNX file is all there is, whose weights are taken as they are."""
+    if not weights.trained:
+        return "untrained"
+    return "as the file has them" if weights.source.endswith(".onnx") else "trained"
 
 
 def place(report: Report, row: Row) -> str:

@@ -104,6 +104,16 @@ def test_a_failure_is_told_once_in_the_first_sentence() -> None:
     assert "engine failed (TensorRT-RTX): Error Code 4" in text
 
 
+def test_an_onnx_file_does_not_say_whether_it_was_trained() -> None:
+    report = samples.labelled()
+    assert "(trained)" in show(report)
+    weights = replace(report.model.weights, source="mine.onnx")
+    users = replace(report, model=replace(report.model, weights=weights))
+    assert "mine.onnx (as the file has them)" in show(users)
+    assert "<b>as the file has them</b>, mine.onnx" in reporter.page(users)
+    assert "(UNTRAINED)" in show(samples.untrained())
+
+
 def test_an_estimate_is_marked_and_not_used_for_the_verdict() -> None:
     text = show(samples.on_board())
     assert "~3.09" in text
