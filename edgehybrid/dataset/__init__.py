@@ -155,6 +155,7 @@ def load(
         else:
             skipped.append(f"{shown(origin.pictures.keys[index])}: {found}")
     _check_skipped(origin.name, skipped, len(chosen))
+    said = _monotony(origin.pictures, readable, digests) if split == "calib" else ""
     spec = ImageSet(
         name=origin.name,
         source=origin.place,
@@ -164,10 +165,19 @@ def load(
         classes=origin.classes,
         skipped=tuple(skipped),
         licence=origin.licence,
-        note=origin.note,
+        note="; ".join(note for note in (origin.note, said) if note),
     )
     labels = None if origin.labels is None else origin.labels[readable]
     return Images(spec, labels, tuple(digests), origin.pictures, readable)
+
+
+def _monotony(pictures: Pictures, chosen: Sequence[int], digests: Sequence[bytes]) -> str:
+    """Why ranges taken from these images fit no others; empty of most sets, of which only one image is opened."""
+    if len(digests) > 1 and len(set(digests)) == 1:
+        return f"all {len(digests):,} images are the same, so ranges fit no others"
+    if all(image.getcolors(maxcolors=1) for image in pictures.open(chosen)):  # None: there are more
+        return "every image is of one colour, so ranges fit no others"
+    return ""
 
 
 def overlap(first: Images, second: Images) -> int:

@@ -60,7 +60,8 @@ def list_images(root: Path) -> Listing:
         )
     labelled = (root / CLASSES_FILE).exists()
     if len(filled) == 1 and not labelled:
-        note = f"all images lie in one folder, '{shown(filled[0])}', which gives no labels"
+        unless = f"unless a {CLASSES_FILE} beside it lists every class"
+        note = f"all images lie in one folder, '{shown(filled[0])}', which gives no class number {unless}"
         return Listing(tuple(sorted(inside[filled[0]])), None, note=note)
     classes = _read_classes(root / CLASSES_FILE, filled) if labelled else _sort_classes(root, inside)
     number = {name: index for index, name in enumerate(classes)}

@@ -79,11 +79,7 @@ def image_notes(
     """
     notes = []
     for images in (calibration, evaluation):
-        if images is not None and images.skipped:
-            skipped = counted(len(images.skipped), "unreadable image")
-            notes.append(f"{images.name}: skipped {skipped}, first {images.skipped[0]}")
-        if images is not None and images.note and images.name != "photos":  # which has its own line below
-            notes.append(f"{images.name}: {images.note}")
+        notes += [] if images is None else set_notes(images)
     if calibration is not None and recipe.calib == "photos" and recipe.ranges is None:
         notes.append("calibrated on the bundled photographs, not your camera's: give your own with --calib DIR")
     if calibration is not None and calibration.images < FEW_CALIBRATION_IMAGES:
@@ -95,6 +91,17 @@ def image_notes(
         seen = "the calibration images" if recipe.ranges is None else f"images of {recipe.calib}"
         notes.append(f"no --eval given: accuracy is not measured; fidelity is on {seen}")
     return tuple(dict.fromkeys(notes))  # one set of images may serve both
+
+
+def set_notes(images: ImageSet) -> list[str]:
+    """What was left out of a set of images, and what it is like; of `photos` where they matter."""
+    notes = []
+    if images.skipped:
+        skipped = counted(len(images.skipped), "unreadable image")
+        notes.append(f"{images.name}: skipped {skipped}, first {images.skipped[0]}")
+    if images.note and images.name != "photos":
+        notes.append(f"{images.name}: {images.note}")
+    return notes
 
 
 def int8_notes(precision: Precision, plan: Plan, work: Mapping[str, int]) -> tuple[str, ...]:
@@ -199,7 +206,7 @@ def label_notes(evaluation: ImageSet, rows: tuple[Row, ...]) -> tuple[str, ...]:
     """Why images without labels gave no accuracy, and what they gave instead."""
     if evaluation.labelled:
         return ()
-    needed = "it needs one folder per class, or an array y in the .npz file"
+    needed = evaluation.note or "it needs one folder per class, or an array y in the .npz file"
     rest = "only agreement with fp32 is shown" if any(row.fidelity for row in rows) else "nothing was measured"
     return (f"{evaluation.name} has no labels, so there is no accuracy: {needed}; {rest}",)
 

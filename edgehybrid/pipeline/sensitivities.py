@@ -99,7 +99,12 @@ def sensitivity(
         check=checked,
         calibration=images.spec,
         method=method,
-        notes=(*findings.weight_notes(made.spec), *ranking.notes, *findings.ranking_notes(ranking.forwards, checked)),
+        notes=(
+            *findings.weight_notes(made.spec),
+            *findings.set_notes(images.spec),
+            *ranking.notes,
+            *findings.ranking_notes(ranking.forwards, checked),
+        ),
     )
     if output is not None:
         write_beside_result(output, reporter.ranking_file(found, output.suffix))

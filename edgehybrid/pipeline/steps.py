@@ -132,7 +132,8 @@ def calibrate(
     content = stages.write_calibration(run, baseline, images, spec.preprocess, method or "mse")
     part = "" if shard is None else "-" + shard.replace("/", "-of-")
     name = f"{spec.name}-{spelled(spec.preprocess.size)}-calibration{part}.json"
-    return deliver(output or Path(name), content, "calibration", findings.weight_notes(spec))
+    said = (*findings.set_notes(images.spec), *findings.weight_notes(spec))
+    return deliver(output or Path(name), content, "calibration", said)
 
 
 def quantize(
@@ -227,5 +228,9 @@ def quantize(
         written, plan = both.deployed(goal), both.plan
     name = f"{spec.name}-{spelled(spec.preprocess.size)}-b{made.batch}-{precision}.onnx"
     product = stages.suit_parser(run, written, goal)
-    notes = (*findings.int8_notes(precision, plan, stages.work_of(run, path)), *findings.weight_notes(spec))
+    notes = (
+        *findings.int8_notes(precision, plan, stages.work_of(run, path)),
+        *(findings.set_notes(images.spec) if ranges is None else ()),
+        *findings.weight_notes(spec),
+    )
     return deliver(output or Path(name), product, "onnx", notes)

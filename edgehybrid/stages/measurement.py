@@ -218,7 +218,7 @@ def labels_for(images: Images, spec: ModelSpec) -> NDArray[np.int64]:
     if images.labels is None:
         raise ImagesError(
             f"{images.spec.name} has no labels",
-            why="accuracy needs one folder per class, or an array y in the .npz file",
+            why=images.spec.note or "accuracy needs one folder per class, or an array y in the .npz file",
             fix="leave --eval out to measure agreement with float32 only",
         )
     if spec.classes == 0:

@@ -64,7 +64,7 @@ def test_one_folder_is_no_choice_of_classes(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     listing = list_images(tmp_path)
     assert (len(listing.files), listing.labels) == (2, None)
-    assert "images" in listing.note
+    assert "'images', which gives no class number unless a classes.txt" in listing.note
     (tmp_path / "classes.txt").write_text("images\nothers\n")
     assert list_images(tmp_path).labels == (0, 0)
 

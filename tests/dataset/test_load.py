@@ -283,6 +283,21 @@ def test_damage_that_comes_later_names_the_file(tmp_path: Path) -> None:
         images.image(4)
 
 
+def test_images_that_tell_nothing_apart_are_told_of(tmp_path: Path) -> None:
+    one = np.random.default_rng(0).integers(0, 255, (1, 8, 8, 3), np.uint8)
+    black, grey, same, other = np.zeros_like(one), np.full_like(one, 127), one, one[:, ::-1]
+    for name, rows, said in (
+        ("same", [same, same], "all 2 images are the same, so ranges fit no others"),
+        ("blank", [black, grey], "every image is of one colour, so ranges fit no others"),
+        ("one", [grey], "every image is of one colour, so ranges fit no others"),
+        ("sound", [black, same], ""),
+        ("turned", [same, other], ""),
+    ):
+        np.savez(tmp_path / f"{name}.npz", x=np.concatenate(rows))
+        assert load(tmp_path / f"{name}.npz").spec.note == said
+        assert load(tmp_path / f"{name}.npz", split="eval").spec.note == ""
+
+
 def test_of_a_large_set_only_headers_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "FULL_CHECK", 100)
     write_folder(tmp_path, names(100), "JPEG", side=32)
