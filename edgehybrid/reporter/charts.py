@@ -138,7 +138,7 @@ def _place_label(
         box = box_at(place)
         outside = _shared(box, box) - _shared(box, frame)
         distance = abs((box[1] + box[3]) / 2 - y)
-        return 100 * outside + sum(_shared(box, other) for other in boxes) + 2 * distance
+        return 100 * outside + sum(_shared(box, other) for other in boxes) + distance
 
     chosen = min(places, key=harm)
     boxes.append(box_at(chosen))

@@ -113,7 +113,7 @@ def guarding(place: Path) -> Iterator[None]:
             ) from error
         if error.errno == errno.EFBIG:
             raise ResourceError(
-                f"{where} may not become as large as it has to",
+                f"a file became too large while writing {where}",
                 why=f"{error.strerror}: a limit of the shell (ulimit -f) or of the file system",
                 fix="ulimit -f unlimited, or give another disk with --output and EDGEHYBRID_CACHE_DIR",
             ) from error

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid.errors import InputError, StageError
+from edgehybrid.printable import counted
 from edgehybrid.streamer.frame import Frame, Mailbox
 from edgehybrid.streamer.source import LostError, Reader, Shot
 from edgehybrid.streamer.stillness import Stillness
@@ -186,7 +187,7 @@ class Capture:
         if len(self._stuck) > MAX_STUCK:
             raise StageError(
                 "the source hangs",
-                why=f"{len(self._stuck)} attempts to read it never came back",
+                why=f"{counted(len(self._stuck), 'attempt')} to read it never came back",
                 fix="unplug the camera, or restart its driver",
             )
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from edgehybrid import dataset
+from edgehybrid.printable import counted
 from edgehybrid.streamer.source import Shot
 
 REALTIME_FPS = 2.0
@@ -23,7 +24,7 @@ class PicturesReader:
 
     def __init__(self, folder: str, *, realtime: bool = False) -> None:
         self._images, self._paced = dataset.load(folder), realtime
-        self.title = f"{len(self._images)} images"
+        self.title = counted(len(self._images), "image")
 
     def shots(self, wanted: Callable[[], bool]) -> Iterator[Shot]:
         """Each image; see `source.Reader`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgehybrid.cores import available_cores
 from edgehybrid.errors import StageError, UsageError
+from edgehybrid.printable import counted
 from edgehybrid.progress import Listener, listener
 from edgehybrid.records import Stream
 from edgehybrid.streamer.access import ANY, Door
@@ -156,9 +157,11 @@ def _summary(
     if not subject.trained:
         notes.append("the weights are untrained: the answers mean nothing")
     if counts["frozen"]:
-        notes.append(f"{counts['frozen']} frames were the very picture of seconds before: a hung camera, else --still")
+        notes.append(
+            f"{counted(counts['frozen'], 'frame')} had the very picture of seconds before: a hung camera, else --still"
+        )
     if counts["unrecorded"]:
-        notes.append(f"{counts['unrecorded']} answers are not on the film: it could not be written in time")
+        notes.append(f"{counted(counts['unrecorded'], 'answer')} not on the film: it could not be written in time")
     return Stream(
         source=source.shown,
         engine=subject.title,

@@ -24,7 +24,7 @@ def small_files() -> Iterator[None]:
 
 def test_a_limit_of_size_keeps_the_old_file_and_is_not_called_a_full_disk(tmp_path: Path, small_files: None) -> None:
     store.write_atomic(tmp_path / "a.bin", b"old")
-    with pytest.raises(ResourceError, match="may not become as large") as caught:
+    with pytest.raises(ResourceError, match="became too large while writing") as caught:
         store.write_atomic(tmp_path / "a.bin", bytes(100_000))
     assert caught.value.exit_code == 8
     assert "ulimit -f" in caught.value.fix
