@@ -341,6 +341,15 @@ def test_folders_named_as_classes_get_the_numbers_of_the_classes(folders: Path) 
     assert notes.told == ["no image class is named as one of net: 'bee' is taken for its first"]
 
 
+def test_one_folder_of_images_has_no_labels_and_the_reason_is_that_it_is_one(home: Path) -> None:
+    (home / "alone" / "bee").mkdir(parents=True)
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(home / "alone" / "bee" / "0.png")
+    with pytest.raises(ImagesError, match="alone has no labels") as caught:
+        stages.labels_for(load(str(home / "alone"), split="eval"), spec(*NAMES))
+    assert caught.value.why.startswith("all images lie in one folder, 'bee', which gives no class number")
+    assert "one folder" not in load(str(home / "alone")).spec.note  # of calibration it is no matter
+
+
 def test_a_folder_that_is_no_class_among_some_that_are_is_refused(folders: Path) -> None:
     images = load(str(folders), limit=None, seed=0, split="eval")
     for labels in (("ant", "bee", "cat", "dog", "Eel"), ("eel", "bee", "bee", "dog", "cat")):

@@ -72,7 +72,7 @@ def resolve(source: str | Path, split: resources.Split) -> Source:
             fix="check the path and its permissions",
         ) from error
     if is_folder:
-        return _folder(path)
+        return _folder(path, split)
     if is_file:
         if path.suffix.lower() == ".npz":
             return _npz(path)
@@ -125,12 +125,13 @@ def _verify(name: str, home: Path, part: SetPart) -> None:
             )
 
 
-def _folder(path: Path) -> Source:
+def _folder(path: Path, split: resources.Split) -> Source:
     listing = folder.list_images(path)
     labels = None if listing.labels is None else np.array(listing.labels, np.int64)
     name = shown(path.resolve().name or path)
     classes = tuple(shown(name) for name in listing.classes)
-    return Source(name, shown(path), _Files(path, listing.files), labels, classes, note=listing.note)
+    note = listing.note if split == "eval" else ""  # it is about labels
+    return Source(name, shown(path), _Files(path, listing.files), labels, classes, note=note)
 
 
 def _npz(path: Path) -> Source:
