@@ -81,8 +81,8 @@ def to_table(result: Listing) -> RenderableType:
     if isinstance(result, Sensitivity):
         return ranking.to_table(result)
     if isinstance(result, Verification):
-        state = "trained weights" if result.trained else "UNTRAINED WEIGHTS"
-        lines = [f"{result.path}: {result.model}, {state}", f"{counted(len(result.files), 'file')} match their hashes"]
+        state = "" if result.trained else ", UNTRAINED WEIGHTS"
+        lines = [f"{result.path}: {result.model}{state}", f"{counted(len(result.files), 'file')} match their hashes"]
         return Group(*map(_line, (*lines, f"loaded: {', '.join(result.loads)}")))
     head = f"{result.path}  {wording.size(result.bytes)}  sha256 {result.sha256[:16]}..."
     return Group(_line(head), *_notes(result.notes))

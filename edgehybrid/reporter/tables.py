@@ -8,7 +8,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 
 FOLDED = 14
-"""Characters to which a column may be folded: whole words mostly, and every number."""
+"""Characters to which a column that may break is narrowed at most: every number and most words fit."""
 
 
 class WholeTable(Table):
