@@ -155,7 +155,7 @@ def _timings(result: Measurement) -> list[RenderableType]:
         return []
     parts = any(timing.parts for timing in result.timings)
     names = tuple(result.timings[0].percentiles)
-    columns = ("calls/s", "scatter", *(f"p{name} (nearest)" for name in names))
+    columns = ("calls/s", "scatter", *(f"p{name}\n(nearest)" for name in names))
     table = grid("", "", *columns, *(("upload", "compute", "download", "enqueue") if parts else ()))
     for timing in result.timings:
         medians = [f"{timing.parts[part].p50:.3f}" for part in ("h2d", "compute", "d2h", "enqueue") if timing.parts]
