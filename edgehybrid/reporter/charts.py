@@ -93,6 +93,7 @@ def tradeoff(report: Report, width: int) -> Markup:
     canvas.text(left - 40, 14, f"↑ {name} (lower is better)", "axis-name")
     canvas.text(right, height - 8, "median latency, ms per call (left is better) →", "axis-name", "end")
     boxes = [(at_x(p.x) - 8, at_y(p.y) - 8, at_x(p.x) + 8, at_y(p.y) + 8) for p in points]
+    boxes.append((left, at_y(0) - 1, right, at_y(0) + 1))
     for p in points:
         look = f"bar stroke-{p.row.precision}"
         x, y, (first, last) = at_x(p.x), at_y(p.y), map(at_x, p.spread)
