@@ -12,14 +12,14 @@ from edgehybrid.placement.rules import (
     CORE_RULES,
     FLOAT_OPS,
     HADAMARD_RULES,
+    LINEAR_RULES,
     PASSAGE_RULES,
-    PRODUCT_RULES,
     RESIDUAL_RULES,
     Convolution,
     Core,
     Hadamard,
+    Linear,
     Passage,
-    Product,
     Residual,
     choose,
 )
@@ -27,7 +27,7 @@ from edgehybrid.records import Decision
 from tests.single import SingleNet, decisions
 
 THICK = Convolution(True, 2, 32, 64, 1, "3x3", 3, 49, "")
-WIDE = Product(1, False, False, 196, 64, 256)
+WIDE = Linear(1, False, False, 196, 64, 256)
 FITTING = Core(True, True, 32, 196, 49, True)
 FUSABLE = Residual("Conv", True, "", "Conv", True)
 POOLED = Passage("MaxPool", "3x3", True, "Relu", "Conv", True)
@@ -112,7 +112,7 @@ def test_convolution_table_decides_by_its_first_match(change: dict[str, object],
     ],
 )
 def test_product_table_decides_by_its_first_match(change: dict[str, object], rule: str) -> None:
-    assert choose(PRODUCT_RULES, Product(**{**vars(WIDE), **change}))[0].name == rule
+    assert choose(LINEAR_RULES, Linear(**{**vars(WIDE), **change}))[0].name == rule
 
 
 @pytest.mark.parametrize(

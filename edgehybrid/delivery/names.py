@@ -1,6 +1,6 @@
 """What the files of a bundle are called."""
 
-from edgehybrid.records import Product
+from edgehybrid.records import EngineBuild
 
 ANSWERS_SCHEMA = "edgehybrid.answers/1"
 BASELINE, MODEL, PLAN = "baseline.onnx", "model.onnx", "engine.plan"
@@ -19,6 +19,6 @@ OWN = frozenset(
 """All of them: what a new build may remove from the bundle that it replaces, whatever a manifest there lists."""
 
 
-def plan_name(product: Product) -> str:
+def plan_name(product: EngineBuild) -> str:
     """What a bundle calls the engine of a product."""
     return TORCH_PLAN if product.engine.flavor == "torch-tensorrt" else PLAN

@@ -26,7 +26,7 @@ from edgehybrid.delivery.names import (
     plan_name,
 )
 from edgehybrid.delivery.opening import listed, moved, names_in, recipe_of
-from edgehybrid.records import Answers, Preprocess, Product, Ranges, Recipe, Report, Target
+from edgehybrid.records import Answers, EngineBuild, Preprocess, Ranges, Recipe, Report, Target
 
 
 def write(
@@ -38,8 +38,8 @@ def write(
     deployed: Path,
     ranges: Ranges | None,
     scales: Ranges | None,
-    product: Product,
-    control: Product | None,
+    product: EngineBuild,
+    control: EngineBuild | None,
     versions: Mapping[str, str],
     answers: Answers | None = None,
 ) -> None:
@@ -85,8 +85,8 @@ def write(
 def write_engines(
     folder: Path,
     report: Report,
-    product: Product,
-    control: Product | None,
+    product: EngineBuild,
+    control: EngineBuild | None,
     versions: Mapping[str, str],
     answers: Answers | None,
 ) -> None:
@@ -140,12 +140,12 @@ def without_engines(answers: Answers | None) -> Answers | None:
 
 
 def _engine_files(
-    product: Product, control: Product | None, recipe: Recipe, target: Target, versions: Mapping[str, str]
+    product: EngineBuild, control: EngineBuild | None, recipe: Recipe, target: Target, versions: Mapping[str, str]
 ) -> dict[str, store.Content]:
     """Engines and what is known about them: the part of a bundle that is made again on another device."""
     digest = hashlib.sha256(store.to_json(recipe)).hexdigest()
 
-    def facts(made: Product, path: str) -> dict[str, object]:
+    def facts(made: EngineBuild, path: str) -> dict[str, object]:
         mark = None if made.stamp is None else replace(made.stamp, recipe_sha256=digest)
         shown = made.engine if made.plan is None else replace(made.engine, path=path)
         return {"engine": shown, "stamp": mark, "log": list(made.log)}

@@ -23,7 +23,7 @@ from edgehybrid.errors import (
     UsageError,
 )
 from edgehybrid.progress import listener
-from edgehybrid.records import Engine, EngineOptions, EngineStamp, Precision, Product, Target
+from edgehybrid.records import Engine, EngineBuild, EngineOptions, EngineStamp, Precision, Target
 from edgehybrid.store import sha256_of
 
 TRTEXEC = ("trtexec", "/usr/src/tensorrt/bin/trtexec", "/usr/local/tensorrt/bin/trtexec")
@@ -223,7 +223,7 @@ def build_with_trtexec(
     target: Target,
     precision: Precision,
     options: EngineOptions,
-) -> tuple[Product, Product | None]:
+) -> tuple[EngineBuild, EngineBuild | None]:
     """Engine and control from the board's `trtexec`.
 
     Args:
@@ -260,7 +260,7 @@ def _trtexec(
     target: Target,
     precision: Precision,
     options: EngineOptions,
-) -> Product:
+) -> EngineBuild:
     """One engine."""
     tool = shlex.quote(str(board.trtexec))
     words = [
@@ -308,7 +308,7 @@ def _trtexec(
     kept = fetched / plan
     engine = Engine("tensorrt", "built", reason, plan, kept.stat().st_size)
     warnings = tuple(line.strip() for line in log if "[W]" in line)[-200:]
-    return Product(engine, bundle / model, kept, mark, warnings)
+    return EngineBuild(engine, bundle / model, kept, mark, warnings)
 
 
 def precision_words(target: Target, precision: Precision) -> list[str]:

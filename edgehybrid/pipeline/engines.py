@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgehybrid.errors import EdgeHybridError, NotReadyError, UsageError
 from edgehybrid.progress import listener
-from edgehybrid.records import Engine, EngineOptions, Precision, Product, Ranges, Report, Row, Target
+from edgehybrid.records import Engine, EngineBuild, EngineOptions, Precision, Ranges, Report, Row, Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,9 +43,11 @@ def order(run: "Run", lowered: "Lowered", target: Target, options: EngineOptions
     return Ordered(target, lowered.precision, floats, model, quantized.typed, lowered.scales, lowered.peaks, options)
 
 
-def by_precision(precision: Precision, product: Product, control: Product | None) -> dict[Precision, Product]:
+def by_precision(
+    precision: Precision, product: EngineBuild, control: EngineBuild | None
+) -> dict[Precision, EngineBuild]:
     """The engine asked for and, beside int8, its fp16 control."""
-    made: dict[Precision, Product] = {precision: product}
+    made: dict[Precision, EngineBuild] = {precision: product}
     if control is not None:
         made["fp16"] = control
     return made
@@ -53,7 +55,7 @@ def by_precision(precision: Precision, product: Product, control: Product | None
 
 def trial_rows(
     target: Target,
-    products: Mapping[Precision, Product],
+    products: Mapping[Precision, EngineBuild],
     trial: "Trial",
     reference: "NDArray[np.float32] | None",
     labels: "NDArray[np.int64] | None",
@@ -66,7 +68,7 @@ def trial_rows(
     return findings.tried_rows(rows, trial.latencies, trial.logits, reference, labels, outputs)
 
 
-def placed(product: Product, folder: Path) -> Engine:
+def placed(product: EngineBuild, folder: Path) -> Engine:
     """The engine with its path in a bundle, where there is a file."""
     from edgehybrid import delivery
 
@@ -75,7 +77,7 @@ def placed(product: Product, folder: Path) -> Engine:
     return replace(product.engine, path=str(folder / delivery.plan_name(product)))
 
 
-def build_product(run: "Run", ordered: Ordered) -> Product:
+def build_product(run: "Run", ordered: Ordered) -> EngineBuild:
     """The engine asked for where it can be built here, else what NVIDIA's compiler says to its graph."""
     from edgehybrid import engine, stages
 
@@ -89,7 +91,7 @@ def build_product(run: "Run", ordered: Ordered) -> Product:
     return stages.build_engine(run, graph, target, ordered.precision, options=options)
 
 
-def build_control(run: "Run", ordered: Ordered) -> Product | None:
+def build_control(run: "Run", ordered: Ordered) -> EngineBuild | None:
     """The fp16 twin that int8 must be faster than; None where the target runs no engine or int8 was not asked for."""
     from edgehybrid import stages
 
@@ -100,7 +102,7 @@ def build_control(run: "Run", ordered: Ordered) -> Product | None:
     if target.dialect == "typed":
         half = stages.quantize(run, ordered.baseline, "fp16", None, ordered.peaks).typed
     if not stages.builds_here(target):
-        return Product(Engine(None, "deferred", "the fp16 control is built beside the engine, on the device"), half)
+        return EngineBuild(Engine(None, "deferred", "the fp16 control is built beside the engine, on the device"), half)
     options = replace(ordered.options, dla_core=None)
     return stages.build_engine(run, half, target, "fp16", options=options, label="engine fp16")
 
@@ -243,8 +245,8 @@ def _keep(
     run: "Run",
     folder: Path,
     opened: "Graphs",
-    product: Product,
-    control: Product | None,
+    product: EngineBuild,
+    control: EngineBuild | None,
     trial: "Trial",
     scored: "Images | None",
     outputs: Mapping[str, int] | None = None,

@@ -29,14 +29,14 @@ from edgehybrid.placement.rules import (
     CORE_RULES,
     FLOAT_OPS,
     HADAMARD_RULES,
+    LINEAR_RULES,
     PASSAGE_RULES,
-    PRODUCT_RULES,
     RESIDUAL_RULES,
     Convolution,
     Core,
     Hadamard,
+    Linear,
     Passage,
-    Product,
     Residual,
     Rule,
     choose,
@@ -223,7 +223,7 @@ def _decide_product(node: ir.Node, names: dict[ir.Node, str], batch: int, *, pos
     first, second = shape_of(input_of(node, 0)), shape_of(input_of(node, 1))
     out = shape_of(node.outputs[0])
     flipped = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
-    site = Product(
+    site = Linear(
         weight=weight,
         stacked=math.prod((first if weight == 0 else second)[:-2]) > 1,
         position_term=position_term,
@@ -231,7 +231,7 @@ def _decide_product(node: ir.Node, names: dict[ir.Node, str], batch: int, *, pos
         k=second[-1] if flipped or len(second) == 1 else second[-2],
         n=out[-1] if len(second) > 1 else 1,
     )
-    rule, reason = choose(PRODUCT_RULES, site)
+    rule, reason = choose(LINEAR_RULES, site)
     axis = 0 if flipped else len(second) - 1
     return _decide_all(node, names, rule, reason, weight=weight, axis=axis)
 

@@ -46,7 +46,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Product:
+class Linear:
     """What the rules see of a Gemm, or of a MatMul with one constant operand."""
 
     weight: int  # which input is the constant; -1: none
@@ -151,7 +151,7 @@ CONVOLUTION_RULES: tuple[Rule[Convolution], ...] = (
          "{kernel} convolution from {inputs} to {outputs} channels runs in int8"),
 )  # fmt: skip
 
-PRODUCT_RULES: tuple[Rule[Product], ...] = (
+LINEAR_RULES: tuple[Rule[Linear], ...] = (
     Rule("computed-weight", False, lambda s: s.weight < 0,
          "matrix product stays float: neither operand is constant"),
     Rule("weight-first", False, lambda s: s.weight == 0,

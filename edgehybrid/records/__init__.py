@@ -77,11 +77,11 @@ from edgehybrid.records.results import (
 )
 from edgehybrid.records.targets import (
     Engine,
+    EngineBuild,
     EngineOptions,
     EngineStamp,
     Figure,
     PowerMode,
-    Product,
     Recipe,
     Runnable,
     Stack,
@@ -137,7 +137,7 @@ __all__ = [
     "PowerMode",
     "Precision",
     "Preprocess",
-    "Product",
+    "EngineBuild",
     "Provenance",
     "Ranges",
     "RankCheck",

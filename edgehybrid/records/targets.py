@@ -155,7 +155,7 @@ class Runnable:
 
 
 @dataclass(frozen=True)
-class Product:
+class EngineBuild:
     """A graph put to NVIDIA's builder: what became of it, and the files."""
 
     engine: Engine

@@ -11,13 +11,13 @@ from edgehybrid.dataset import Images
 from edgehybrid.progress import listener
 from edgehybrid.records import (
     Engine,
+    EngineBuild,
     EngineOptions,
     EngineStamp,
     Method,
     Plan,
     Precision,
     Preprocess,
-    Product,
     Ranges,
     Target,
 )
@@ -259,7 +259,7 @@ def build_engine(
     options: EngineOptions | None = None,
     calibration_cache: bytes | None = None,
     label: str = "engine",
-) -> Product:
+) -> EngineBuild:
     """What NVIDIA's compiler makes of a graph; and the engine file, where it is the product.
 
     Args:
@@ -317,13 +317,13 @@ def build_engine(
         "machine": [state.name, driver],
     }
     folder = run.do(label, inputs, produce)
-    return read_product(folder, onnx_path, folder / "engine.plan")
+    return read_build(folder, onnx_path, folder / "engine.plan")
 
 
-def read_product(folder: Path, source: Path, plan: Path) -> Product:
+def read_build(folder: Path, source: Path, plan: Path) -> EngineBuild:
     """What a stage left of a build: engine.json, and the plan where one was written."""
     kept = json.loads((folder / "engine.json").read_bytes())
-    return Product(
+    return EngineBuild(
         engine=decode(Engine, kept["engine"]),
         onnx=source,
         plan=plan if plan.is_file() else None,

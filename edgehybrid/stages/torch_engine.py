@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from edgehybrid.errors import NotReadyError, UsageError
-from edgehybrid.records import Engine, EngineOptions, Precision, Product, Target
+from edgehybrid.records import Engine, EngineBuild, EngineOptions, Precision, Target
 from edgehybrid.sizes import sides
-from edgehybrid.stages.product import builds_here, read_product, why_not_here
+from edgehybrid.stages.product import builds_here, read_build, why_not_here
 from edgehybrid.stages.run import Run, require
 from edgehybrid.stages.source import Source, load_module
 from edgehybrid.store import to_json, write_atomic
@@ -42,7 +42,7 @@ def check_torch_flavor(source: Source, precision: Precision, target: Target, opt
 
 def compile_torch(
     run: Run, source: Source, batch: int, target: Target, precision: Precision, options: EngineOptions
-) -> Product:
+) -> EngineBuild:
     """Compile the model on this machine's GPU, in a child.
 
     Args:
@@ -84,4 +84,4 @@ def compile_torch(
         "machine": [state.name, driver],
     }
     folder = run.do("engine", inputs, produce)
-    return read_product(folder, folder / "program.pt2", folder / "engine.pt2")
+    return read_build(folder, folder / "program.pt2", folder / "engine.pt2")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.dataset import Images
 from edgehybrid.errors import NotReadyError
-from edgehybrid.records import BenchOptions, DeviceState, Latency, Precision, Preprocess, Product, Runnable
+from edgehybrid.records import BenchOptions, DeviceState, EngineBuild, Latency, Precision, Preprocess, Runnable
 from edgehybrid.stages.measurement import LATENCY, Benched, predict
 from edgehybrid.stages.run import Run, place_of
 from edgehybrid.stages.timing import time_networks
@@ -32,7 +32,7 @@ class Trial:
 
 def try_engines(
     run: Run,
-    products: Mapping[Precision, Product],
+    products: Mapping[Precision, EngineBuild],
     pictures: Images,
     scored: Images | None,
     preprocess: Preprocess,
