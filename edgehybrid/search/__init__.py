@@ -10,7 +10,7 @@ from edgehybrid.search.costs import Gains, estimate_gains, measure_gains, order_
 from edgehybrid.search.designs import Answer, count_rounds, estimate, leave_one_out
 from edgehybrid.search.factors import weigh
 from edgehybrid.search.groups import find, owners
-from edgehybrid.search.losses import divergence, quadratic, spearman
+from edgehybrid.search.losses import quadratic, spearman
 from edgehybrid.search.switches import Switched, find_sites, switch
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "Switched",
     "Walk",
     "count_rounds",
-    "divergence",
     "estimate",
     "estimate_gains",
     "find",

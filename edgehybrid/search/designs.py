@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgehybrid.divergence import divergence
 from edgehybrid.search.factors import weigh
-from edgehybrid.search.losses import Floats, divergence, quadratic
+from edgehybrid.search.losses import Floats, quadratic
 
 Answer = Callable[[NDArray[np.bool_], NDArray[np.float32]], NDArray[np.float32]]
 """Choice (groups,), True for int8, and images (B, 3, H, W) -> logits (B, classes)."""
