@@ -38,14 +38,14 @@ def take_shard(images: Images, shard: str | None) -> Images:
 
 def write_calibration(run: Run, baseline: Path, images: Images, preprocess: Preprocess, method: Method) -> bytes:
     """The file for these images, with the histograms that make it mergeable."""
-    from edgehybrid import calibrator, graph
+    from edgehybrid import calibrator
 
     ranges = calibrate(run, baseline, images, preprocess, method)
     seen = calibrator.Observations.load(observe(run, baseline, images, preprocess))
     return calibrator.to_document(
         calibrator.Calibration(
             ranges=ranges,
-            graph=graph.load(baseline).fingerprint(),
+            graph=run.open(baseline).fingerprint(),
             preprocess=preprocess,
             digests=tuple(sorted(digest.hex() for digest in images.digests)),
             observations=seen,
@@ -68,7 +68,9 @@ def merge_calibrations(paths: Sequence[Path], method: Method | None) -> tuple[by
     return calibrator.to_document(merged), merged.ranges.images
 
 
-def reuse_calibration(path: Path, baseline: Path, preprocess: Preprocess, method: Method) -> tuple[Ranges, ImageSet]:
+def reuse_calibration(
+    run: Run, path: Path, baseline: Path, preprocess: Preprocess, method: Method
+) -> tuple[Ranges, ImageSet]:
     """Ranges from a file, which must be of this very network, and the images they came from.
 
     Raises:
@@ -76,9 +78,9 @@ def reuse_calibration(path: Path, baseline: Path, preprocess: Preprocess, method
         UsageError: Another method is asked for than the file was made with.
         EdgeHybridError: As `calibrator.read_document`.
     """
-    from edgehybrid import calibrator, graph, placement, tuner
+    from edgehybrid import calibrator, placement, tuner
 
-    found, model = calibrator.read_document(path), graph.load(baseline)
+    found, model = calibrator.read_document(path), run.open(baseline)
     if method not in ("mse", found.ranges.method):  # mse is the default
         raise UsageError(
             f"--method {method} contradicts {path}",

@@ -169,10 +169,10 @@ def apply_known(run: Run, baseline: Path, ranges: Ranges, model: "Graph | None" 
     made: Graph | None = None
 
     def produce(folder: Path) -> None:
-        from edgehybrid import graph, tuner
+        from edgehybrid import tuner
 
         nonlocal made
-        plain = graph.load(baseline) if model is None else model
+        plain = run.open(baseline) if model is None else model
         centred = tuner.apply_offsets(tuner.apply_factors(plain, ranges.factors), ranges.offsets)
         made = tuner.apply_zero_points(centred, ranges.zero_points)
         write_atomic(folder / "equalized.onnx", made.pieces())

@@ -91,7 +91,7 @@ def reuse(run: Run, path: Path, baseline: Path, preprocess: Preprocess, method: 
 
     Biases stay, as correcting them needs images, but for what zero points and rounded weights make of them.
     """
-    ranges, about = reuse_calibration(path, baseline, preprocess, method)
+    ranges, about = reuse_calibration(run, path, baseline, preprocess, method)
     path = apply_known(run, baseline, ranges)
     return Prepared(path, ranges, compensate_zero_points(run, path, ranges)), about
 
