@@ -1,4 +1,7 @@
-"""Find attention, however its scale and its position bias are written."""
+"""Find attention that may be changed: nothing else reads what lies between its two products.
+
+`graph.structure.find_attentions` is wider: it finds whatever a compiler may fuse, with several products on either side.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,14 +15,14 @@ from edgehybrid.rewrites.pattern import is_op, only_user, scalar
 
 
 @dataclass(frozen=True)
-class Attention:
-    """softmax(q k^T s + M) v, with any scalar s and any addend M."""
+class IsolatedAttention:
+    """softmax(q k^T s + M) v, with any scalar s and any addend M, however both are written."""
 
     logits: ir.Node  # MatMul(q, k^T)
     context: ir.Node  # MatMul(softmax, v)
 
 
-def find_attention(graph: Graph) -> Iterator[Attention]:
+def find_isolated(graph: Graph) -> Iterator[IsolatedAttention]:
     """Every softmax over the last axis between a product of two computed tensors and a product with a third."""
     for softmax in tuple(graph.nodes("Softmax")):
         shape = known_shape(softmax.outputs[0])
@@ -28,12 +31,12 @@ def find_attention(graph: Graph) -> Iterator[Attention]:
             continue
         if not is_op(context, "MatMul") or context is None or input_of(context, 0) is not softmax.outputs[0]:
             continue
-        logits = find_logits(input_of(softmax, 0))
+        logits = _find_logits(input_of(softmax, 0))
         if logits is not None:
-            yield Attention(logits, context)
+            yield IsolatedAttention(logits, context)
 
 
-def find_logits(value: ir.Value) -> ir.Node | None:
+def _find_logits(value: ir.Value) -> ir.Node | None:
     """The product of two computed tensors, scaled and added to on the way to `value` but not otherwise used."""
     node = value.producer()
     if node is None or only_user(value) is None:
@@ -41,13 +44,13 @@ def find_logits(value: ir.Value) -> ir.Node | None:
     if is_op(node, "MatMul"):
         return None if layer_at(node) is not None else node
     if is_op(node, "Div"):
-        return find_logits(input_of(node, 0)) if scalar(node.inputs[1]) is not None else None
+        return _find_logits(input_of(node, 0)) if scalar(node.inputs[1]) is not None else None
     if is_op(node, "Mul") and not any(scalar(v) is not None for v in node.inputs):
         return None
     if is_op(node, "Add", "Mul"):
         for term in node.inputs:
             if term is not None and known_shape(term) == known_shape(value):  # the logits are not broadcast
-                found = find_logits(term)
+                found = _find_logits(term)
                 if found is not None:
                     return found
     return None

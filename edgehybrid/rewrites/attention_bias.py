@@ -1,12 +1,11 @@
 """Remove biases that softmax makes superfluous."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, known_shape
 from edgehybrid.graph.structure import input_of
-from edgehybrid.rewrites.attention import find_attention
-from edgehybrid.rewrites.trace import Origin, destination, origin
+from edgehybrid.rewrites.attention import find_isolated
+from edgehybrid.rewrites.trace import destination, origin
 
 
 def drop_key_bias(graph: Graph) -> int:
@@ -22,9 +21,9 @@ def drop_key_bias(graph: Graph) -> int:
     Source: the shift invariance of softmax.
     """
     sites = 0
-    for attention in find_attention(graph):
+    for attention in find_isolated(graph):
         key = origin(input_of(attention.logits, 1))
-        if key is None or key.layer.bias is None or not key.whole or channels_of(key, -1) is None:
+        if key is None or key.layer.bias is None or not key.whole or key.channels_without(-1) is None:
             continue
         if key.layer.write(graph, key.layer.weight, None):
             sites += 1
@@ -40,12 +39,12 @@ def move_value_bias(graph: Graph) -> int:
     Source: rows of softmax sum to 1.
     """
     sites = 0
-    for attention in find_attention(graph):
+    for attention in find_isolated(graph):
         value = origin(input_of(attention.context, 1))
         shape = known_shape(attention.context.outputs[0])
         if value is None or value.layer.bias is None or not value.whole or shape is None:
             continue
-        channels = channels_of(value, -2)
+        channels = value.channels_without(-2)
         found = None
         if channels is not None:
             index = np.broadcast_to(np.expand_dims(channels, -2), shape)
@@ -59,9 +58,3 @@ def move_value_bias(graph: Graph) -> int:
             value.layer.write(graph, value.layer.weight, None)
             sites += 1
     return sites
-
-
-def channels_of(found: Origin, positions: int) -> NDArray[np.int32] | None:
-    """The channel numbers with the axis of positions (keys) removed; None if they differ between positions."""
-    first = np.take(found.index, [0], positions)
-    return first.squeeze(positions) if (found.index == first).all() else None

@@ -5,8 +5,7 @@ import onnx_ir as ir
 
 from edgehybrid.graph import Graph, known_shape
 from edgehybrid.graph.structure import input_of
-from edgehybrid.rewrites.attention import find_attention
-from edgehybrid.rewrites.attention_bias import channels_of
+from edgehybrid.rewrites.attention import find_isolated
 from edgehybrid.rewrites.batch_norm import absorb
 from edgehybrid.rewrites.pattern import is_op, only_user
 from edgehybrid.rewrites.trace import LAYOUT, Index, along, move, origin
@@ -25,10 +24,10 @@ def fold_into_value(graph: Graph) -> int:
     Source: rows of softmax sum to 1; BoTNet (Srinivas et al. 2021, arXiv:2101.11605) normalises after attention.
     """
     sites = 0
-    for attention in find_attention(graph):
+    for attention in find_isolated(graph):
         value = origin(input_of(attention.context, 1))
         shape = known_shape(attention.context.outputs[0])
-        channels = None if value is None else channels_of(value, -2)
+        channels = None if value is None else value.channels_without(-2)
         if value is None or channels is None or shape is None:
             continue
         arrived = follow(attention.context.outputs[0], np.broadcast_to(np.expand_dims(channels, -2), shape))

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, known_shape
 from edgehybrid.graph.structure import input_of
-from edgehybrid.rewrites.attention import Attention, find_attention
-from edgehybrid.rewrites.hidden_width import grow, resize
+from edgehybrid.rewrites.attention import IsolatedAttention, find_isolated
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into, set_constant
-from edgehybrid.rewrites.pattern import is_op, only_user
+from edgehybrid.rewrites.pattern import is_op, only_user, resize
 
 STEP = 8
 """Head sizes that a fused float16 attention takes are multiples of this."""
@@ -47,7 +46,7 @@ def pad_head_size(graph: Graph) -> int:
     Source: zero rows and columns change no product.
     """
     sites = 0
-    for attention in find_attention(graph):
+    for attention in find_isolated(graph):
         shape = known_shape(input_of(attention.logits, 0)) or (0,)
         size, wider = shape[-1], math.ceil(shape[-1] / STEP) * STEP
         if size < LEAST or size == wider or wider - size > size * MAX_GROWTH:
@@ -65,7 +64,7 @@ def pad_head_size(graph: Graph) -> int:
     return sites
 
 
-def find_paths(attention: Attention, size: int) -> list[Path] | None:
+def find_paths(attention: IsolatedAttention, size: int) -> list[Path] | None:
     """The ways of q, k, v and of the context; None where one is not of the plain kind, or two share a layer."""
     ways = [
         follow_back(input_of(attention.logits, 0), -1, size),
@@ -156,4 +155,5 @@ def widen_columns(graph: Graph, path: Path, size: int, wider: int) -> None:
 
 def grow_heads(rows: NDArray[np.float64], size: int, wider: int) -> NDArray[np.float64]:
     """(heads * size, n) -> (heads * wider, n), zeros at the end of each head."""
-    return grow(rows.reshape(-1, size, rows.shape[1]), 1, wider - size).reshape(-1, rows.shape[1])
+    heads = rows.reshape(-1, size, rows.shape[1])
+    return np.pad(heads, ((0, 0), (0, wider - size), (0, 0))).reshape(-1, rows.shape[1])

@@ -5,9 +5,8 @@ import onnx_ir as ir
 
 from edgehybrid.graph import Graph, known_shape, name_of
 from edgehybrid.graph.structure import input_of
-from edgehybrid.rewrites.key_value import joint_name
 from edgehybrid.rewrites.layer import Layer, layer_into
-from edgehybrid.rewrites.pattern import bypass, can_bypass, only_user
+from edgehybrid.rewrites.pattern import bypass, can_bypass, joint_name, only_user
 
 
 def merge_heads(graph: Graph) -> int:

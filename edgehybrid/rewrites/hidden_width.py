@@ -12,7 +12,7 @@ from edgehybrid.graph import PRODUCTS, Graph, constant, known_shape
 from edgehybrid.graph.batch_norm import scale_and_shift
 from edgehybrid.graph.structure import input_of, reduced_axes
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into, set_constant
-from edgehybrid.rewrites.pattern import is_op, scalar
+from edgehybrid.rewrites.pattern import is_op, resize, scalar
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -221,13 +221,6 @@ def widen(graph: Graph, region: Region, width: int) -> None:
                 array = constant(term)
                 if array is not None and array.ndim >= -back and array.shape[back] == region.width:
                     pad_constant(graph, node, index, back, extra, 1.0 if is_op(node, "Div") else 0.0)
-
-
-def resize(value: ir.Value, axis: int, width: int) -> None:
-    """Note a tensor's new width."""
-    dims = list(known_shape(value) or ())
-    dims[axis] = width
-    value.shape = ir.Shape(dims)
 
 
 def rewrite_layer(graph: Graph, node: ir.Node, extra: int, axis: int) -> None:

@@ -1,6 +1,5 @@
 """Compute queries, keys and values of attention in one product where they come from one tensor."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,9 +7,9 @@ import onnx_ir as ir
 
 from edgehybrid.graph import Graph, add_constant, known_shape, name_of
 from edgehybrid.graph.structure import input_of
-from edgehybrid.rewrites.attention import find_attention
+from edgehybrid.rewrites.attention import find_isolated
 from edgehybrid.rewrites.layer import Layer
-from edgehybrid.rewrites.pattern import is_op, replace
+from edgehybrid.rewrites.pattern import is_op, joint_name, replace
 from edgehybrid.rewrites.trace import origin
 
 
@@ -25,7 +24,7 @@ def merge_key_value(graph: Graph) -> int:
     Source: rows of a matrix product are independent.
     """
     sites = 0
-    for attention in find_attention(graph):
+    for attention in find_isolated(graph):
         places = (attention.logits, 0), (attention.logits, 1), (attention.context, 1)
         found = (origin(input_of(node, index)) for node, index in places)
         query, key, value = (None if o is None else o.layer for o in found)
@@ -78,12 +77,3 @@ def merge(graph: Graph, layers: Sequence[Layer]) -> None:
         for node in (old.add, old.node):
             if node is not None:
                 graph.body.remove(node, safe=True)
-
-
-def joint_name(*names: str) -> str:
-    """What paths share, and all of what they do not: a/k/MatMul and a/v/MatMul give a/k+v/MatMul."""
-    words = [re.split(r"(\W)", name) for name in names]
-    columns = list(zip(*words, strict=False))
-    if len({len(word) for word in words}) > 1 or sum(len(set(column)) > 1 for column in columns) != 1:
-        return "+".join(names)
-    return "".join(column[0] if len(set(column)) == 1 else "+".join(column) for column in columns)

@@ -1,10 +1,11 @@
-"""What every rewrite asks of a graph, and the two edits that they share."""
+"""What rewrites ask of a graph, the edits that they share, and how they name what was merged."""
 
 import math
+import re
 
 import onnx_ir as ir
 
-from edgehybrid.graph import Graph, constant
+from edgehybrid.graph import Graph, constant, known_shape
 
 
 def is_op(node: ir.Node | None, *ops: str) -> bool:
@@ -46,3 +47,19 @@ def bypass(graph: Graph, node: ir.Node, value: ir.Value) -> None:
     """Remove a node: what read its first output reads `value` instead."""
     replace(node.outputs[0], value)
     graph.body.remove(node, safe=True)
+
+
+def resize(value: ir.Value, axis: int, width: int) -> None:
+    """Note a tensor's new width."""
+    dims = list(known_shape(value) or ())
+    dims[axis] = width
+    value.shape = ir.Shape(dims)
+
+
+def joint_name(*names: str) -> str:
+    """What paths share, and all of what they do not: a/k/MatMul and a/v/MatMul give a/k+v/MatMul."""
+    words = [re.split(r"(\W)", name) for name in names]
+    columns = list(zip(*words, strict=False))
+    if len({len(word) for word in words}) > 1 or sum(len(set(column)) > 1 for column in columns) != 1:
+        return "+".join(names)
+    return "".join(column[0] if len(set(column)) == 1 else "+".join(column) for column in columns)

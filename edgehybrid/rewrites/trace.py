@@ -35,6 +35,11 @@ class Origin:
         """Whether it holds all of them."""
         return bool(self.rows.all())
 
+    def channels_without(self, axis: int) -> Index | None:
+        """The channel numbers without an axis of the tensor; None where they differ along it."""
+        first = np.take(self.index, [0], axis)
+        return first.squeeze(axis) if (self.index == first).all() else None
+
     def per_channel(
         self, operand: NDArray[np.float64], shape: tuple[int, ...], *, otherwise: float
     ) -> NDArray[np.float64] | None:

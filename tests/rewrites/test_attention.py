@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from edgehybrid.rewrites.key_value import joint_name
+from edgehybrid.rewrites.pattern import joint_name
 from tests.rewrites.net import Net, ops, rewrite, sites
 
 SCALE, KEY_BIAS, VALUE_BIAS, KEY_VALUE = "attention-scale", "key-bias", "value-bias", "key-value"
