@@ -39,7 +39,7 @@ def fold_constants(graph: Graph) -> int:
     sites, taken = 0, {value.name for value in values(graph)}
     for node in tuple(graph.nodes("Shape", *FOLDED)):
         output = node.outputs[0]
-        array = None if output.is_graph_output() else evaluate(graph, node)
+        array = None if output.is_graph_output() else _evaluate(graph, node)
         if array is not None:
             name, output.name = name_of(output), f"{output.name}_computed"
             taken.discard(name)
@@ -64,7 +64,7 @@ def compute_shapes(graph: Graph) -> Graph:
     return graph
 
 
-def evaluate(graph: Graph, node: ir.Node) -> NDArray[np.generic] | None:
+def _evaluate(graph: Graph, node: ir.Node) -> NDArray[np.generic] | None:
     """The value of a node's output; None where it depends on the image or would be large."""
     if node.op_type == "Shape":
         shape = known_shape(input_of(node, 0))

@@ -44,14 +44,14 @@ def choose_weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.f
     best = np.full(len(rows), np.inf, np.float32)
     scales = np.empty(len(rows), np.float32)
     for clip in CLIPS:
-        scale = round_to_float16(np.maximum(peak * np.float32(clip) / LEVELS, least))
+        scale = _round_to_float16(np.maximum(peak * np.float32(clip) / LEVELS, least))
         error = np.square(_round_to_levels(rows, scale[:, None]) * scale[:, None] - rows).sum(axis=1)
         better = error < best
         best[better], scales[better] = error[better], scale[better]
     return scales
 
 
-def round_to_float16(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+def _round_to_float16(scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """The nearest scales that float16 can hold; those beyond its range as they are."""
     fits = scale <= FLOAT16_MAX
     return np.where(fits, np.where(fits, scale, 1).astype(np.float16), scale).astype(np.float32)
@@ -185,7 +185,7 @@ class Writer:
                 fix="build for a float32-typed target, or fold the large scale into the layer before",
             )
         scale = np.asarray(max(amax / LEVELS, MIN_SCALE), np.float32)
-        return round_to_float16(scale) if self.dialect == "typed" else scale
+        return _round_to_float16(scale) if self.dialect == "typed" else scale
 
 
 def wrong_plan(decision: Decision) -> StageError:

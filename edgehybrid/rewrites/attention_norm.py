@@ -30,7 +30,7 @@ def fold_into_value(graph: Graph) -> int:
         channels = None if value is None else value.channels_without(-2)
         if value is None or channels is None or shape is None:
             continue
-        arrived = follow(attention.context.outputs[0], np.broadcast_to(np.expand_dims(channels, -2), shape))
+        arrived = _follow(attention.context.outputs[0], np.broadcast_to(np.expand_dims(channels, -2), shape))
         if arrived is None:
             continue
         norm, rows = arrived
@@ -38,7 +38,7 @@ def fold_into_value(graph: Graph) -> int:
     return sites
 
 
-def follow(value: ir.Value, index: Index) -> tuple[ir.Node, Index] | None:
+def _follow(value: ir.Value, index: Index) -> tuple[ir.Node, Index] | None:
     """The batch normalisation that reads a tensor through layout operators and average pools, and nothing else does.
 
     Args:
@@ -53,7 +53,7 @@ def follow(value: ir.Value, index: Index) -> tuple[ir.Node, Index] | None:
         if is_op(node, "BatchNormalization"):
             rows = along(index, 1)
             return None if rows is None else (node, rows)
-        moved = move(node, index, node.outputs[0]) if is_op(node, *LAYOUT) else average(node, index)
+        moved = move(node, index, node.outputs[0]) if is_op(node, *LAYOUT) else _average(node, index)
         if moved is None:
             return None
         value, index = node.outputs[0], moved
@@ -61,7 +61,7 @@ def follow(value: ir.Value, index: Index) -> tuple[ir.Node, Index] | None:
     return None
 
 
-def average(node: ir.Node, index: Index) -> Index | None:
+def _average(node: ir.Node, index: Index) -> Index | None:
     """The channels behind an average pool whose every window lies inside the map; None behind anything else."""
     if is_op(node, "AveragePool"):
         attributes = node.attributes

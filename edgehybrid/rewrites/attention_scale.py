@@ -23,7 +23,7 @@ def fold_scale(graph: Graph) -> int:
     """
     sites = 0
     for node in tuple(graph.nodes("Mul", "Div")):
-        data, factor = factor_of(node)
+        data, factor = _factor_of(node)
         if data is None or factor is None or only_user(data) is not node:
             continue
         product = data.producer()
@@ -41,7 +41,7 @@ def fold_scale(graph: Graph) -> int:
     return sites
 
 
-def factor_of(node: ir.Node) -> tuple[ir.Value | None, float | None]:
+def _factor_of(node: ir.Node) -> tuple[ir.Value | None, float | None]:
     """(x, s) where the node computes s x or x / (1 / s), without adding dimensions to x."""
     left, right = input_of(node, 0), input_of(node, 1)
     data, number = left, scalar(right)

@@ -24,7 +24,7 @@ MAX_GROWTH = 1 / 8
 
 
 @dataclass(frozen=True)
-class Path:
+class HeadPath:
     """From a layer to a product of attention, or back: one Reshape that splits or joins heads, and transposes."""
 
     layer: Layer
@@ -51,12 +51,12 @@ def pad_head_size(graph: Graph) -> int:
         size, wider = shape[-1], math.ceil(shape[-1] / STEP) * STEP
         if size < LEAST or size == wider or wider - size > size * MAX_GROWTH:
             continue
-        paths = find_paths(attention, size)
+        paths = _find_paths(attention, size)
         if paths is None:
             continue
         for path in paths[:3]:
-            widen_rows(graph, path, size, wider)
-        widen_columns(graph, paths[3], size, wider)
+            _widen_rows(graph, path, size, wider)
+        _widen_columns(graph, paths[3], size, wider)
         for path in paths:
             for value, axis in path.values:
                 resize(value, axis, wider)
@@ -64,19 +64,19 @@ def pad_head_size(graph: Graph) -> int:
     return sites
 
 
-def find_paths(attention: IsolatedAttention, size: int) -> list[Path] | None:
+def _find_paths(attention: IsolatedAttention, size: int) -> list[HeadPath] | None:
     """The ways of q, k, v and of the context; None where one is not of the plain kind, or two share a layer."""
     ways = [
-        follow_back(input_of(attention.logits, 0), -1, size),
-        follow_back(input_of(attention.logits, 1), -2, size),
-        follow_back(input_of(attention.context, 1), -1, size),
-        follow_on(attention.context.outputs[0], size),
+        _follow_back(input_of(attention.logits, 0), -1, size),
+        _follow_back(input_of(attention.logits, 1), -2, size),
+        _follow_back(input_of(attention.context, 1), -1, size),
+        _follow_on(attention.context.outputs[0], size),
     ]
     paths = [way for way in ways if way is not None]
     return paths if len(paths) == 4 and len({path.layer.node for path in paths}) == 4 else None
 
 
-def follow_back(value: ir.Value, axis: int, size: int) -> Path | None:
+def _follow_back(value: ir.Value, axis: int, size: int) -> HeadPath | None:
     """The layer that computes the heads of a tensor, which nothing else reads on the way.
 
     Args:
@@ -99,12 +99,12 @@ def follow_back(value: ir.Value, axis: int, size: int) -> Path | None:
         return None
     layer = layer_into(input_of(node, 0))
     joined, apart = known_shape(input_of(node, 0)), known_shape(node.outputs[0])
-    if layer is None or only_user(layer.output) is not node or not splits(joined, apart, axis, layer):
+    if layer is None or only_user(layer.output) is not node or not _splits(joined, apart, axis, layer):
         return None
-    return Path(layer, node, tuple(values))
+    return HeadPath(layer, node, tuple(values))
 
 
-def follow_on(value: ir.Value, size: int) -> Path | None:
+def _follow_on(value: ir.Value, size: int) -> HeadPath | None:
     """The layer that reads the joined heads of a tensor, which nothing else reads on the way."""
     shape = known_shape(value)
     if shape is None or shape[-1] != size:
@@ -121,39 +121,39 @@ def follow_on(value: ir.Value, size: int) -> Path | None:
         return None
     layer = layer_at(only_user(node.outputs[0]))
     apart, joined = known_shape(value), known_shape(node.outputs[0])
-    if layer is None or layer.input is not node.outputs[0] or not splits(joined, apart, axis, layer):
+    if layer is None or layer.input is not node.outputs[0] or not _splits(joined, apart, axis, layer):
         return None
-    return Path(layer, node, tuple(values))
+    return HeadPath(layer, node, tuple(values))
 
 
-def splits(joined: tuple[int, ...] | None, apart: tuple[int, ...] | None, axis: int, layer: Layer) -> bool:
+def _splits(joined: tuple[int, ...] | None, apart: tuple[int, ...] | None, axis: int, layer: Layer) -> bool:
     """Whether a Reshape turns the channels of a product, its last axis, into heads times channels, and no more."""
     if joined is None or apart is None or len(apart) < 2 or layer.node.op_type == "Conv":
         return False
     return axis == len(apart) - 1 and joined[-1] == apart[-2] * apart[-1]
 
 
-def widen_rows(graph: Graph, path: Path, size: int, wider: int) -> None:
+def _widen_rows(graph: Graph, path: HeadPath, size: int, wider: int) -> None:
     """Give each head of a layer's output more rows of zeros."""
     layer, apart = path.layer, list(known_shape(path.reshape.outputs[0]) or ())
-    bias = None if layer.bias is None else grow_heads(layer.bias[:, None], size, wider)[:, 0]
-    layer.write(graph, grow_heads(layer.weight, size, wider), bias)
+    bias = None if layer.bias is None else _grow_heads(layer.bias[:, None], size, wider)[:, 0]
+    layer.write(graph, _grow_heads(layer.weight, size, wider), bias)
     width = apart[-2] * wider
     for value in {layer.node.outputs[0], layer.output}:
         resize(value, -1, width)
     set_constant(graph, path.reshape, 1, np.array([*apart[:-1], wider], np.int64))
 
 
-def widen_columns(graph: Graph, path: Path, size: int, wider: int) -> None:
+def _widen_columns(graph: Graph, path: HeadPath, size: int, wider: int) -> None:
     """Give each head of a layer's input more columns of zeros."""
     layer, joined = path.layer, list(known_shape(path.reshape.outputs[0]) or ())
-    layer.write(graph, grow_heads(layer.weight.T, size, wider).T, layer.bias)
+    layer.write(graph, _grow_heads(layer.weight.T, size, wider).T, layer.bias)
     width = joined[-1] // size * wider
     set_constant(graph, path.reshape, 1, np.array([*joined[:-1], width], np.int64))
     resize(path.reshape.outputs[0], -1, width)
 
 
-def grow_heads(rows: NDArray[np.float64], size: int, wider: int) -> NDArray[np.float64]:
+def _grow_heads(rows: NDArray[np.float64], size: int, wider: int) -> NDArray[np.float64]:
     """(heads * size, n) -> (heads * wider, n), zeros at the end of each head."""
     heads = rows.reshape(-1, size, rows.shape[1])
     return np.pad(heads, ((0, 0), (0, wider - size), (0, 0))).reshape(-1, rows.shape[1])

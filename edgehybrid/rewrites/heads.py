@@ -21,7 +21,7 @@ def merge_heads(graph: Graph) -> int:
     sites = 0
     for add in tuple(graph.nodes("Add")):
         first, second = layer_into(input_of(add, 0)), layer_into(input_of(add, 1))
-        if first is None or second is None or not can_merge(add, first, second):
+        if first is None or second is None or not _can_merge(add, first, second):
             continue
         weight = np.concatenate([first.weight, second.weight], axis=1)
         bias = None if first.bias is None or second.bias is None else first.bias + second.bias
@@ -43,7 +43,7 @@ def merge_heads(graph: Graph) -> int:
     return sites
 
 
-def can_merge(add: ir.Node, first: Layer, second: Layer) -> bool:
+def _can_merge(add: ir.Node, first: Layer, second: Layer) -> bool:
     """Whether both are products of different vectors that nothing but this sum reads."""
     shapes = known_shape(first.input), known_shape(second.input)
     return (

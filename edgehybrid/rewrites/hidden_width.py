@@ -68,14 +68,14 @@ def pad_hidden_width(graph: Graph) -> int:
         wider = math.ceil(width / STEP) * STEP
         if width % GRANULE == 0 or wider - width > width * MAX_GROWTH:
             continue
-        region = find_region(layer)
+        region = _find_region(layer)
         if region is not None:
-            widen(graph, region, wider)
+            _widen(graph, region, wider)
             sites += 1
     return sites
 
 
-def find_region(layer: Layer) -> Region | None:
+def _find_region(layer: Layer) -> Region | None:
     """Spread from a layer's output over all tensors that must have the same width.
 
     Returns:
@@ -98,7 +98,7 @@ def find_region(layer: Layer) -> Region | None:
             return None
         region.axes[value] = axis
         for node in {value.producer(), *(u.node for u in value.uses())}:
-            reached = spread(region, node, value, axis)
+            reached = _spread(region, node, value, axis)
             if reached is None:
                 return None
             waiting += reached
@@ -108,14 +108,14 @@ def find_region(layer: Layer) -> Region | None:
     return region if sound and depthwise else None
 
 
-def spread(region: Region, node: ir.Node | None, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
+def _spread(region: Region, node: ir.Node | None, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
     """Which other tensors of a node share the axis of this one; None if the node forbids another width."""
     if node is None or node.graph is not value.graph:
         return None
     made = layer_into(value)
     layer = made if made is not None and node is value.producer() else layer_at(node)
     if layer is not None:
-        return spread_layer(region, layer, value, axis)
+        return _spread_layer(region, layer, value, axis)
     region.inner.add(node)
     if is_op(node, "BatchNormalization") and axis == 1 and scale_and_shift(node) is not None:
         return [(input_of(node, 0), 1), (node.outputs[0], 1)]
@@ -127,13 +127,13 @@ def spread(region: Region, node: ir.Node | None, value: ir.Value, axis: int) -> 
     if is_op(node, *UNARY):
         return [(input_of(node, 0), axis), (node.outputs[0], axis)]
     if is_op(node, *BINARY):
-        return spread_binary(region, node, value, axis)
+        return _spread_binary(region, node, value, axis)
     if is_op(node, "Transpose", "Reshape"):
-        return spread_layout(region, node, value, axis)
+        return _spread_layout(region, node, value, axis)
     return None
 
 
-def spread_layer(region: Region, layer: Layer, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
+def _spread_layer(region: Region, layer: Layer, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
     """A dense layer ends the region, a depthwise convolution continues it, any other is refused."""
     shape = known_shape(value)
     if shape is None or axis != layer.axis % len(shape) or (value is not layer.input and value is not layer.output):
@@ -147,7 +147,7 @@ def spread_layer(region: Region, layer: Layer, value: ir.Value, axis: int) -> li
     return None
 
 
-def spread_binary(region: Region, node: ir.Node, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
+def _spread_binary(region: Region, node: ir.Node, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
     """Pointwise operators broadcast from the right, so axes are compared from there.
 
     An idle channel must stay finite: divisors have to be constant, exponents a positive scalar.
@@ -174,7 +174,7 @@ def spread_binary(region: Region, node: ir.Node, value: ir.Value, axis: int) -> 
     return reached
 
 
-def spread_layout(region: Region, node: ir.Node, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
+def _spread_layout(region: Region, node: ir.Node, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
     """Transposes move the axis; reshapes keep it if they leave it whole."""
     source, result = input_of(node, 0), node.outputs[0]
     before, after = known_shape(source), known_shape(result)
@@ -195,23 +195,23 @@ def spread_layout(region: Region, node: ir.Node, value: ir.Value, axis: int) -> 
     return [(source, pair[0]), (result, pair[1])]
 
 
-def widen(graph: Graph, region: Region, width: int) -> None:
+def _widen(graph: Graph, region: Region, width: int) -> None:
     """Give every tensor of the region `width` channels, the added ones idle."""
     extra = width - region.width
     for node in region.sources:
-        rewrite_layer(graph, node, extra, 0)
+        _rewrite_layer(graph, node, extra, 0)
         resize(node.outputs[0], -1 if is_op(node, "MatMul", "Gemm") else 1, width)  # of a MatMul, before its bias
     for node in region.sinks:
-        rewrite_layer(graph, node, extra, 1)
+        _rewrite_layer(graph, node, extra, 1)
     for value, axis in region.axes.items():
         resize(value, axis, width)
     for node in region.inner:
         if is_op(node, "Conv"):
-            rewrite_layer(graph, node, extra, 0)
+            _rewrite_layer(graph, node, extra, 0)
             node.attributes.add(ir.AttrInt64("group", width))
         elif is_op(node, "BatchNormalization"):
             for index, fill in ((1, 0.0), (2, 0.0), (3, 0.0), (4, 1.0)):  # (x - 0) / sqrt(1 + eps) * 0 + 0
-                pad_constant(graph, node, index, 0, extra, fill)
+                _pad_constant(graph, node, index, 0, extra, fill)
         elif is_op(node, "Reshape"):
             shape = np.array(known_shape(node.outputs[0]), np.int64)
             set_constant(graph, node, 1, shape)
@@ -220,26 +220,26 @@ def widen(graph: Graph, region: Region, width: int) -> None:
             for index, term in enumerate(node.inputs):
                 array = constant(term)
                 if array is not None and array.ndim >= -back and array.shape[back] == region.width:
-                    pad_constant(graph, node, index, back, extra, 1.0 if is_op(node, "Div") else 0.0)
+                    _pad_constant(graph, node, index, back, extra, 1.0 if is_op(node, "Div") else 0.0)
 
 
-def rewrite_layer(graph: Graph, node: ir.Node, extra: int, axis: int) -> None:
+def _rewrite_layer(graph: Graph, node: ir.Node, extra: int, axis: int) -> None:
     """Zero rows (axis 0, with zero biases) or zero columns (axis 1) for a layer."""
     layer = layer_at(node)
     if layer is None:
         raise ValueError(f"'{node.name}' is no layer")
-    weight, bias = grow(layer.weight, axis, extra), layer.bias
-    layer.write(graph, weight, grow(bias, 0, extra) if bias is not None and axis == 0 else bias)
+    weight, bias = _grow(layer.weight, axis, extra), layer.bias
+    layer.write(graph, weight, _grow(bias, 0, extra) if bias is not None and axis == 0 else bias)
 
 
-def pad_constant(graph: Graph, node: ir.Node, index: int, axis: int, extra: int, fill: float) -> None:
+def _pad_constant(graph: Graph, node: ir.Node, index: int, axis: int, extra: int, fill: float) -> None:
     """Lengthen one constant input of a node."""
     array = constant(node.inputs[index])
     if array is not None:
-        set_constant(graph, node, index, grow(array, axis, extra, fill))
+        set_constant(graph, node, index, _grow(array, axis, extra, fill))
 
 
-def grow(array: NDArray[Scalar], axis: int, extra: int, fill: float = 0.0) -> NDArray[Scalar]:
+def _grow(array: NDArray[Scalar], axis: int, extra: int, fill: float = 0.0) -> NDArray[Scalar]:
     """The array with `extra` more elements at the end of an axis."""
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, extra)

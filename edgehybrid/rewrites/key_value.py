@@ -28,17 +28,17 @@ def merge_key_value(graph: Graph) -> int:
         places = (attention.logits, 0), (attention.logits, 1), (attention.context, 1)
         found = (origin(input_of(node, index)) for node, index in places)
         query, key, value = (None if o is None else o.layer for o in found)
-        if key is None or value is None or not can_merge(key, value):
+        if key is None or value is None or not _can_merge(key, value):
             continue
         layers = [key, value]
-        if query is not None and can_merge(query, key) and query.node is not value.node:
+        if query is not None and _can_merge(query, key) and query.node is not value.node:
             layers.insert(0, query)
-        merge(graph, layers)
+        _merge(graph, layers)
         sites += 1
     return sites
 
 
-def can_merge(first: Layer, second: Layer) -> bool:
+def _can_merge(first: Layer, second: Layer) -> bool:
     """Whether both are plain products of the same tensor, written in the same way."""
     return (
         is_op(first.node, "Gemm", "MatMul")
@@ -50,7 +50,7 @@ def can_merge(first: Layer, second: Layer) -> bool:
     )
 
 
-def merge(graph: Graph, layers: Sequence[Layer]) -> None:
+def _merge(graph: Graph, layers: Sequence[Layer]) -> None:
     """Let the node of the first layer, of one with a bias if there is any, compute all, and split what it computes."""
     layers = sorted(layers, key=lambda layer: layer.bias is None)
     keeper, widths = layers[0], [len(layer.weight) for layer in layers]

@@ -88,7 +88,7 @@ class Layer:
             else:
                 bypass(graph, self.add, self.node.outputs[0])
         elif bias is not None:
-            append_add(graph, self.node, bias)
+            _append_add(graph, self.node, bias)
 
 
 def layer_at(node: ir.Node | None) -> Layer | None:
@@ -99,7 +99,7 @@ def layer_at(node: ir.Node | None) -> Layer | None:
     if weight is None or constant(node.inputs[0]) is not None:
         return None
     if node.op_type == "MatMul":
-        return matmul_layer(node, weight)
+        return _matmul_layer(node, weight)
     bias = float64(node.inputs[2]) if len(node.inputs) > 2 else None
     if len(node.inputs) > 2 and node.inputs[2] is not None and bias is None:
         return None
@@ -109,7 +109,7 @@ def layer_at(node: ir.Node | None) -> Layer | None:
         return None
     weight = weight if node.attributes.get_int("transB", 0) else weight.T
     if bias is not None:
-        vector = as_vector(bias, len(weight))
+        vector = _as_vector(bias, len(weight))
         if vector is None:
             return None
         bias = vector * node.attributes.get_float("beta", 1.0)
@@ -126,7 +126,7 @@ def layer_into(value: ir.Value) -> Layer | None:
     return layer if layer is not None and layer.output is value else None
 
 
-def matmul_layer(node: ir.Node, weight: NDArray[np.float64]) -> Layer | None:
+def _matmul_layer(node: ir.Node, weight: NDArray[np.float64]) -> Layer | None:
     """MatMul(x, W), and the Add of a vector that follows it."""
     if weight.ndim != 2:
         return None
@@ -134,14 +134,14 @@ def matmul_layer(node: ir.Node, weight: NDArray[np.float64]) -> Layer | None:
     if add is not None and is_op(add, "Add"):
         other = add.inputs[0] if add.inputs[1] is node.outputs[0] else add.inputs[1]
         bias = float64(other)
-        vector = None if bias is None else as_vector(bias, weight.shape[1])
+        vector = None if bias is None else _as_vector(bias, weight.shape[1])
         shapes = known_shape(add.outputs[0]), known_shape(node.outputs[0])
         if vector is not None and shapes[0] is not None and shapes[0] == shapes[1]:
             return Layer(node, add, weight.T, vector)
     return Layer(node, None, weight.T, None)
 
 
-def as_vector(bias: NDArray[np.float64], length: int) -> NDArray[np.float64] | None:
+def _as_vector(bias: NDArray[np.float64], length: int) -> NDArray[np.float64] | None:
     """(length,) if the array adds the same vector everywhere: a scalar, (length,) or (1, ..., length)."""
     if bias.size not in (1, length) or (bias.size > 1 and bias.shape[-1] != length):
         return None
@@ -172,7 +172,7 @@ def set_constant(graph: Graph, node: ir.Node, index: int, array: NDArray[np.gene
     node.replace_input_with(index, add_constant(graph, name, array))
 
 
-def append_add(graph: Graph, node: ir.Node, bias: NDArray[np.generic]) -> None:
+def _append_add(graph: Graph, node: ir.Node, bias: NDArray[np.generic]) -> None:
     """Add a bias after a MatMul that had none."""
     product = node.outputs[0]
     total = ir.Value(name=f"{name_of(product)}_biased", shape=product.shape, type=product.type)

@@ -38,31 +38,31 @@ def fuse_layer_norm(graph: Graph) -> int:
     """
     sites = 0
     for node in tuple(graph.nodes("Div")) if graph.opset >= OPSET else ():
-        norm = find_norm(node)
+        norm = _find_norm(node)
         if norm is not None:
-            insert_norm(graph, norm, node)
+            _insert_norm(graph, norm, node)
             sites += 1
     return sites
 
 
-def find_norm(quotient: ir.Node) -> Norm | None:
+def _find_norm(quotient: ir.Node) -> Norm | None:
     """The normalisation whose last step, gain and bias apart, this division is."""
-    root = sole_producer(input_of(quotient, 1), "Sqrt")
-    total = None if root is None else sole_producer(input_of(root, 0), "Add")
+    root = _sole_producer(input_of(quotient, 1), "Sqrt")
+    total = None if root is None else _sole_producer(input_of(root, 0), "Add")
     if total is None:
         return None
     terms = [input_of(total, 0), input_of(total, 1)]
     epsilon = next((number for v in terms if (number := scalar(v)) is not None), None)
-    variance = next((mean for v in terms if (mean := sole_producer(v, "ReduceMean")) is not None), None)
-    square = None if variance is None else sole_producer(input_of(variance, 0), "Pow", "Mul")
+    variance = next((mean for v in terms if (mean := _sole_producer(v, "ReduceMean")) is not None), None)
+    square = None if variance is None else _sole_producer(input_of(variance, 0), "Pow", "Mul")
     if epsilon is None or variance is None or square is None:
         return None
     if is_op(square, "Pow") and scalar(square.inputs[1]) != 2.0:
         return None
     if is_op(square, "Mul") and square.inputs[0] is not square.inputs[1]:
         return None
-    upper, lower = find_centred(input_of(quotient, 0)), find_centred(input_of(square, 0))
-    if upper is None or upper != lower or upper[1] != axis_of(variance):
+    upper, lower = _find_centred(input_of(quotient, 0)), _find_centred(input_of(square, 0))
+    if upper is None or upper != lower or upper[1] != _axis_of(variance):
         return None
     data, axis = upper
     shape = known_shape(data)
@@ -71,14 +71,14 @@ def find_norm(quotient: ir.Node) -> Norm | None:
     return Norm(data, shape, axis, epsilon, quotient.outputs[0])
 
 
-def sole_producer(value: ir.Value, *ops: str) -> ir.Node | None:
+def _sole_producer(value: ir.Value, *ops: str) -> ir.Node | None:
     """The node of one of these types that computes a value which one node reads, maybe twice."""
     node = value.producer()
     readers = {use.node for use in value.uses()}
     return node if is_op(node, *ops) and len(readers) == 1 and not value.is_graph_output() else None
 
 
-def find_centred(value: ir.Value) -> tuple[ir.Value, int] | None:
+def _find_centred(value: ir.Value) -> tuple[ir.Value, int] | None:
     """(x, axis) where the value is x - mean(x) over that axis."""
     node = value.producer()
     if not is_op(node, "Sub") or node is None:
@@ -86,11 +86,11 @@ def find_centred(value: ir.Value) -> tuple[ir.Value, int] | None:
     mean = input_of(node, 1).producer()
     if not is_op(mean, "ReduceMean") or mean is None or mean.inputs[0] is not node.inputs[0]:
         return None
-    axis = axis_of(mean)
+    axis = _axis_of(mean)
     return None if axis is None else (input_of(node, 0), axis)
 
 
-def axis_of(mean: ir.Node) -> int | None:
+def _axis_of(mean: ir.Node) -> int | None:
     """The one axis that a ReduceMean takes and keeps as 1, counted from the front."""
     shape = known_shape(input_of(mean, 0))
     if len(mean.inputs) > 1 and mean.inputs[1] is not None:  # from opset 18 on
@@ -103,10 +103,10 @@ def axis_of(mean: ir.Node) -> int | None:
     return int(axes[0]) % len(shape)
 
 
-def insert_norm(graph: Graph, norm: Norm, quotient: ir.Node) -> None:
+def _insert_norm(graph: Graph, norm: Norm, quotient: ir.Node) -> None:
     """Put the operator, and what turns its axis to the back, in the place of the quotient, its gain and its bias."""
-    gain, scaled = take_vector(norm, norm.output, "Mul")
-    bias, last = take_vector(norm, scaled, "Add")
+    gain, scaled = _take_vector(norm, norm.output, "Mul")
+    bias, last = _take_vector(norm, scaled, "Add")
     width = norm.shape[norm.axis]
     kind = norm.data.dtype
     dtype = np.float32 if kind is None else kind.numpy()
@@ -125,14 +125,14 @@ def insert_norm(graph: Graph, norm: Norm, quotient: ir.Node) -> None:
     nodes = []
     value = norm.data
     if turned:
-        nodes.append(transpose(value, behind, unused(f"{path}/Transpose", taken), f"{base}_turned"))
+        nodes.append(_transpose(value, behind, unused(f"{path}/Transpose", taken), f"{base}_turned"))
         value = nodes[-1].outputs[0]
     result = ir.Value(name=f"{base}_normalised", shape=value.shape, type=norm.data.type)
     attributes = {"axis": -1, "epsilon": norm.epsilon}
     nodes.append(ir.node("LayerNormalization", [value, *parameters], attributes, outputs=[result], name=stem))
     if turned:
         label = unused(f"{path}/Transpose_back", taken)
-        nodes.append(transpose(result, np.argsort(behind).tolist(), label, f"{base}_back"))
+        nodes.append(_transpose(result, np.argsort(behind).tolist(), label, f"{base}_back"))
     node = last.producer()
     if node is None:
         raise ValueError("the result of a normalisation is not computed")
@@ -140,7 +140,7 @@ def insert_norm(graph: Graph, norm: Norm, quotient: ir.Node) -> None:
     replace(last, nodes[-1].outputs[0])
 
 
-def take_vector(norm: Norm, value: ir.Value, op: str) -> tuple[NDArray[np.generic] | None, ir.Value]:
+def _take_vector(norm: Norm, value: ir.Value, op: str) -> tuple[NDArray[np.generic] | None, ir.Value]:
     """The constant along the norm's axis that the only reader multiplies or adds, and that reader's result.
 
     Returns:
@@ -158,7 +158,7 @@ def take_vector(norm: Norm, value: ir.Value, op: str) -> tuple[NDArray[np.generi
     return vector.reshape(-1), node.outputs[0]
 
 
-def transpose(value: ir.Value, perm: list[int], name: str, result: str) -> ir.Node:
+def _transpose(value: ir.Value, perm: list[int], name: str, result: str) -> ir.Node:
     """A Transpose with the shape and type of its output."""
     shape = known_shape(value) or ()
     output = ir.Value(name=result, shape=ir.Shape([shape[i] for i in perm]), type=value.type)

@@ -25,39 +25,39 @@ def remove_no_ops(graph: Graph) -> int:
     """
     sites = 0
     for node in tuple(graph.nodes("Identity", "Dropout", "Transpose", "Resize", "Pad", *POOLS, *VIEWS)):
-        changed = shorten_transpose(graph, node) or shorten_view(graph, node)
-        if does_nothing(node) and can_bypass(node, input_of(node, 0)):
+        changed = _shorten_transpose(graph, node) or _shorten_view(graph, node)
+        if _does_nothing(node) and can_bypass(node, input_of(node, 0)):
             bypass(graph, node, input_of(node, 0))
             changed = True
         sites += changed
     return sites
 
 
-def shorten_transpose(graph: Graph, node: ir.Node) -> bool:
+def _shorten_transpose(graph: Graph, node: ir.Node) -> bool:
     """Let a transpose of a transpose read what the inner one reads."""
     inner = input_of(node, 0).producer()
     if not is_op(node, "Transpose") or not is_op(inner, "Transpose") or inner is None:
         return False
-    first, second = order_of(inner), order_of(node)
+    first, second = _order_of(inner), _order_of(node)
     if first is None or second is None:
         return False
     node.attributes.add(ir.AttrInt64s("perm", [first[i] for i in second]))
-    read_past(graph, node, inner)
+    _read_past(graph, node, inner)
     return True
 
 
-def shorten_view(graph: Graph, node: ir.Node) -> bool:
+def _shorten_view(graph: Graph, node: ir.Node) -> bool:
     """Let a view of a view read what the inner one reads."""
     inner = input_of(node, 0).producer()
     shape = known_shape(node.outputs[0])
     if not is_op(node, "Reshape") or not is_op(inner, *VIEWS) or inner is None or shape is None or 0 in shape:
         return False
     set_constant(graph, node, 1, np.array(shape, np.int64))  # a 0 in the old target meant the inner's shape
-    read_past(graph, node, inner)
+    _read_past(graph, node, inner)
     return True
 
 
-def read_past(graph: Graph, node: ir.Node, inner: ir.Node) -> None:
+def _read_past(graph: Graph, node: ir.Node, inner: ir.Node) -> None:
     """Make `inner`'s input the input of `node`; `inner` goes if nothing else reads it."""
     node.replace_input_with(0, input_of(inner, 0))
     output = inner.outputs[0]
@@ -65,7 +65,7 @@ def read_past(graph: Graph, node: ir.Node, inner: ir.Node) -> None:
         graph.body.remove(inner, safe=True)
 
 
-def does_nothing(node: ir.Node) -> bool:
+def _does_nothing(node: ir.Node) -> bool:
     """Whether the first output always equals the first input."""
     if is_op(node, "Identity"):
         return True
@@ -75,7 +75,7 @@ def does_nothing(node: ir.Node) -> bool:
         mask_read = any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
         return not mask_read and (training is None or (flag is not None and not flag.any()))
     if is_op(node, "Transpose"):
-        order = order_of(node)
+        order = _order_of(node)
         return order is not None and order == sorted(order)
     if is_op(node, "Pad"):
         pads = constant(node.inputs[1])
@@ -84,18 +84,18 @@ def does_nothing(node: ir.Node) -> bool:
     if before is None or before != after:
         return False
     if is_op(node, "Resize"):
-        return keeps_size(node)
-    return not is_op(node, *POOLS) or sees_one_position(node, before)
+        return _keeps_size(node)
+    return not is_op(node, *POOLS) or _sees_one_position(node, before)
 
 
-def keeps_size(node: ir.Node) -> bool:
+def _keeps_size(node: ir.Node) -> bool:
     """Whether a Resize to the same shape has the scale 1, not one that rounds to it: every mode then reads x itself."""
     scales = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
     exact = (scales is not None and bool((scales == 1).all())) or (scales is None and len(node.inputs) > 3)
     return exact and node.attributes.get_string("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize"
 
 
-def sees_one_position(node: ir.Node, shape: tuple[int, ...]) -> bool:
+def _sees_one_position(node: ir.Node, shape: tuple[int, ...]) -> bool:
     """Whether every window of a pooling that keeps the shape is one position."""
     if is_op(node, "GlobalAveragePool", "GlobalMaxPool"):
         return set(shape[2:]) == {1}
@@ -104,7 +104,7 @@ def sees_one_position(node: ir.Node, shape: tuple[int, ...]) -> bool:
     return single and not any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
 
 
-def order_of(node: ir.Node) -> list[int] | None:
+def _order_of(node: ir.Node) -> list[int] | None:
     """The permutation of a Transpose."""
     shape = known_shape(input_of(node, 0))
     if shape is None:

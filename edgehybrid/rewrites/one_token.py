@@ -21,13 +21,13 @@ def take_only_value(graph: Graph) -> int:
     for node in tuple(graph.nodes("MatMul")):
         value = input_of(node, 1)
         same = known_shape(value) is not None and known_shape(value) == known_shape(node.outputs[0])
-        if same and are_ones(input_of(node, 0)) and can_bypass(node, value):
+        if same and _are_ones(input_of(node, 0)) and can_bypass(node, value):
             bypass(graph, node, value)
             sites += 1
     return sites
 
 
-def are_ones(weights: ir.Value) -> bool:
+def _are_ones(weights: ir.Value) -> bool:
     """Whether these are the weights of a sum over one token: (..., 1), all of them 1."""
     shape = known_shape(weights)
     if not shape or shape[-1] != 1:

@@ -20,7 +20,7 @@ def pool_globally(graph: Graph) -> int:
     for pool in tuple(graph.nodes("AveragePool")):
         read, made = input_of(pool, 0), pool.outputs[0]
         before, after = known_shape(read), known_shape(made)
-        if before is None or after is None or set(after[2:]) != {1} or is_padded(pool, ceil_mode=False):
+        if before is None or after is None or set(after[2:]) != {1} or _is_padded(pool, ceil_mode=False):
             continue
         kernel = pool.attributes.get_ints("kernel_shape", ())
         if any(size < side for size, side in zip(kernel, before[2:], strict=True)):
@@ -49,10 +49,10 @@ def pool_first(graph: Graph) -> int:
     sites = 0
     for pool in tuple(graph.nodes("AveragePool", "GlobalAveragePool")):
         layer = layer_at(input_of(pool, 0).producer())
-        if layer is None or not is_pointwise(layer) or only_user(layer.output) is not pool:
+        if layer is None or not _is_pointwise(layer) or only_user(layer.output) is not pool:
             continue
         before, after = known_shape(layer.input), known_shape(pool.outputs[0])
-        if is_padded(pool) or before is None or after is None or not can_bypass(pool, layer.output):
+        if _is_padded(pool) or before is None or after is None or not can_bypass(pool, layer.output):
             continue
         pooled = ir.Value(
             name=f"{name_of(pool.outputs[0])}_before", shape=ir.Shape([*before[:2], *after[2:]]), type=layer.input.type
@@ -67,7 +67,7 @@ def pool_first(graph: Graph) -> int:
     return sites
 
 
-def is_pointwise(layer: Layer) -> bool:
+def _is_pointwise(layer: Layer) -> bool:
     """Whether each output position of a convolution depends on the same input position alone."""
     if layer.node.op_type != "Conv" or layer.padded:
         return False
@@ -75,7 +75,7 @@ def is_pointwise(layer: Layer) -> bool:
     return set(kernel) == {1} and set(layer.node.attributes.get_ints("strides", (1,))) == {1}
 
 
-def is_padded(pool: ir.Node, *, ceil_mode: bool = True) -> bool:
+def _is_padded(pool: ir.Node, *, ceil_mode: bool = True) -> bool:
     """Whether a window may reach over the border; without `ceil_mode` only into a border of zeros."""
     attributes = pool.attributes
     return (

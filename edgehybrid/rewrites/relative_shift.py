@@ -35,18 +35,18 @@ def index_relative_positions(graph: Graph) -> int:
         table, rows = float64(product.inputs[1]), known_shape(input_of(product, 0))
         if table is None or table.ndim != 2 or rows is None or len(rows) < 2 or constant(product.inputs[0]) is not None:
             continue
-        shifted = follow_shift(product)
+        shifted = _follow_shift(product)
         if shifted is None:
             continue
         last, index = shifted
-        columns = find_columns(index, table.shape[1])
+        columns = _find_columns(index, table.shape[1])
         if columns is not None:
-            insert_lookup(graph, product, last, table, columns)
+            _insert_lookup(graph, product, last, table, columns)
             sites += 1
     return sites
 
 
-def follow_shift(product: ir.Node) -> tuple[ir.Value, Index] | None:
+def _follow_shift(product: ir.Node) -> tuple[ir.Value, Index] | None:
     """Where the elements of a product lie once all zeros that were put between them are cut away again.
 
     Returns:
@@ -55,7 +55,7 @@ def follow_shift(product: ir.Node) -> tuple[ir.Value, Index] | None:
     """
     value = product.outputs[0]
     shape = known_shape(value)
-    if shape is None or int(np.prod(shape)) > LARGEST or not is_padded_soon(value):
+    if shape is None or int(np.prod(shape)) > LARGEST or not _is_padded_soon(value):
         return None
     index: Index | None = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
     padded = False
@@ -64,7 +64,7 @@ def follow_shift(product: ir.Node) -> tuple[ir.Value, Index] | None:
         if node is None or len(node.outputs) != 1:
             return None
         if is_op(node, "Pad", "Concat"):
-            index, padded = put_zeros(node, value, index), True
+            index, padded = _put_zeros(node, value, index), True
         elif is_op(node, *LAYOUT) and node.inputs[0] is value:
             index = move(node, index, node.outputs[0])
         else:
@@ -73,7 +73,7 @@ def follow_shift(product: ir.Node) -> tuple[ir.Value, Index] | None:
     return None if index is None else (value, index)
 
 
-def is_padded_soon(value: ir.Value) -> bool:
+def _is_padded_soon(value: ir.Value) -> bool:
     """Whether zeros are put into a tensor, before its elements are numbered for nothing."""
     node = only_user(value)
     while node is not None and is_op(node, *LAYOUT) and len(node.outputs) == 1:
@@ -81,7 +81,7 @@ def is_padded_soon(value: ir.Value) -> bool:
     return is_op(node, "Pad", "Concat")
 
 
-def put_zeros(node: ir.Node, value: ir.Value, index: Index) -> Index | None:
+def _put_zeros(node: ir.Node, value: ir.Value, index: Index) -> Index | None:
     """Numbers behind a Pad with zeros, or a Concat with constant zeros; None behind any other."""
     if is_op(node, "Concat"):
         parts: list[Index] = []
@@ -104,7 +104,7 @@ def put_zeros(node: ir.Node, value: ir.Value, index: Index) -> Index | None:
     return None if (widths < 0).any() else np.pad(index, widths, constant_values=PADDING)
 
 
-def find_columns(index: Index, width: int) -> NDArray[np.int64] | None:
+def _find_columns(index: Index, width: int) -> NDArray[np.int64] | None:
     """Which column of the table each place of a row holds, (W, K), the same for each of L groups of W rows.
 
     Args:
@@ -123,7 +123,7 @@ def find_columns(index: Index, width: int) -> NDArray[np.int64] | None:
     return column[0] if (row == own).all() and (column == column[:1]).all() else None
 
 
-def insert_lookup(
+def _insert_lookup(
     graph: Graph, product: ir.Node, last: ir.Value, table: NDArray[np.float64], columns: NDArray[np.int64]
 ) -> None:
     """Put transpose, batched product and transpose in the place of the product and its shift."""

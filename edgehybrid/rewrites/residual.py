@@ -21,7 +21,7 @@ def fold_identity(graph: Graph) -> int:
     for add in tuple(graph.nodes("Add")):
         for value, skip in ((0, 1), (1, 0)):
             layer = layer_at(input_of(add, value).producer())
-            if layer is None or layer.input is not input_of(add, skip) or not is_centred_depthwise(layer):
+            if layer is None or layer.input is not input_of(add, skip) or not _is_centred_depthwise(layer):
                 continue
             if only_user(layer.output) is not add:
                 continue
@@ -34,7 +34,7 @@ def fold_identity(graph: Graph) -> int:
     return sites
 
 
-def is_centred_depthwise(layer: Layer) -> bool:
+def _is_centred_depthwise(layer: Layer) -> bool:
     """Whether adding 1 to the centre tap adds x to the output."""
     shape = known_shape(layer.input)
     if layer.node.op_type != "Conv" or shape is None:

@@ -28,7 +28,7 @@ class Origin:
     @property
     def rows(self) -> NDArray[np.bool_]:
         """Which output channels of the layer the tensor holds, (out,)."""
-        return occupied(self.index, len(self.layer.weight))
+        return _occupied(self.index, len(self.layer.weight))
 
     @property
     def whole(self) -> bool:
@@ -93,7 +93,7 @@ def origin(value: ir.Value) -> Origin | None:
         return None
     found = Origin(layer, index)
     for (node, output), stage in zip(steps, stages[:-1], strict=True):
-        if any(overlaps(rival, stage, found.rows) for rival in rivals(node, output)):
+        if any(_overlaps(rival, stage, found.rows) for rival in _rivals(node, output)):
             return None
     return found
 
@@ -152,7 +152,7 @@ def move(node: ir.Node, index: Index, output: ir.Value) -> Index | None:
         axis = node.attributes.get_int("axis", 0)
         return None if taken is None else np.take(index, taken.astype(np.int64), axis)
     if is_op(node, "Slice"):
-        return cut(node, index)
+        return _cut(node, index)
     if is_op(node, "Split"):
         axis = node.attributes.get_int("axis", 0)
         sizes = [known_shape(v) for v in node.outputs]
@@ -163,7 +163,7 @@ def move(node: ir.Node, index: Index, output: ir.Value) -> Index | None:
     return None
 
 
-def cut(node: ir.Node, index: Index) -> Index | None:
+def _cut(node: ir.Node, index: Index) -> Index | None:
     """Slice with constant bounds; Python's rules for negative and too large bounds are ONNX's."""
     bounds = [constant(v) for v in node.inputs[1:]]
     if any(b is None for b, v in zip(bounds, node.inputs[1:], strict=True) if v is not None):
@@ -182,7 +182,7 @@ def cut(node: ir.Node, index: Index) -> Index | None:
     return index[tuple(slices)]
 
 
-def rivals(node: ir.Node, output: ir.Value) -> list[tuple[ir.Node, ir.Value]]:
+def _rivals(node: ir.Node, output: ir.Value) -> list[tuple[ir.Node, ir.Value]]:
     """Other ways to read what a node reads than through this output of it."""
     value = input_of(node, 0)
     branches = [(node, o) for o in node.outputs if o is not output]
@@ -194,16 +194,16 @@ def rivals(node: ir.Node, output: ir.Value) -> list[tuple[ir.Node, ir.Value]]:
     return branches
 
 
-def overlaps(branch: tuple[ir.Node, ir.Value], stage: Index, mine: NDArray[np.bool_]) -> bool:
+def _overlaps(branch: tuple[ir.Node, ir.Value], stage: Index, mine: NDArray[np.bool_]) -> bool:
     """Whether this branch reads channels that are mine; what cannot be followed is taken to read all."""
     node, output = branch
     if output not in node.outputs or not is_op(node, *LAYOUT):
         return True
     theirs = move(node, stage, output)
-    return theirs is None or bool((occupied(theirs, mine.size) & mine).any())
+    return theirs is None or bool((_occupied(theirs, mine.size) & mine).any())
 
 
-def occupied(index: Index, channels: int) -> NDArray[np.bool_]:
+def _occupied(index: Index, channels: int) -> NDArray[np.bool_]:
     """Which of the channels occur, (channels,)."""
     mask = np.zeros(channels, np.bool_)
     mask[index] = True

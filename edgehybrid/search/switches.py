@@ -78,7 +78,7 @@ def find_sites(reference: Graph, twin: Graph, owner: Mapping[str, int]) -> tuple
             before = node.inputs[index] if index < len(node.inputs) else None
             if after is None:
                 continue
-            old, new = constant(before), dequantized(after)
+            old, new = constant(before), _dequantized(after)
             if before is None and new is not None:
                 old = np.zeros_like(new)  # a bias that the twin was given
             if old is None and new is None and before is not None and before.name == after.name:
@@ -162,7 +162,7 @@ def switch(reference: Graph, twin: Graph, owner: Mapping[str, int]) -> Switched:
     return Switched(tidy(result), name_of(reference.input), pairs, tuple(swaps))
 
 
-def dequantized(value: ir.Value) -> Array | None:
+def _dequantized(value: ir.Value) -> Array | None:
     """The array that a value always is: a constant, or one behind a DequantizeLinear; None for anything computed."""
     node = value.producer()
     if node is None or node.op_type != "DequantizeLinear":

@@ -33,7 +33,7 @@ def scales_of(weight: NDArray[np.float32], weight_scales: WeightScales) -> NDArr
     return weight_scales(weight.reshape(-1, weight.shape[2]), 0).reshape(*weight.shape[:2], 1)
 
 
-def peak_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+def _peak_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """(groups, out, 1): scales that clip nothing, for comparisons that need no better ones."""
     peak = np.abs(weight).max(axis=2, keepdims=True) / LEVELS
     return np.where(peak > 0, peak, np.float32(1))
@@ -46,7 +46,7 @@ def multiply(rows: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[
 
 def multiply_rounded(rows: NDArray[np.float32], weight: NDArray[np.float32], amax: float) -> NDArray[np.float32]:
     """`multiply` with both sides rounded: rows in a range, weights in one that clips nothing."""
-    return multiply(round_rows(rows, amax), round_weight(weight, peak_scales(weight)))
+    return multiply(round_rows(rows, amax), round_weight(weight, _peak_scales(weight)))
 
 
 def halves(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
