@@ -129,7 +129,7 @@ def calibrate(
     images = stages.take_shard(chosen, shard)
     made = stages.export(run, source, chosen)
     spec, baseline = made.spec, stages.rewrite(run, made.path)
-    content = stages.write_calibration(run, baseline, images, spec.preprocess, method or "mse")
+    content = stages.make_calibration(run, baseline, images, spec.preprocess, method or "mse")
     part = "" if shard is None else "-" + shard.replace("/", "-of-")
     name = f"{spec.name}-{spelled(spec.preprocess.size)}-calibration{part}.json"
     said = (*findings.set_notes(images.spec), *findings.weight_notes(spec))

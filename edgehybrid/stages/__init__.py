@@ -1,6 +1,7 @@
 """The steps of a build as cached work: what each depends on, what files it leaves, what it cost."""
 
-from edgehybrid.stages.calibration import merge_calibrations, reuse_calibration, take_shard, write_calibration
+from edgehybrid.stages.calibration import make_calibration, merge_calibrations, reuse_calibration, take_shard
+from edgehybrid.stages.engine import build_engine, builds_here, suit_builder, why_not_here
 from edgehybrid.stages.estimate import floors, work_of
 from edgehybrid.stages.measurement import (
     bench,
@@ -14,18 +15,7 @@ from edgehybrid.stages.measurement import (
     predict,
 )
 from edgehybrid.stages.parser import check_parser, suit_parser
-from edgehybrid.stages.product import (
-    Quantized,
-    build_engine,
-    builds_here,
-    calibrate,
-    find_peaks,
-    quantize,
-    quantize_alone,
-    rewrite,
-    suit_builder,
-    why_not_here,
-)
+from edgehybrid.stages.quantization import Quantized, calibrate, find_peaks, quantize, quantize_alone, rewrite
 from edgehybrid.stages.run import Run, place_of, require, versions
 from edgehybrid.stages.sensitivity import How, Ranking, Unit, check_ranking, rank_groups
 from edgehybrid.stages.single import carry_over, of_one_image
@@ -86,5 +76,5 @@ __all__ = [
     "versions",
     "why_not_here",
     "work_of",
-    "write_calibration",
+    "make_calibration",
 ]

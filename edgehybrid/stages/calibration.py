@@ -9,7 +9,7 @@ from edgehybrid.errors import ArtifactError, ImagesError, UsageError
 from edgehybrid.printable import counted
 from edgehybrid.progress import listener
 from edgehybrid.records import ImageSet, Method, Preprocess, Ranges
-from edgehybrid.stages.product import calibrate, observe
+from edgehybrid.stages.quantization import calibrate, observe
 from edgehybrid.stages.run import Run
 
 
@@ -36,7 +36,7 @@ def take_shard(images: Images, shard: str | None) -> Images:
     return images.take(indexes)
 
 
-def write_calibration(run: Run, baseline: Path, images: Images, preprocess: Preprocess, method: Method) -> bytes:
+def make_calibration(run: Run, baseline: Path, images: Images, preprocess: Preprocess, method: Method) -> bytes:
     """The file for these images, with the histograms that make it mergeable."""
     from edgehybrid import calibrator
 

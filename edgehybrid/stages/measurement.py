@@ -16,7 +16,7 @@ from edgehybrid.errors import GraphError, ImagesError, StageError
 from edgehybrid.printable import counted
 from edgehybrid.progress import listener
 from edgehybrid.records import DeviceState, Latency, LayerError, ModelSpec, Power, Precision, Preprocess, Runnable
-from edgehybrid.stages.product import Quantized
+from edgehybrid.stages.quantization import Quantized
 from edgehybrid.stages.run import FORWARD_BATCH, Run, place_of, with_progress
 from edgehybrid.stages.source import Exported
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic

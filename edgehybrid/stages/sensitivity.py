@@ -17,7 +17,7 @@ from edgehybrid.errors import GraphError, StageError, UsageError
 from edgehybrid.progress import listener
 from edgehybrid.records import GroupLoss, LayerGroup, Preprocess, RankCheck
 from edgehybrid.stages.gradients import find_obstacle
-from edgehybrid.stages.product import Quantized
+from edgehybrid.stages.quantization import Quantized
 from edgehybrid.stages.run import FORWARD_BATCH, Run
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from edgehybrid.dataset import Images
 from edgehybrid.progress import listener
 from edgehybrid.stages.equalization import apply_known
-from edgehybrid.stages.product import rewrite
+from edgehybrid.stages.quantization import rewrite
 from edgehybrid.stages.run import Run
 from edgehybrid.stages.source import Source, export
 from edgehybrid.stages.tuning import Prepared

@@ -5,7 +5,7 @@ from pathlib import Path
 from edgehybrid.errors import NotReadyError, UsageError
 from edgehybrid.records import Engine, EngineBuild, EngineOptions, Precision, Target
 from edgehybrid.sizes import sides
-from edgehybrid.stages.product import builds_here, read_build, why_not_here
+from edgehybrid.stages.engine import builds_here, read_build, why_not_here
 from edgehybrid.stages.run import Run, require
 from edgehybrid.stages.source import Source, load_module
 from edgehybrid.store import to_json, write_atomic

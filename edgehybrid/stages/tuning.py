@@ -17,7 +17,7 @@ from edgehybrid.stages.equalization import (
     equalize_channels,
 )
 from edgehybrid.stages.gradients import weigh_outputs
-from edgehybrid.stages.product import calibrate
+from edgehybrid.stages.quantization import calibrate
 from edgehybrid.stages.run import Run
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
 from edgehybrid.store.shelf import Shelf
