@@ -2,7 +2,8 @@
 
 `observe` counts activations into histograms (observer.py, histogram.py, observations.py), `choose` turns histograms
 into ranges (ranges.py), `find_peaks` finds the largest value of every tensor (peaks.py), `compare` says how much noise
-quantization left at each layer (fidelity.py), `sample` keeps a few rows of what layers read (samples.py).
+quantization left at each layer (fidelity.py), `sample` keeps a few rows of what layers read (samples.py). A
+`Calibration` is all that `calibration.json` holds (document.py).
 """
 
 from edgehybrid.calibrator.document import Calibration, merge, read_document, to_document

@@ -1,4 +1,4 @@
-"""What placement and the linter both see in a graph: attention cores, residual additions, who makes and reads what."""
+"""What a graph is built of beyond single operators: attention, residual additions, scores; who makes and reads what."""
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass

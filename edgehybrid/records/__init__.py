@@ -1,4 +1,4 @@
-"""The nouns that stages exchange: frozen dataclasses without logic. Units stand in names or comments."""
+"""The nouns that stages exchange: frozen dataclasses that do no work. Units stand in names or comments."""
 
 from edgehybrid.records.choices import (
     Dialect,

@@ -3,7 +3,7 @@
 Each rewrite is a function `Graph -> int` that edits its argument and returns the number of places where it
 applied; its docstring holds the algebra. They work by pattern on the graph, whoever exported it. `layer.py`
 gives one view of the ways in which exporters write a layer, `trace.py` follows channels through reshapes,
-`pattern.py` holds the common questions.
+`attention.py` finds attention that may be changed, `pattern.py` holds the common questions and edits.
 """
 
 from collections.abc import Callable, Sequence

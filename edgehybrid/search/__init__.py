@@ -1,8 +1,8 @@
 """Which layers cost accuracy in int8, and which of them to leave in float to stay within a budget.
 
 `groups` says what goes back to float together, `designs` and `fisher` estimate what each group costs, `costs` what it
-gains in time, `budget` walks from careful to bold plans until the budget breaks. What runs networks or scores them is
-handed in.
+gains in time, `budget` walks from careful to bold plans until the budget breaks. `fisher` runs a network in torch, for
+its gradients; whatever else runs networks or scores them is handed in.
 """
 
 from edgehybrid.search.budget import Walk, rungs, walk

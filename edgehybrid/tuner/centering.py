@@ -123,7 +123,7 @@ def center_rows(
     return centred
 
 
-def find_middles(value: ir.Value, rows: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+def find_means(value: ir.Value, rows: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """What centring a tensor without an operator would take off what its int8 readers read.
 
     Args:

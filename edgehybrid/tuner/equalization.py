@@ -36,7 +36,7 @@ from edgehybrid.graph.products import Product, find_products, product_at
 from edgehybrid.graph.structure import computed, find_read, input_of
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Equalize, Plan
-from edgehybrid.tuner.centering import FREE_GAIN, find_middles
+from edgehybrid.tuner.centering import FREE_GAIN, find_means
 from edgehybrid.tuner.channels import find_region
 from edgehybrid.tuner.local import ChooseRange, halves, multiply, multiply_rounded, power, varying
 from edgehybrid.tuner.region import Region, write_factors
@@ -220,7 +220,7 @@ def _middles(region: Region, seed: ir.Value, rows: Mapping[str, NDArray[np.float
     norms = [node for node in region.takers if node.op_type == "LayerNormalization"]
     if norms and len(region.takers) > 1:
         return {}
-    found = find_middles(norms[0].outputs[0] if norms else seed, rows)
+    found = find_means(norms[0].outputs[0] if norms else seed, rows)
     return found if len(found) == len(rows) else {}
 
 
