@@ -48,8 +48,8 @@ def open_session(
     # Threads that spin between operators would take the core on which activations are counted meanwhile.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     memory.retain()
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
-    options.add_external_initializers(list(arrays), values)
+    held = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+    options.add_external_initializers(list(arrays), held)
     try:
         session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=_PROVIDERS)
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception

@@ -1,9 +1,9 @@
 """Turn ONNX files into engines with NVIDIA's builders.
 
-build.py           which builder serves a target, and what it made    parent
-process.py         start the child, pass its progress on, explain its end parent
+build.py           which builder serves a target, and what it made           parent
+process.py         start the child, pass its progress on, explain its end    parent
 order.py           what the two tell each other
-child.py           read the order, import NVIDIA's module             child
+child.py           read the order, import NVIDIA's module                    child
 bridge.py          TensorRT 8.5 to 11 and TensorRT-RTX through one set of calls
 torch_tensorrt.py  Torch-TensorRT, which takes a torch program
 stamp.py           what an engine was built with, asked before it is loaded

@@ -129,7 +129,7 @@ def _spread(region: Region, node: ir.Node | None, value: ir.Value, axis: int) ->
     if is_op(node, *BINARY):
         return _spread_binary(region, node, value, axis)
     if is_op(node, "Transpose", "Reshape"):
-        return _spread_layout(region, node, value, axis)
+        return _spread_layout(node, value, axis)
     return None
 
 
@@ -174,7 +174,7 @@ def _spread_binary(region: Region, node: ir.Node, value: ir.Value, axis: int) ->
     return reached
 
 
-def _spread_layout(region: Region, node: ir.Node, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
+def _spread_layout(node: ir.Node, value: ir.Value, axis: int) -> list[tuple[ir.Value, int]] | None:
     """Transposes move the axis; reshapes keep it if they leave it whole."""
     source, result = input_of(node, 0), node.outputs[0]
     before, after = known_shape(source), known_shape(result)
