@@ -51,7 +51,7 @@ def main() -> None:
     module, spec = zoo.load(options.model, options.weights, input_size=options.input_size, crop_pct=options.crop_pct)
     images = dataset.load(options.calib, limit=options.images + options.check, split="calib")
     reference, twin, plan = quantize(exporter.trace(module, spec), images, spec.preprocess)
-    groups = search.find(reference, plan, single=options.unit == "layer")
+    groups = search.find_groups(reference, plan, single=options.unit == "layer")
     owner = search.owners(reference, plan, groups)
     switched = search.switch(reference, twin, owner)
     pieces = [x[None] for batch in images.batches(spec.preprocess, 16) for x in batch]

@@ -204,6 +204,16 @@ def weight_index(node: ir.Node) -> int:
     return next((index for index in (1, 0) if constant(node.inputs[index]) is not None), -1)
 
 
+def keeps_rows(node: ir.Node) -> bool:
+    """Whether a matrix product keeps its weight as (out, in): a Gemm with `transB`; others keep it as (in, out)."""
+    return node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
+
+
+def permutation(node: ir.Node, rank: int) -> tuple[int, ...]:
+    """Which axis of its input a Transpose puts at each place; without an attribute it turns all of them round."""
+    return tuple(node.attributes.get_ints("perm", tuple(reversed(range(rank)))))
+
+
 def is_weighted(node: ir.Node) -> bool:
     """Whether an operand of a product is constant, as it is or moved."""
     for index in (0, 1):

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator
 import onnx_ir as ir
 
 from edgehybrid.graph import known_shape
-from edgehybrid.graph.structure import MOVES
+from edgehybrid.graph.structure import MOVES, permutation
 
 
 def inputs_back(node: ir.Node, index: int, through: Container[str] = MOVES) -> Iterator[tuple[ir.Node, int]]:
@@ -44,6 +44,6 @@ def _move(axis: int, node: ir.Node) -> int | None:
         return None
     axis %= len(before)
     if node.op_type == "Transpose":
-        return list(node.attributes.get_ints("perm", tuple(reversed(range(len(before)))))).index(axis)
+        return permutation(node, len(before)).index(axis)
     ahead = math.prod(before[:axis])
     return next((i for i, side in enumerate(after) if side == before[axis] and math.prod(after[:i]) == ahead), None)

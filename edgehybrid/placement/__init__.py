@@ -18,6 +18,7 @@ from edgehybrid.graph.structure import (
     core_sizes,
     find_attentions,
     input_of,
+    keeps_rows,
     readers,
     residual_makers,
     weight_index,
@@ -222,7 +223,7 @@ def _decide_product(node: ir.Node, names: dict[ir.Node, str], batch: int, *, pos
     weight = weight_index(node)
     first, second = shape_of(input_of(node, 0)), shape_of(input_of(node, 1))
     out = shape_of(node.outputs[0])
-    flipped = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
+    flipped = keeps_rows(node)
     site = Linear(
         weight=weight,
         stacked=math.prod((first if weight == 0 else second)[:-2]) > 1,

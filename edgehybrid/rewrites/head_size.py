@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, known_shape
-from edgehybrid.graph.structure import input_of
+from edgehybrid.graph.structure import input_of, permutation
 from edgehybrid.rewrites.attention import IsolatedAttention, find_isolated
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into, set_constant
 from edgehybrid.rewrites.pattern import is_op, only_user, resize
@@ -91,7 +91,7 @@ def _follow_back(value: ir.Value, axis: int, size: int) -> HeadPath | None:
     values = [(value, axis)]
     node = value.producer()
     while is_op(node, "Transpose") and node is not None:
-        axis = node.attributes.get_ints("perm", range(len(shape))[::-1])[axis]
+        axis = permutation(node, len(shape))[axis]
         value = input_of(node, 0)
         values.append((value, axis))
         node = value.producer()
@@ -113,7 +113,7 @@ def _follow_on(value: ir.Value, size: int) -> HeadPath | None:
     values = [(value, axis)]
     node = only_user(value)
     while is_op(node, "Transpose") and node is not None:
-        axis = list(node.attributes.get_ints("perm", range(len(shape))[::-1])).index(axis)
+        axis = permutation(node, len(shape)).index(axis)
         value = node.outputs[0]
         values.append((value, axis))
         node = only_user(value)

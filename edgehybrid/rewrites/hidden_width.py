@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.graph import PRODUCTS, Graph, constant, known_shape
 from edgehybrid.graph.batch_norm import scale_and_shift
-from edgehybrid.graph.structure import input_of, reduced_axes
+from edgehybrid.graph.structure import input_of, permutation, reduced_axes
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into, set_constant
 from edgehybrid.rewrites.pattern import is_op, resize, scalar
 
@@ -181,7 +181,7 @@ def _spread_layout(node: ir.Node, value: ir.Value, axis: int) -> list[tuple[ir.V
     if before is None or after is None:
         return None
     if is_op(node, "Transpose"):
-        order = list(node.attributes.get_ints("perm", range(len(before))[::-1]))
+        order = permutation(node, len(before))
         pair = (axis, order.index(axis)) if value is source else (order[axis], axis)
         return [(source, pair[0]), (result, pair[1])]
     here, there = (before, after) if value is source else (after, before)

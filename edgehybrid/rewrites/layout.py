@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import Graph, constant, known_shape
-from edgehybrid.graph.structure import input_of
+from edgehybrid.graph.structure import input_of, permutation
 from edgehybrid.rewrites.layer import set_constant
 from edgehybrid.rewrites.pattern import bypass, can_bypass, is_op
 
@@ -76,7 +76,7 @@ def _does_nothing(node: ir.Node) -> bool:
         return not mask_read and (training is None or (flag is not None and not flag.any()))
     if is_op(node, "Transpose"):
         order = _order_of(node)
-        return order is not None and order == sorted(order)
+        return order is not None and list(order) == sorted(order)
     if is_op(node, "Pad"):
         pads = constant(node.inputs[1])
         return pads is not None and not pads.any()
@@ -104,9 +104,7 @@ def _sees_one_position(node: ir.Node, shape: tuple[int, ...]) -> bool:
     return single and not any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
 
 
-def _order_of(node: ir.Node) -> list[int] | None:
+def _order_of(node: ir.Node) -> tuple[int, ...] | None:
     """The permutation of a Transpose."""
     shape = known_shape(input_of(node, 0))
-    if shape is None:
-        return None
-    return list(node.attributes.get_ints("perm", range(len(shape))[::-1]))
+    return None if shape is None else permutation(node, len(shape))

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import constant, known_shape
-from edgehybrid.graph.structure import input_of
+from edgehybrid.graph.structure import input_of, permutation
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into
 from edgehybrid.rewrites.pattern import is_op, only_user
 
@@ -146,7 +146,7 @@ def move(node: ir.Node, index: Index, output: ir.Value) -> Index | None:
         shape = known_shape(output)
         return None if shape is None else index.reshape(shape)
     if is_op(node, "Transpose"):
-        return index.transpose(node.attributes.get_ints("perm", range(index.ndim)[::-1]))
+        return index.transpose(permutation(node, index.ndim))
     if is_op(node, "Gather"):
         taken = constant(node.inputs[1])
         axis = node.attributes.get_int("axis", 0)

@@ -9,7 +9,7 @@ from edgehybrid.search.budget import Walk, rungs, walk
 from edgehybrid.search.costs import Gains, estimate_gains, measure_gains, order_groups
 from edgehybrid.search.designs import Answer, count_rounds, estimate, leave_one_out
 from edgehybrid.search.factors import weigh
-from edgehybrid.search.groups import find, owners
+from edgehybrid.search.groups import find_groups, owners
 from edgehybrid.search.losses import quadratic, spearman
 from edgehybrid.search.switches import Switched, find_sites, switch
 
@@ -21,7 +21,7 @@ __all__ = [
     "count_rounds",
     "estimate",
     "estimate_gains",
-    "find",
+    "find_groups",
     "find_sites",
     "leave_one_out",
     "measure_gains",

@@ -12,6 +12,7 @@ from edgehybrid.graph.structure import (
     MOVES,
     find_attentions,
     input_of,
+    keeps_rows,
     producers,
     readers,
     residual_makers,
@@ -25,7 +26,7 @@ _POINTWISE |= {"HardSwish", "Softplus", "Mish", "BatchNormalization"}
 """What may stand between the two products of an MLP."""
 
 
-def find(graph: Graph, plan: Plan, *, single: bool = False) -> tuple[LayerGroup, ...]:
+def find_groups(graph: Graph, plan: Plan, *, single: bool = False) -> tuple[LayerGroup, ...]:
     """The groups of a plan, in the order of the graph.
 
     Together are: convolutions and products that read one tensor (query, key and value become one product, and one
@@ -117,21 +118,21 @@ def _by_input(nodes: list[ir.Node], plan: Plan, labels: Mapping[ir.Node, str]) -
     tensors = {d.node: d.tensor for d in plan.decisions if d.kind == "activation"}
     found: dict[str, list[ir.Node]] = {}
     for node in nodes:
-        if _is_weighted(node) and labels[node] in tensors:
+        if _has_weight(node) and labels[node] in tensors:
             found.setdefault(tensors[labels[node]], []).append(node)
     return found
 
 
 def _narrowing(first: list[ir.Node], int8: set[ir.Node]) -> list[ir.Node]:
     """The second products of an MLP whose first ones are given; none where they do not widen."""
-    if not all(_is_weighted(node) and _widths(node)[0] < _widths(node)[1] for node in first):
+    if not all(_has_weight(node) and _widths(node)[0] < _widths(node)[1] for node in first):
         return []
     reached = {node.outputs[0] for node in first}
     pending, found = list(reached), []
     while pending:
         for use in pending.pop(0).uses():
             node = use.node
-            if node in int8 and _is_weighted(node) and _widths(node)[0] > _widths(node)[1]:
+            if node in int8 and _has_weight(node) and _widths(node)[0] > _widths(node)[1]:
                 found.append(node)
             elif (node.op_type in _POINTWISE or _is_depthwise(node)) and node.outputs[0] not in reached:
                 computed = [v for v in node.inputs if v is not None and constant(v) is None]
@@ -141,7 +142,7 @@ def _narrowing(first: list[ir.Node], int8: set[ir.Node]) -> list[ir.Node]:
     return list(dict.fromkeys(found))
 
 
-def _is_weighted(node: ir.Node) -> bool:
+def _has_weight(node: ir.Node) -> bool:
     return constant(node.inputs[1]) is not None
 
 
@@ -156,8 +157,7 @@ def _widths(node: ir.Node) -> tuple[int, int]:
         return (weight[1], weight[0]) if math.prod(weight[2:]) == 1 else (0, 0)
     if weight_index(node) != 1 or len(weight) < 2:
         return 0, 0
-    flipped = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
-    return (weight[-1], weight[-2]) if flipped else (weight[-2], weight[-1])
+    return (weight[-1], weight[-2]) if keeps_rows(node) else (weight[-2], weight[-1])
 
 
 def _describe(part: list[ir.Node], why: str, labels: Mapping[ir.Node, str], graph: Graph) -> LayerGroup:

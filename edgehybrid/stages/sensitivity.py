@@ -175,7 +175,7 @@ def _open(run: Run, baseline: Path, quantized: Quantized, unit: Unit) -> _Opened
     from edgehybrid.graph.structure import class_scores
 
     reference, twin = run.open(baseline), graph.load(quantized.runnable)
-    groups = search.find(reference, quantized.plan, single=unit == "layer")
+    groups = search.find_groups(reference, quantized.plan, single=unit == "layer")
     if not groups:
         raise StageError(
             "nothing of the network is placed in int8",

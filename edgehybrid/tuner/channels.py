@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import constant
-from edgehybrid.graph.structure import is_activation, reduced_axes
+from edgehybrid.graph.structure import is_activation, keeps_rows, permutation, reduced_axes
 from edgehybrid.tuner.region import (
     Blocked,
     Edit,
@@ -139,10 +139,9 @@ class _Flood:
             self._take(node, (2,), line, sign)
         elif op in ("MatMul", "Gemm") and constant(node.inputs[1]) is not None:
             line = line_of(index, -1)
-            flipped = op == "Gemm" and bool(node.attributes.get_int("transB", 0))
             if len(static_shape(node.inputs[1])) != 2:
                 raise Blocked
-            self._take(node, (1,), line[:, np.newaxis] if flipped else line, sign)
+            self._take(node, (1,), line[:, np.newaxis] if keeps_rows(node) else line, sign)
             self._take(node, (2,), line, sign)
         elif op == "MatMul":
             values_ = node.inputs[1]
@@ -163,7 +162,7 @@ class _Flood:
                 self.join(part, np.take(index, np.arange(start, end), axis), sign)
                 start = end
         elif op == "Transpose":
-            perm = _permutation(node, index.ndim)
+            perm = permutation(node, index.ndim)
             self.join(node.inputs[0], index.transpose(np.argsort(perm)), sign)
         elif op in _RESHAPES:
             self.join(node.inputs[0], index.reshape(static_shape(node.inputs[0])), sign)
@@ -212,11 +211,10 @@ class _Flood:
         if op == "Conv" and place == 0:
             self._undo_convolution(node, line_of(index, 1), sign)
         elif op in ("MatMul", "Gemm") and place == 0 and constant(node.inputs[1]) is not None:
-            flipped = op == "Gemm" and bool(node.attributes.get_int("transB", 0))
             if len(static_shape(node.inputs[1])) != 2 or node.attributes.get_int("transA", 0) == 1:
                 raise Blocked
             line = line_of(index, -1)
-            self._undo(node, 1, line if flipped else line[:, np.newaxis], sign)
+            self._undo(node, 1, line if keeps_rows(node) else line[:, np.newaxis], sign)
         elif op == "MatMul":
             self._down_core(node, place, index, sign)
         elif op == "BatchNormalization" and place == 0:
@@ -231,7 +229,7 @@ class _Flood:
         elif op == "Concat":
             self._down_concat(node, place, index, sign)
         elif op == "Transpose":
-            self.join(node.outputs[0], index.transpose(_permutation(node, index.ndim)), sign)
+            self.join(node.outputs[0], index.transpose(permutation(node, index.ndim)), sign)
         elif op in _RESHAPES and place == 0:
             self.join(node.outputs[0], index.reshape(static_shape(node.outputs[0])), sign)
         elif op in _HOMOGENEOUS and place == 0:
@@ -382,7 +380,3 @@ def _check_matrices(node: ir.Node) -> None:
     """Raise Blocked where an operand of a product is a vector, which has no rows or no columns."""
     if min(len(static_shape(node.inputs[0])), len(static_shape(node.inputs[1]))) < 2:
         raise Blocked
-
-
-def _permutation(node: ir.Node, rank: int) -> tuple[int, ...]:
-    return tuple(node.attributes.get_ints("perm", tuple(reversed(range(rank)))))

@@ -10,7 +10,7 @@ from edgehybrid.graph import Graph
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize
 from edgehybrid.records import LayerGroup, Plan, Ranges
-from edgehybrid.search import Switched, find
+from edgehybrid.search import Switched, find_groups
 from tests.single import SingleNet, observe
 
 CLASSES = 10
@@ -58,7 +58,7 @@ def twin(graph: Graph) -> tuple[Plan, Graph]:
 def grouped(graph: Graph) -> tuple[Plan, tuple[LayerGroup, ...]]:
     """Plan and groups."""
     made = plan(graph, "fp32")
-    return made, find(graph, made)
+    return made, find_groups(graph, made)
 
 
 def session(graph: Graph) -> onnxruntime.InferenceSession:

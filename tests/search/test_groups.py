@@ -4,7 +4,7 @@ import pytest
 
 from edgehybrid.graph import Graph, label_nodes, name_of
 from edgehybrid.placement import plan
-from edgehybrid.search import find, owners
+from edgehybrid.search import find_groups, owners
 from tests.search.nets import grouped, hybrid
 from tests.single import SingleNet
 
@@ -39,7 +39,7 @@ def test_a_skip_from_outside_ends_an_mlp() -> None:
 
 def test_layers_for_themselves() -> None:
     made = plan(hybrid(), "fp32")
-    groups = find(hybrid(), made, single=True)
+    groups = find_groups(hybrid(), made, single=True)
     assert [len(group.nodes) for group in groups] == [1] * 10
 
 

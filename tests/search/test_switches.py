@@ -7,7 +7,7 @@ from edgehybrid.errors import GraphError
 from edgehybrid.graph import add_constant, constant
 from edgehybrid.placement import plan
 from edgehybrid.quantizer import quantize
-from edgehybrid.search import find, find_sites, owners, switch
+from edgehybrid.search import find_groups, find_sites, owners, switch
 from tests.search.nets import answering, grouped, hybrid, images, ranges, session, twin
 from tests.single import SingleNet, observe
 
@@ -61,7 +61,7 @@ def test_a_corrected_or_added_bias_is_switched_with_its_layer() -> None:
     conv.replace_input_with(2, add_constant(quantized, "added", np.full(32, 0.5, np.float32)))
     index = next(i for i, value in enumerate(add.inputs) if constant(value) is not None)
     add.replace_input_with(index, add_constant(quantized, "corrected", np.full(48, 0.25, np.float32)))
-    groups = find(graph, made)
+    groups = find_groups(graph, made)
     answer = answering(switch(graph, quantized, owners(graph, made, groups)))
     for choice, network in (([False, False], graph), ([True, True], quantized)):
         want = session(network).run(["logits"], {"input": x})[0]
