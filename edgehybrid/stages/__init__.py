@@ -1,19 +1,10 @@
 """The steps of a build as cached work: what each depends on, what files it leaves, what it cost."""
 
+from edgehybrid.stages.answers import check_collapse, choosers_of, columns_of, labels_for, layer_noise, predict
 from edgehybrid.stages.calibration import make_calibration, merge_calibrations, reuse_calibration, take_shard
 from edgehybrid.stages.engine import build_engine, builds_here, suit_builder, why_not_here
 from edgehybrid.stages.estimate import floors, work_of
-from edgehybrid.stages.measurement import (
-    bench,
-    check_collapse,
-    choosers_of,
-    columns_of,
-    labels_for,
-    layer_noise,
-    measure,
-    measure_power,
-    predict,
-)
+from edgehybrid.stages.measurement import bench, measure, measure_power
 from edgehybrid.stages.parser import check_parser, suit_parser
 from edgehybrid.stages.quantization import Quantized, calibrate, find_peaks, quantize, quantize_alone, rewrite
 from edgehybrid.stages.run import Run, place_of, require, versions

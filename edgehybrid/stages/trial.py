@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from edgehybrid.dataset import Images
 from edgehybrid.errors import NotReadyError
 from edgehybrid.records import BenchOptions, DeviceState, EngineBuild, Latency, Precision, Preprocess, Runnable
-from edgehybrid.stages.measurement import LATENCY, Benched, predict
+from edgehybrid.stages.answers import predict
+from edgehybrid.stages.measurement import LATENCY, Benched
 from edgehybrid.stages.run import Run, place_of
 from edgehybrid.stages.timing import time_networks
 from edgehybrid.store import decode, sha256_of, to_json, write_atomic
