@@ -127,40 +127,14 @@ def merge(parts: Mapping[str, Calibration], method: Method | None) -> Calibratio
         UsageError: One part alone, images that are in two parts, or parts of different methods and none asked for.
         ArtifactError: Parts of different networks or preprocessing, or without what merging needs.
     """
-    names, given = list(parts), list(parts.values())
+    given = list(parts.values())
     if len(given) < 2:
         raise UsageError(
             "one calibration is nothing to merge", why="needed two files or more", fix="give --merge twice"
         )
     chosen = _common_method(parts) if method is None else method
-    first = given[0]
-    for name, part in zip(names[1:], given[1:], strict=True):
-        for what, ours, theirs in (
-            ("networks", first.graph, part.graph),
-            ("preprocessing", first.preprocess, part.preprocess),
-            ("tensors", set(first.ranges.tensors), set(part.ranges.tensors)),
-        ):
-            if ours != theirs:
-                raise ArtifactError(
-                    f"{names[0]} and {name} cannot be merged",
-                    why=f"they are of different {what}",
-                    fix="calibrate all parts with the same model, weights, --input-size and --crop-pct",
-                )
-    if len({part.ranges.sha256 for part in given}) < len(given):
-        raise UsageError(
-            "the same images are given twice",
-            why="two of the files are of the same set of images, which would count double",
-            fix="calibrate each part with its own --shard",
-        )
-    digests = tuple(sorted(chain.from_iterable(part.digests for part in given)))
-    shared = len(digests) - len(set().union(*(part.digests for part in given)))
-    shared -= sum(len(part.digests) - len(set(part.digests)) for part in given)  # a set may hold an image twice
-    if shared:
-        raise UsageError(
-            "some images are given twice",
-            why=f"{counted(shared, 'image')} of {len(digests):,} would count double, as several files have them",
-            fix="calibrate each part with its own --shard of the same images, or on images that no other part has",
-        )
+    _check_alike(parts)
+    first, digests = given[0], _join_digests(given)
     images = sum(part.ranges.images for part in given)
     if len(digests) != images:
         lacking = next(name for name, part in parts.items() if len(part.digests) != part.ranges.images)
@@ -179,6 +153,47 @@ def merge(parts: Mapping[str, Calibration], method: Method | None) -> Calibratio
     peaks = {name: max(part.ranges.tensors[name] for part in given) for name in sorted(first.ranges.tensors)}
     ranges = Ranges("minmax", images, sha256, peaks, uneven=_merge_uneven([part.ranges for part in given], peaks))
     return replace(first, ranges=ranges, digests=digests, observations=None)
+
+
+def _check_alike(parts: Mapping[str, Calibration]) -> None:
+    """Refuse parts of different networks or preprocessing, each held against the first."""
+    (earliest, first), *others = parts.items()
+    for name, part in others:
+        for what, ours, theirs in (
+            ("networks", first.graph, part.graph),
+            ("preprocessing", first.preprocess, part.preprocess),
+            ("tensors", set(first.ranges.tensors), set(part.ranges.tensors)),
+        ):
+            if ours != theirs:
+                raise ArtifactError(
+                    f"{earliest} and {name} cannot be merged",
+                    why=f"they are of different {what}",
+                    fix="calibrate all parts with the same model, weights, --input-size and --crop-pct",
+                )
+
+
+def _join_digests(given: Sequence[Calibration]) -> tuple[str, ...]:
+    """The digests of all images, in ascending order.
+
+    Raises:
+        UsageError: Some images are in two parts.
+    """
+    if len({part.ranges.sha256 for part in given}) < len(given):
+        raise UsageError(
+            "the same images are given twice",
+            why="two of the files are of the same set of images, which would count double",
+            fix="calibrate each part with its own --shard",
+        )
+    digests = tuple(sorted(chain.from_iterable(part.digests for part in given)))
+    shared = len(digests) - len(set().union(*(part.digests for part in given)))
+    shared -= sum(len(part.digests) - len(set(part.digests)) for part in given)  # a set may hold an image twice
+    if shared:
+        raise UsageError(
+            "some images are given twice",
+            why=f"{counted(shared, 'image')} of {len(digests):,} would count double, as several files have them",
+            fix="calibrate each part with its own --shard of the same images, or on images that no other part has",
+        )
+    return digests
 
 
 def _merge_uneven(parts: Sequence[Ranges], amax: Mapping[str, float]) -> dict[str, float]:
