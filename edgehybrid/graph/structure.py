@@ -14,7 +14,8 @@ FUSED_MAX_LENGTH = 512
 FUSED_FLOAT16_HEAD_SIZES = range(16, 257, 8)
 """What its fused float16 attention takes (the same)."""
 
-MOVES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Dropout"}
+RESHAPES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+MOVES = RESHAPES | {"Transpose", "Dropout"}
 KEEPS_INT8 = MOVES | {"Relu", "Clip", "MaxPool", "Slice", "Split", "Concat", "Pad"}
 _POINTWISE = {
     *("Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "Exp", "Sqrt", "Clip", "Identity", "Cast", "Erf", "Gelu"),

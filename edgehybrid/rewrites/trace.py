@@ -7,14 +7,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import constant, known_shape
-from edgehybrid.graph.structure import input_of, permutation
+from edgehybrid.graph.structure import RESHAPES, input_of, permutation
 from edgehybrid.rewrites.layer import Layer, layer_at, layer_into
 from edgehybrid.rewrites.pattern import is_op, only_user
 
 Index = NDArray[np.int32]
 """For each element of a tensor, the channel it belongs to."""
 
-RESHAPES = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 LAYOUT = (*RESHAPES, "Transpose", "Gather", "Slice", "Split")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import constant
-from edgehybrid.graph.structure import is_activation, keeps_rows, permutation, reduced_axes
+from edgehybrid.graph.structure import RESHAPES, is_activation, keeps_rows, permutation, reduced_axes
 from edgehybrid.tuner.region import (
     Blocked,
     Edit,
@@ -30,7 +30,6 @@ from edgehybrid.tuner.region import (
     static_shape,
 )
 
-_RESHAPES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 _MAPS = {"MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Pad", "ReduceMean"}
 """What works on each channel of a map by itself, and turns f x into f times its result."""
 _HOMOGENEOUS = {"Relu", "LeakyRelu", "PRelu"}
@@ -164,7 +163,7 @@ class _Flood:
         elif op == "Transpose":
             perm = permutation(node, index.ndim)
             self.join(node.inputs[0], index.transpose(np.argsort(perm)), sign)
-        elif op in _RESHAPES:
+        elif op in RESHAPES:
             self.join(node.inputs[0], index.reshape(static_shape(node.inputs[0])), sign)
         elif op in _HOMOGENEOUS:
             self.join(node.inputs[0], index, sign)
@@ -230,7 +229,7 @@ class _Flood:
             self._down_concat(node, place, index, sign)
         elif op == "Transpose":
             self.join(node.outputs[0], index.transpose(permutation(node, index.ndim)), sign)
-        elif op in _RESHAPES and place == 0:
+        elif op in RESHAPES and place == 0:
             self.join(node.outputs[0], index.reshape(static_shape(node.outputs[0])), sign)
         elif op in _HOMOGENEOUS and place == 0:
             self.join(node.outputs[0], index, sign)

@@ -110,9 +110,9 @@ def equalize(
         if not readers:
             continue
         firsts = {p.output: split[p.output][0] for p in readers}
-        known = _Known(span, _middles(region, seed, {name: samples[name] for name in firsts}))
-        early = _Known(early_span, _middles(region, seed, firsts))
-        if sites == "folded" or not (early.middles and known.strays()):
+        known = _Known(span, _means(region, seed, {name: samples[name] for name in firsts}))
+        early = _Known(early_span, _means(region, seed, firsts))
+        if sites == "folded" or not (early.means and known.strays()):
             known, early = _Known(span, {}), _Known(early_span, {})
         site = _Site(region, readers, _share_ranges(products, readers, reads, tied), rows, known, early)
         record, exponents = _try(site, tensor, choose_range)
@@ -215,7 +215,7 @@ def _share_ranges(
     return tuple(tuple(group) for group in groups.values() if any(product.output in outputs for product in group))
 
 
-def _middles(region: Region, seed: ir.Value, rows: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+def _means(region: Region, seed: ir.Value, rows: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """What centring will take off each channel, where it can without an operator at all readers; else nothing."""
     norms = [node for node in region.takers if node.op_type == "LayerNormalization"]
     if norms and len(region.takers) > 1:
@@ -229,18 +229,18 @@ class _Known:
     """What some images show of the channels that each reader reads."""
 
     span: Mapping[str, NDArray[np.float32]]  # (2, channels)
-    middles: Mapping[str, NDArray[np.float32]]  # (channels,); empty: it is not judged as if it were centred
+    means: Mapping[str, NDArray[np.float32]]  # (channels,); empty: it is not judged as if it were centred
 
     def reach(self, output: str, *, centred: bool) -> NDArray[np.float32]:
-        """Largest |x| of every channel, or largest distance from its middle."""
+        """Largest |x| of every channel, or largest distance from its mean."""
         least, most = self.span[output]
-        middle = self.middles[output] if centred else np.float32(0)
-        return np.asarray(np.maximum(most - middle, middle - least))
+        mean = self.means[output] if centred else np.float32(0)
+        return np.asarray(np.maximum(most - mean, mean - least))
 
     def strays(self) -> bool:
         """Whether channels stand so far off that centring can pay: noise goes with the square of the reach."""
         shares = []
-        for output in self.middles:
+        for output in self.means:
             near, far = (self.reach(output, centred=centred) for centred in (True, False))
             shares.append(np.square(near[far > 0] / far[far > 0]))
         return bool(shares) and float(np.concatenate(shares).mean()) <= FREE_GAIN
@@ -290,7 +290,7 @@ def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustmen
     """Exponents of factors for the site, None where the best do not pay; and the record of the attempt."""
     exact = [multiply(site.rows[product.output], product.weight) for product in site.judged]
     before = best = _errors(site, exact, np.ones(site.region.factors, np.float32), choose_range)
-    alphas, centrings = (WHOLE, (False, True)) if site.early.middles else (ALPHAS, (False,))
+    alphas, centrings = (WHOLE, (False, True)) if site.early.means else (ALPHAS, (False,))
     recipe, accepted = None, False
     judged: set[bytes] = set()  # where no channel is weak, both spreads make the same factors
     for spread in SPREADS:
@@ -357,17 +357,17 @@ def _errors(
 
     Where it can be, the signal is what varies, as in centering.py.
     """
-    middles = site.early.middles
-    signals = [max(varying(y) if middles else power(y), np.finfo(np.float64).tiny) for y in exact]
+    means = site.early.means
+    signals = [max(varying(y) if means else power(y), np.finfo(np.float64).tiny) for y in exact]
 
-    def judge(middles: Mapping[str, NDArray[np.float32]]) -> list[float]:
+    def judge(means: Mapping[str, NDArray[np.float32]]) -> list[float]:
         found = itertools.chain.from_iterable(
-            _rounded_outputs(site, group, factors, middles, choose_range) for group in site.ranges
+            _rounded_outputs(site, group, factors, means, choose_range) for group in site.ranges
         )
         return [power(got - true) / signal for got, true, signal in zip(found, exact, signals, strict=True)]
 
     plain = judge({})
-    centred = judge(middles) if middles else []
+    centred = judge(means) if means else []
     return centred if centred and sum(centred) <= FREE_GAIN * sum(plain) else plain
 
 
@@ -375,12 +375,12 @@ def _rounded_outputs(
     site: _Site,
     group: Sequence[Product],
     factors: NDArray[np.float32],
-    middles: Mapping[str, NDArray[np.float32]],
+    means: Mapping[str, NDArray[np.float32]],
     choose_range: ChooseRange,
 ) -> Iterator[NDArray[np.float32]]:
-    """What products that share a range put out with both sides rounded, middles taken off before and added after."""
+    """What products that share a range put out with both sides rounded, means taken off before and added after."""
     columns = [_columns(site.region, product, factors) for product in group]
-    offsets = [product.column(middles[product.output]) if product.output in middles else None for product in group]
+    offsets = [product.column(means[product.output]) if product.output in means else None for product in group]
     rows = [
         (site.rows[product.output] if offset is None else site.rows[product.output] - offset) * column
         for product, offset, column in zip(group, offsets, columns, strict=True)
