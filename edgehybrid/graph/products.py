@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import Graph, add_constant, constant, label_nodes, name_of
-from edgehybrid.graph.structure import keeps_rows
+from edgehybrid.graph.structure import is_weight_transposed
 from edgehybrid.records import Plan
 
 _GOLDEN = 0.6180339887498949
@@ -97,7 +97,7 @@ def product_at(node: ir.Node) -> Product | None:
         return Product(node, matrix.astype(np.float32, copy=False), line, 1)
     if node.op_type not in ("MatMul", "Gemm") or weight.ndim != 2 or node.attributes.get_int("transA", 0) == 1:
         return None
-    matrix = weight if keeps_rows(node) else weight.T
+    matrix = weight if is_weight_transposed(node) else weight.T
     return Product(node, matrix[np.newaxis].astype(np.float32, copy=False), np.arange(matrix.shape[1])[np.newaxis], -1)
 
 
@@ -110,7 +110,7 @@ def find_products(graph: Graph, plan: Plan) -> dict[str, Product]:
 
 def unfold(node: ir.Node, matrix: NDArray[np.int8], shape: tuple[int, ...]) -> NDArray[np.int8]:
     """A weight (groups, out, in) in the layout in which the node stores it."""
-    if node.op_type == "Conv" or keeps_rows(node):
+    if node.op_type == "Conv" or is_weight_transposed(node):
         return matrix.reshape(shape)
     return np.ascontiguousarray(matrix[0].T)
 

@@ -205,8 +205,8 @@ def weight_index(node: ir.Node) -> int:
     return next((index for index in (1, 0) if constant(node.inputs[index]) is not None), -1)
 
 
-def keeps_rows(node: ir.Node) -> bool:
-    """Whether a matrix product keeps its weight as (out, in): a Gemm with `transB`; others keep it as (in, out)."""
+def is_weight_transposed(node: ir.Node) -> bool:
+    """Whether a matrix product has its weight as (out, in), as a Gemm with `transB` does, not as (in, out)."""
     return node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
 
 

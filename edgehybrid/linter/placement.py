@@ -18,8 +18,8 @@ from edgehybrid.graph.structure import (
     core_sizes,
     find_attentions,
     fits_fused_int8,
+    is_weight_transposed,
     is_weighted,
-    keeps_rows,
     readers,
     residual_makers,
     weight_index,
@@ -86,7 +86,7 @@ def _weight_axes(view: View) -> Iterator[Site]:
         if edge is None or not edge.weight or edge.scale is None or edge.scale.size == 1 or shape is None:
             continue  # scales per channel of an activation: another rule
         axis = axis_after(edge.axis, [mover for mover, _ in path[place:0:-1]])
-        flipped = keeps_rows(node)
+        flipped = is_weight_transposed(node)
         wanted = {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, 0 if flipped else len(shape) - 1)
         if axis is not None and axis % len(shape) != wanted:
             yield edge.carrier, f"scales of the weight of '{view.label(node)}' lie along axis {axis}, not {wanted}"

@@ -18,7 +18,7 @@ from edgehybrid.graph.structure import (
     core_sizes,
     find_attentions,
     input_of,
-    keeps_rows,
+    is_weight_transposed,
     readers,
     residual_makers,
     weight_index,
@@ -223,7 +223,7 @@ def _decide_product(node: ir.Node, names: dict[ir.Node, str], batch: int, *, pos
     weight = weight_index(node)
     first, second = shape_of(input_of(node, 0)), shape_of(input_of(node, 1))
     out = shape_of(node.outputs[0])
-    flipped = keeps_rows(node)
+    flipped = is_weight_transposed(node)
     site = Linear(
         weight=weight,
         stacked=math.prod((first if weight == 0 else second)[:-2]) > 1,

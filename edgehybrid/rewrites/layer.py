@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgehybrid.graph import PRODUCTS, Graph, add_constant, constant, known_shape, name_of
-from edgehybrid.graph.structure import input_of, keeps_rows
+from edgehybrid.graph.structure import input_of, is_weight_transposed
 from edgehybrid.rewrites.pattern import bypass, is_op, only_user, replace
 
 
@@ -66,7 +66,7 @@ class Layer:
         if not all(np.isfinite(a).all() for a in arrays):
             return False
         attributes = self.node.attributes
-        plain = self.node.op_type == "Conv" or keeps_rows(self.node)
+        plain = self.node.op_type == "Conv" or is_weight_transposed(self.node)
         set_constant(graph, self.node, 1, arrays[0] if plain else arrays[0].T)
         if self.node.op_type == "Gemm":
             attributes.add(ir.AttrFloat32("alpha", 1.0))
@@ -107,7 +107,7 @@ def layer_at(node: ir.Node | None) -> Layer | None:
         return Layer(node, None, weight, bias)
     if node.attributes.get_int("transA", 0):
         return None
-    weight = weight if keeps_rows(node) else weight.T
+    weight = weight if is_weight_transposed(node) else weight.T
     if bias is not None:
         vector = _as_vector(bias, len(weight))
         if vector is None:

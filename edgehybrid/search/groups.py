@@ -12,7 +12,7 @@ from edgehybrid.graph.structure import (
     MOVES,
     find_attentions,
     input_of,
-    keeps_rows,
+    is_weight_transposed,
     producers,
     readers,
     residual_makers,
@@ -157,7 +157,7 @@ def _widths(node: ir.Node) -> tuple[int, int]:
         return (weight[1], weight[0]) if math.prod(weight[2:]) == 1 else (0, 0)
     if weight_index(node) != 1 or len(weight) < 2:
         return 0, 0
-    return (weight[-1], weight[-2]) if keeps_rows(node) else (weight[-2], weight[-1])
+    return (weight[-1], weight[-2]) if is_weight_transposed(node) else (weight[-2], weight[-1])
 
 
 def _describe(part: list[ir.Node], why: str, labels: Mapping[ir.Node, str], graph: Graph) -> LayerGroup:

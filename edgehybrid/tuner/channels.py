@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgehybrid.graph import constant
-from edgehybrid.graph.structure import RESHAPES, is_activation, keeps_rows, permutation, reduced_axes
+from edgehybrid.graph.structure import RESHAPES, is_activation, is_weight_transposed, permutation, reduced_axes
 from edgehybrid.tuner.region import (
     Blocked,
     Edit,
@@ -140,7 +140,7 @@ class _Flood:
             line = line_of(index, -1)
             if len(static_shape(node.inputs[1])) != 2:
                 raise Blocked
-            self._take(node, (1,), line[:, np.newaxis] if keeps_rows(node) else line, sign)
+            self._take(node, (1,), line[:, np.newaxis] if is_weight_transposed(node) else line, sign)
             self._take(node, (2,), line, sign)
         elif op == "MatMul":
             values_ = node.inputs[1]
@@ -213,7 +213,7 @@ class _Flood:
             if len(static_shape(node.inputs[1])) != 2 or node.attributes.get_int("transA", 0) == 1:
                 raise Blocked
             line = line_of(index, -1)
-            self._undo(node, 1, line if keeps_rows(node) else line[:, np.newaxis], sign)
+            self._undo(node, 1, line if is_weight_transposed(node) else line[:, np.newaxis], sign)
         elif op == "MatMul":
             self._down_core(node, place, index, sign)
         elif op == "BatchNormalization" and place == 0:
