@@ -17,8 +17,10 @@ def divergence(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> N
     p = log_softmax(reference)
     q = log_softmax(logits)
     gain = q - p
-    nearby = np.exp(p) * np.expm1(np.minimum(gain, 1.0))  # expm1 keeps the digits where q is almost p
-    change = np.where(gain < 1.0, nearby, np.exp(q) - np.exp(p))  # q - p, whose sum is zero
+    far = gain >= 1.0
+    # How much the probabilities change, which is nothing in the sum; expm1 keeps the digits where it is little.
+    change = np.exp(p) * np.expm1(np.minimum(gain, 1.0))
+    change[far] = np.exp(q[far]) - np.exp(p[far])
     return np.asarray((change - np.exp(p) * gain).sum(axis=-1))
 
 
