@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from edgehybrid.dataset import Images
 
 DEFAULT_CALIB_IMAGES = 128
-DEFAULT_CHECK_IMAGES = 16
+LEAST_CHECK_IMAGES, CHECK_RUNS = 16, 1100
+"""Leave-one-out runs every group on every image, so few groups can have more. On 16 images a few loud ones decide: a
+BoTNet's ranking agrees with 0.89 there and with 0.95 on 32."""
 OF_A_BUNDLE = {
     "bundle",
     "eval",
@@ -109,14 +111,17 @@ def engine_options(
     return EngineOptions(workspace, opt_level, hardware_compatible, version_compatible, dla)
 
 
-def images_to_check(check: int | None, images: int) -> int:
-    """On how many images a ranking is checked, or an error about images that are not there."""
-    if check is None:
-        return min(DEFAULT_CHECK_IMAGES, images)
-    if not 0 <= check <= images:
+def check_check(check: int | None, images: int) -> None:
+    """Refuse a check of a ranking on images that are not there."""
+    if check is not None and not 0 <= check <= images:
         fix = f"--check 0 to {images}"
         raise UsageError(f"--check {check} makes no sense", why=f"found {counted(images, 'image')}", fix=fix)
-    return check
+
+
+def images_to_check(groups: int, images: int) -> int:
+    """On how many images a ranking is checked where nobody says: on more of them where there are few groups to run."""
+    affordable = min(CHECK_RUNS // (groups + 1), images // 4)
+    return min(max(LEAST_CHECK_IMAGES, affordable), images)
 
 
 def check_ranking_format(output: Path | None) -> None:

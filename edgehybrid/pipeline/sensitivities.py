@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgehybrid.errors import GraphError
-from edgehybrid.pipeline.options import calibration_images, check_ranking_format, images_to_check
+from edgehybrid.pipeline.options import calibration_images, check_check, check_ranking_format, images_to_check
 from edgehybrid.pipeline.outputs import check_file, write_beside_result
 from edgehybrid.records import Interpolation, Method, Sensitivity
 
@@ -50,8 +50,8 @@ def sensitivity(
         method: How ranges are chosen: mse, minmax, percentile or entropy.
         how: fisher (gradients, needs torch), designs (runs with one group in int8), or auto.
         unit: group (layers that TensorRT fuses) or layer (every one for itself).
-        check: Images for the check, which runs each group alone on each; 16 or all there are by default, 0 leaves it
-            out.
+        check: Images for the check, which runs each group alone on each; by default 16, or up to a quarter of them
+            where there are few groups; 0 leaves it out.
         output: Also write the ranking to this file, .csv or .json.
         seed: Of image sampling, of the runs drawn, and of untrained weights.
 
@@ -68,7 +68,7 @@ def sensitivity(
     )
     source = stages.Source(model, weights, num_classes, stated, 1, seed)
     images = calibration_images(calib, num_calib, seed)
-    count = images_to_check(check, len(images))
+    check_check(check, len(images))
     made = stages.export(run, source, images)
     if not made.spec.classes:
         raise GraphError(
@@ -80,13 +80,15 @@ def sensitivity(
     prepared = stages.prepare(run, baseline, images, spec.preprocess, method)
     # No peaks: only the float32-typed form is run.
     int8 = stages.quantize(run, prepared.path, "int8", prepared.ranges, None, tuning=prepared.tuning)
+    groups = stages.count_groups(run, prepared.path, int8, unit)
+    count = images_to_check(groups, len(images)) if check is None else check
     disjoint = 0 < count <= len(images) // 2
     ranking = stages.rank_groups(
         run, prepared.path, int8, images, spec.preprocess, how=how, unit=unit, seed=seed, skip=count if disjoint else 0
     )
-    checked, groups = None, ranking.groups
+    checked, losses = None, ranking.groups
     if count:
-        checked, groups = stages.check_ranking(
+        checked, losses = stages.check_ranking(
             run, prepared.path, int8, images, spec.preprocess, ranking, unit=unit, count=count, disjoint=disjoint
         )
     found = Sensitivity(
@@ -95,7 +97,7 @@ def sensitivity(
         how=ranking.how,
         images=ranking.images,
         forwards=ranking.forwards,
-        groups=groups,
+        groups=losses,
         check=checked,
         calibration=images.spec,
         method=method,

@@ -8,7 +8,7 @@ from edgehybrid.stages.measurement import bench, measure, measure_power
 from edgehybrid.stages.parser import check_parser, suit_parser
 from edgehybrid.stages.quantization import Quantized, calibrate, find_peaks, quantize, quantize_alone, rewrite
 from edgehybrid.stages.run import Run, place_of, require, versions
-from edgehybrid.stages.sensitivity import How, Ranking, Unit, check_ranking, rank_groups
+from edgehybrid.stages.sensitivity import How, Ranking, Unit, check_ranking, count_groups, rank_groups
 from edgehybrid.stages.single import carry_over, of_one_image
 from edgehybrid.stages.source import Exported, Source, export, fix_shapes
 from edgehybrid.stages.timing import Timed, time_networks
@@ -37,6 +37,7 @@ __all__ = [
     "check_torch_flavor",
     "choosers_of",
     "columns_of",
+    "count_groups",
     "compile_torch",
     "check_ranking",
     "export",

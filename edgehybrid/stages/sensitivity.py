@@ -121,6 +121,15 @@ def check_ranking(
     return RankCheck(count, 1.0 + len(groups), found, disjoint), groups
 
 
+def count_groups(run: Run, baseline: Path, quantized: Quantized, unit: Unit) -> int:
+    """How many groups of int8 layers there are.
+
+    Raises:
+        StageError: The plan has none.
+    """
+    return len(_find_groups(run.open(baseline), quantized, unit))
+
+
 @dataclass(frozen=True)
 class _Opened:
     """The network with its switches."""
@@ -175,6 +184,17 @@ def _open(run: Run, baseline: Path, quantized: Quantized, unit: Unit) -> _Opened
     from edgehybrid.graph.structure import class_scores
 
     reference, twin = run.open(baseline), graph.load(quantized.runnable)
+    groups = _find_groups(reference, quantized, unit)
+    owner = search.owners(reference, quantized.plan, groups)
+    switched = search.switch(reference, twin, owner)
+    share = sum(group.macs for group in groups) / max(count_macs(reference), 1)
+    scores, batch = graph.name_of(class_scores(reference)), graph.shape_of(reference.input)[0]
+    return _Opened(reference, twin, groups, owner, switched, scores, batch, share)
+
+
+def _find_groups(reference: "Graph", quantized: Quantized, unit: Unit) -> tuple[LayerGroup, ...]:
+    from edgehybrid import search
+
     groups = search.find_groups(reference, quantized.plan, single=unit == "layer")
     if not groups:
         raise StageError(
@@ -182,11 +202,7 @@ def _open(run: Run, baseline: Path, quantized: Quantized, unit: Unit) -> _Opened
             why="the rules of placement leave every layer in float, so none can cost accuracy",
             fix="read the reasons under placement in report.html of `edgehybrid build`",
         )
-    owner = search.owners(reference, quantized.plan, groups)
-    switched = search.switch(reference, twin, owner)
-    share = sum(group.macs for group in groups) / max(count_macs(reference), 1)
-    scores, batch = graph.name_of(class_scores(reference)), graph.shape_of(reference.input)[0]
-    return _Opened(reference, twin, groups, owner, switched, scores, batch, share)
+    return groups
 
 
 def _estimate(opened: _Opened, images: Images, preprocess: Preprocess, how: How, seed: int, skip: int) -> Ranking:
