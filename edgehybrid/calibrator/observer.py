@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import onnx_ir as ir
@@ -10,8 +9,7 @@ from numpy.typing import NDArray
 
 from edgehybrid.calibrator.histogram import STAGE, Tally, stride_of
 from edgehybrid.calibrator.observations import Observations
-from edgehybrid.calibrator.session import Slot, not_finite, open_session, regroup
-from edgehybrid.cores import available_cores
+from edgehybrid.calibrator.session import not_finite, open_session, run_through
 from edgehybrid.errors import StageError
 from edgehybrid.graph import Graph, constant, name_of, shape_of, values
 
@@ -37,8 +35,6 @@ def observe(
     At most SAMPLED activations of a tensor are counted per image, evenly spread over all its dimensions (`stride_of`).
     Where to begin is read off the image itself, so that a place which stands out in every image is met in its share
     of them. Of a tensor that does not hold the images of a batch one after the other every activation is counted.
-
-    While one image is counted, the next one runs, where there is a second core for it.
 
     Args:
         graph: float32, static shapes. Not modified.
@@ -66,23 +62,17 @@ def observe(
         if value.name in watched
     }
     session = open_session(graph, [name for name in taps if name != graph.input.name], threads=threads)
-    slots = [Slot(graph, session, taps) for _ in range(min(2, available_cores()))]
-    images = 0
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        pending: Future[None] | None = None
-        for number, (group, copies) in enumerate(regroup(batches, shape_of(graph.input))):
-            slot = slots[number % len(slots)]
-            if pending is not None and len(slots) == 1:
-                pending.result()
-            slot.run(group)
-            if pending is not None:
-                pending.result()
-            pending = pool.submit(_count, graph, slot, tallies, copies, images, [zlib.crc32(image) for image in group])
-            images += len(group) // copies
-            if progress is not None:
-                progress(images)
-        if pending is not None:
-            pending.result()
+    counted = images = 0
+
+    def count(arrays: Mapping[str, NDArray[np.float32]], copies: int) -> None:
+        nonlocal counted
+        _count(graph, arrays, tallies, copies, counted)
+        counted += batch // copies
+
+    for more in run_through(graph, session, taps, batches, count):
+        images += more
+        if progress is not None:
+            progress(images)
     histograms = {name: tallies.pop(name).histogram() for name in list(tallies)}  # so that few are there twice
     found = {name: histograms[source] for name, source in sources.items()}
     return Observations(found, images)
@@ -125,17 +115,18 @@ def _stride(shape: tuple[int, ...], batch: int) -> int:
 
 
 def _count(
-    graph: Graph, slot: Slot, tallies: Mapping[str, Tally], copies: int, image: int, phases: Sequence[int]
+    graph: Graph, arrays: Mapping[str, NDArray[np.float32]], tallies: Mapping[str, Tally], copies: int, image: int
 ) -> None:
-    """Count what one run left in the slot; `phases`, one per place of the batch, say where sampling begins.
+    """Count what one run gave, from a number of images on.
 
     Raises:
         StageError: An activation is not finite, or depends on its place in the batch.
     """
+    phases = [zlib.crc32(each) for each in arrays[name_of(graph.input)]]
     name, batch = "", len(phases)
     try:
         for name, tally in tallies.items():
-            array = slot.arrays[name]
+            array = arrays[name]
             if not _apart(array.shape, batch):
                 tally.add(array, copies, one=False)
                 continue
@@ -145,7 +136,7 @@ def _count(
             for share, phase in zip(shares[: batch // copies], phases, strict=False):
                 tally.add(share, phase=phase)
     except FloatingPointError as error:
-        array = slot.arrays[name]
+        array = arrays[name]
         place = f"image {image + 1}" if batch == 1 else f"images {image + 1} to {image + batch}"
         nans, infinities = int(np.isnan(array).sum()), int(np.isinf(array).sum())
         found = f"{nans} NaN and {infinities} infinite of {array.size} values on {place}"

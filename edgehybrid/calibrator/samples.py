@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgehybrid.calibrator.ranges import LOUD
-from edgehybrid.calibrator.session import Slot, not_finite, open_session, regroup
+from edgehybrid.calibrator.session import not_finite, open_session, run_through
 from edgehybrid.graph import Graph, name_of, shape_of
 from edgehybrid.graph.products import Product
 from edgehybrid.graph.structure import input_of
@@ -63,22 +63,24 @@ def sample(
     """
     read = {p.output: (name_of(input_of(p.node, 0)), p) for p in products}
     taps = sorted({name for name, _ in read.values()})
-    slot = Slot(graph, open_session(graph, [name for name in taps if name != graph.input.name], threads=threads), taps)
+    session = open_session(graph, [name for name in taps if name != graph.input.name], threads=threads)
     batch = shape_of(graph.input)[0]
     groups, calls = max(1, images // batch), images // batch + images % batch
     span: dict[str, NDArray[np.float32]] = {}
     early: dict[str, NDArray[np.float32]] = {}
     peaks: dict[str, list[float]] = {name: [] for name in read}
     kept = {p.output: _Pile(p, calls * rows_per_batch(p, rows, groups)) for p in products}
-    for ordinal, (group, copies) in enumerate(regroup(batches, shape_of(graph.input))):
-        slot.run(group)
-        reached = {source: _reach(slot.arrays[source], batch // copies) for source in taps}
+    ordinal = 0
+
+    def keep(arrays: Mapping[str, NDArray[np.float32]], copies: int) -> None:
+        nonlocal ordinal
+        reached = {source: _reach(arrays[source], batch // copies) for source in taps}
         for source, ends_by_image in reached.items():
             if not np.isfinite(ends_by_image).all():
                 raise not_finite(graph, source, "a NaN or an infinity")
         ends: dict[tuple[str, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         for name, (source, product) in read.items():
-            x = slot.arrays[source]
+            x = arrays[source]
             kept[name].add(product.rows(x, rows_per_batch(product, rows, groups), ordinal))
             axis = product.axis % x.ndim
             if (source, axis) not in ends:  # queries, keys and values read one tensor
@@ -90,6 +92,10 @@ def sample(
             span[name] = np.stack([np.minimum(known[0], least), np.maximum(known[1], most)])
             if 2 * ordinal < groups:
                 early[name] = span[name]
+        ordinal += 1
+
+    for _ in run_through(graph, session, taps, batches, keep):
+        pass
     loud = {name for name, reached in peaks.items() if max(reached) >= LOUD * float(np.median(reached)) > 0}
     return Samples({name: kept.pop(name).rows for name in read}, span, early, loud)
 

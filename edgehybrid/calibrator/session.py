@@ -1,6 +1,7 @@
 """Open an ONNX Runtime session on a copy of a graph whose outputs are the tensors one wants to see."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime
@@ -91,6 +92,46 @@ class Slot:
     def _bind(self, bind: Callable[..., None], name: str) -> None:
         array = self.arrays[name]
         bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+
+def run_through(
+    graph: Graph,
+    session: onnxruntime.InferenceSession,
+    taps: Sequence[str],
+    batches: Iterable[NDArray[np.float32]],
+    use: Callable[[Mapping[str, NDArray[np.float32]], int], None],
+) -> Iterator[int]:
+    """Run images, and while what one run gave is used, the next one, where there is a second core for it.
+
+    Args:
+        graph: What the session runs.
+        session: From `open_session`.
+        taps: Names of the tensors to use.
+        batches: As of `regroup`.
+        use: Given the tensors by name, the input as well, valid until it returns, and how many copies of each image
+            they hold; one call at a time, in the order of the images, in another thread.
+
+    Yields:
+        After each run, of how many images it was.
+
+    Raises:
+        ImagesError: An image does not fit the graph, or there is none.
+        StageError: ONNX Runtime failed.
+    """
+    slots = [Slot(graph, session, taps) for _ in range(min(2, available_cores()))]
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending: Future[None] | None = None
+        for number, (group, copies) in enumerate(regroup(batches, shape_of(graph.input))):
+            slot = slots[number % len(slots)]
+            if pending is not None and len(slots) == 1:
+                pending.result()
+            slot.run(group)
+            if pending is not None:
+                pending.result()
+            pending = pool.submit(use, slot.arrays, copies)
+            yield len(group) // copies
+        if pending is not None:
+            pending.result()
 
 
 def regroup(
