@@ -49,6 +49,7 @@ class Equalized:
 class Few:
     """A few images of the network before it is tuned; what its layers read is sampled once, when first asked for."""
 
+    run: Run
     baseline: Path
     images: Images
     preprocess: Preprocess
@@ -58,9 +59,9 @@ class Few:
     @functools.cached_property
     def opened(self) -> "tuple[Graph, Plan]":
         """The network and its placement."""
-        from edgehybrid import graph, placement
+        from edgehybrid import placement
 
-        model = graph.load(self.baseline)
+        model = self.run.open(self.baseline)
         return model, placement.plan(model, "fp32")
 
     @functools.cached_property

@@ -46,15 +46,20 @@ class Quantized:
 
 def rewrite(run: Run, exported: Path) -> Path:
     """The same function as a graph that is faster and kinder to int8."""
+    made: Graph | None = None
 
     def produce(folder: Path) -> None:
         from edgehybrid import graph, rewrites
 
-        rewritten, log = rewrites.apply(graph.load(exported))
-        write_atomic(folder / "baseline.onnx", rewritten.pieces())
+        nonlocal made
+        made, log = rewrites.apply(graph.load(exported))
+        write_atomic(folder / "baseline.onnx", made.pieces())
         write_atomic(folder / "log.json", to_json(list(log)))
 
-    return run.do("rewrite", {"model": sha256_of(exported)}, produce) / "baseline.onnx"
+    path = run.do("rewrite", {"model": sha256_of(exported)}, produce) / "baseline.onnx"
+    if made is not None:
+        run.keep(path, made)
+    return path
 
 
 def calibrate(

@@ -70,12 +70,12 @@ def prepare(
     rounding: Rounding = "nearest",
 ) -> Prepared:
     """Everything between the rewritten graph and its int8 form: equalize, calibrate, refine; as `build` by default."""
-    few = Few(baseline, images, preprocess, TUNING_IMAGES, TUNING_ROWS)
+    few = Few(run, baseline, images, preprocess, TUNING_IMAGES, TUNING_ROWS)
     equalized = equalize_channels(run, few, equalize)
     if rounding == "nearest":
         few.close()
     else:
-        few = Few(baseline, images, preprocess, ROUNDING_IMAGES, ROUNDING_ROWS)
+        few = Few(run, baseline, images, preprocess, ROUNDING_IMAGES, ROUNDING_ROWS)
     changes = equalized.changes
     ranges = calibrate(run, equalized.path, images, preprocess, method, shifted=changes.zero_points)
     ranges = replace(ranges, factors=changes.factors, offsets=changes.offsets, zero_points=changes.zero_points)
