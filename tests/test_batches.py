@@ -96,8 +96,9 @@ def test_a_file_of_a_fixed_batch_is_calibrated_as_it_is() -> None:
     Path("fixed.onnx").write_bytes(graph_of(squeezing(2)).to_bytes())
     run, stated, images = stages.Run(), read_stated(None, None, None, 1.0, None, None, None), load("images.npz")
     source = stages.Source("fixed.onnx", "auto", None, stated, 1, 0)
-    baseline = stages.rewrite(run, stages.export(run, source, images).path)
-    assert stages.of_one_image(run, source, images, baseline) == baseline
+    made = stages.export(run, source, images)
+    baseline = stages.rewrite(run, made.path)
+    assert stages.of_one_image(run, source, made, images, baseline) == baseline
 
 
 def test_a_network_with_other_layers_for_one_image_says_so() -> None:
@@ -113,6 +114,7 @@ def test_a_network_with_other_layers_for_one_image_says_so() -> None:
     baseline, other = Path("other.onnx"), SingleNet(2, 3, 64, 64)
     other.op("Relu", "input")
     baseline.write_bytes(graph_of(other).to_bytes())
+    made = stages.export(run, source, images)
     with progress.listening(Heard()):
-        assert stages.of_one_image(run, source, images, baseline) == baseline
+        assert stages.of_one_image(run, source, made, images, baseline) == baseline
     assert any("calibrated 2 images at a time" in text for text in said)

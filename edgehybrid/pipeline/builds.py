@@ -178,7 +178,7 @@ def build(
     truth = None if eval is None else stages.labels_for(scored, spec)
     baseline = stages.rewrite(run, made.path)
     stages.check_parser(baseline, goal)
-    single = stages.of_one_image(run, source, images, baseline) if calibrates(precision, ranges) else baseline
+    single = stages.of_one_image(run, source, made, images, baseline) if calibrates(precision, ranges) else baseline
     lowered = lower(run, recipe, baseline, single, images, scored, truth, spec, goal)
     ordered = engines.order(run, lowered, goal, options)
     if flavor == "torch-tensorrt":

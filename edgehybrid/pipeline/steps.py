@@ -205,7 +205,7 @@ def quantize(
     made = stages.export(run, source, images)
     spec, baseline = made.spec, stages.rewrite(run, made.path)
     stages.check_parser(baseline, goal)
-    single = stages.of_one_image(run, source, images, baseline) if calibrates(precision, ranges) else baseline
+    single = stages.of_one_image(run, source, made, images, baseline) if calibrates(precision, ranges) else baseline
     prepared, _ = prepare(
         run,
         baseline,

@@ -8,11 +8,11 @@ from edgehybrid.progress import listener
 from edgehybrid.stages.equalization import apply_known
 from edgehybrid.stages.quantization import rewrite
 from edgehybrid.stages.run import Run
-from edgehybrid.stages.source import Source, export
+from edgehybrid.stages.source import Exported, Source, export
 from edgehybrid.stages.tuning import Prepared
 
 
-def of_one_image(run: Run, source: Source, images: Images, baseline: Path) -> Path:
+def of_one_image(run: Run, source: Source, made: Exported, images: Images, baseline: Path) -> Path:
     """The rewritten float32 graph of the same network for one image at a time.
 
     It is the graph itself where a batch of one is built, or where the file allows no other than its own.
@@ -20,6 +20,7 @@ def of_one_image(run: Run, source: Source, images: Images, baseline: Path) -> Pa
     Args:
         run: The chain.
         source: What is built.
+        made: Its export.
         images: A few of them check the export.
         baseline: Its rewritten graph.
     """
@@ -28,7 +29,7 @@ def of_one_image(run: Run, source: Source, images: Images, baseline: Path) -> Pa
     from edgehybrid import graph
 
     listener().note("calibrating one image at a time, so that scales do not depend on --batch: exported once more")
-    single = rewrite(run, export(run, replace(source, batch=1), images).path)
+    single = rewrite(run, export(run, replace(source, batch=1), images, made).path)
     if graph.load(single).fingerprint() == graph.load(baseline).fingerprint():
         return single
     listener().note(

@@ -67,15 +67,17 @@ class Exported:
     params: int
     macs: int
     batch: int
+    weights: "Weights | None"  # None: the file's own
 
 
-def export(run: Run, source: Source, images: Images) -> Exported:
+def export(run: Run, source: Source, images: Images, earlier: Exported | None = None) -> Exported:
     """A zoo model with its weights, or a user's ONNX file, as one static float32 graph.
 
     Args:
         run: The chain.
         source: What to export.
         images: A few of them check the ONNX graph against torch.
+        earlier: Of the same network, whose weights are not looked for, nor what is assumed of it told, once more.
     """
     if source.is_file and not Path(source.model).is_file():
         raise NotFoundError(
@@ -83,8 +85,8 @@ def export(run: Run, source: Source, images: Images) -> Exported:
             why="a model that ends in .onnx is read as a file",
             fix="check the path",
         )
-    found = None
-    if not source.is_file:
+    found = None if earlier is None else earlier.weights
+    if found is None and not source.is_file:
         found = zoo.find_weights(
             source.model, source.weights, num_classes=source.num_classes, seed=source.seed, notify=listener().note
         )
@@ -110,9 +112,9 @@ def export(run: Run, source: Source, images: Images) -> Exported:
     facts = json.loads((folder / "spec.json").read_bytes())
     own = decode(ModelSpec, facts["spec"])
     spec = apply_stated(own, source.stated, assumed=source.is_file)
-    for note in spec.notes:
+    for note in spec.notes if earlier is None else ():
         listener().note(note)
-    return Exported(folder / "model.onnx", spec, facts["params"], facts["macs"], facts["batch"])
+    return Exported(folder / "model.onnx", spec, facts["params"], facts["macs"], facts["batch"], found)
 
 
 def fix_shapes(run: Run, path: Path, *, batch: int, input_size: Size | None, must_be_image: bool) -> Path:
