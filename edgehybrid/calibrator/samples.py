@@ -74,10 +74,7 @@ def sample(
 
     def keep(arrays: Mapping[str, NDArray[np.float32]], copies: int) -> None:
         nonlocal ordinal
-        reached = {source: _reach(arrays[source], batch // copies) for source in taps}
-        for source, ends_by_image in reached.items():
-            if not np.isfinite(ends_by_image).all():
-                raise not_finite(graph, source, "a NaN or an infinity")
+        reached: dict[str, list[float]] = {}
         ends: dict[tuple[str, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         for name, (source, product) in read.items():
             x = arrays[source]
@@ -87,6 +84,10 @@ def sample(
                 others = tuple(i for i in range(x.ndim) if i != axis)
                 ends[source, axis] = x.min(axis=others), x.max(axis=others)
             least, most = ends[source, axis]
+            if source not in reached:
+                reached[source] = _reach(x, batch // copies, least, most)
+                if not np.isfinite(reached[source]).all():
+                    raise not_finite(graph, source, "a NaN or an infinity")
             peaks[name] += reached[source]
             known = span.get(name, (least, most))
             span[name] = np.stack([np.minimum(known[0], least), np.maximum(known[1], most)])
@@ -100,10 +101,19 @@ def sample(
     return Samples({name: kept.pop(name).rows for name in read}, span, early, loud)
 
 
-def _reach(x: NDArray[np.float32], images: int) -> list[float]:
-    """Largest |x| of each image, which lie one after the other; of all together where they cannot be told apart."""
-    each = x.reshape(images if len(x) % images == 0 else 1, -1)
-    return [max(-least, most) for least, most in zip(each.min(axis=1).tolist(), each.max(axis=1).tolist(), strict=True)]
+def _reach(x: NDArray[np.float32], images: int, least: NDArray[np.float32], most: NDArray[np.float32]) -> list[float]:
+    """Largest |x| of each image, which lie one after the other; of all together where they cannot be told apart.
+
+    Args:
+        x: What the images gave.
+        images: How many they are.
+        least: The smallest value of every channel in all of them, which costs a pass that one image needs no more.
+        most: The largest.
+    """
+    if images == 1 or len(x) % images:
+        return [max(-float(least.min()), float(most.max()))]
+    each = x.reshape(images, -1)
+    return [max(-low, high) for low, high in zip(each.min(axis=1).tolist(), each.max(axis=1).tolist(), strict=True)]
 
 
 class _Pile:

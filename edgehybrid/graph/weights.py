@@ -14,6 +14,7 @@ Weights = Mapping[str, ir.TensorProtocol]
 NOTHING: Weights = {}
 _GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
+_RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
 
 def take_out(proto: onnx.ModelProto) -> Weights:
@@ -72,18 +73,31 @@ def pieces(model: ir.Model) -> Iterator[bytes]:
     graph.CopyFrom(proto.graph)
     del graph.initializer[:]
     proto.ClearField("graph")
-
-    def whole(tensor: onnx.TensorProto) -> onnx.TensorProto:
-        return ir.to_proto(weights[tensor.name]) if tensor.name in weights else tensor
-
     body = graph.SerializeToString(deterministic=True)
-    sizes = [whole(tensor).ByteSize() for tensor in tensors]
-    heads = [_head(_INITIALIZER, size) for size in sizes]
-    size = len(body) + sum(map(len, heads)) + sum(sizes)
+    starts = [_start(tensor, weights.get(tensor.name)) for tensor in tensors]
+    sizes = [weights[tensor.name].nbytes if tensor.name in weights else 0 for tensor in tensors]
+    size = len(body) + sum(map(len, starts)) + sum(sizes)
     yield proto.SerializeToString(deterministic=True) + _head(_GRAPH, size) + body
-    for head, tensor in zip(heads, tensors, strict=True):
-        yield head
-        yield whole(tensor).SerializeToString(deterministic=True)
+    for tensor, start in zip(tensors, starts, strict=True):
+        yield start
+        if tensor.name in weights:
+            yield weights[tensor.name].tobytes()
+
+
+def _start(tensor: onnx.TensorProto, weight: ir.TensorProtocol | None) -> bytes:
+    """An initializer as a field of its graph: whole, or up to the bytes of its weight, which are to follow.
+
+    Args:
+        tensor: As `outline` leaves it; from now on not in another file, if it has a weight.
+        weight: What was left out of it.
+    """
+    if weight is None:
+        whole: bytes = tensor.SerializeToString(deterministic=True)
+        return _head(_INITIALIZER, len(whole)) + whole
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    start: bytes = tensor.SerializeToString(deterministic=True) + _head(_RAW_DATA, weight.nbytes)
+    return _head(_INITIALIZER, len(start) + weight.nbytes) + start
 
 
 def _head(field: int, size: int) -> bytes:

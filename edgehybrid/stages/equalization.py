@@ -13,7 +13,7 @@ from edgehybrid.dataset import Images
 from edgehybrid.progress import listener
 from edgehybrid.records import Adjustment, Equalize, Plan, Preprocess, Ranges
 from edgehybrid.stages.run import FORWARD_BATCH, Run
-from edgehybrid.store import decode, sha256_of, to_json, write_atomic
+from edgehybrid.store import decode, to_json, write_atomic
 from edgehybrid.store.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def equalize_channels(run: Run, few: Few, sites: Equalize) -> Equalized:
     if sites == "off":
         return Equalized(few.baseline, NOTHING_CHANGED)
     inputs = {
-        "model": sha256_of(few.baseline),
+        "model": run.digest(few.baseline),
         "images": few.images.spec.sha256,
         "preprocess": few.preprocess,
         "sites": sites,
@@ -181,7 +181,7 @@ def apply_known(run: Run, baseline: Path, ranges: Ranges, model: "Graph | None" 
     if not (ranges.factors or ranges.offsets or ranges.zero_points):
         return baseline
     inputs = {
-        "model": sha256_of(baseline),
+        "model": run.digest(baseline),
         "factors": ranges.factors,
         "offsets": ranges.offsets,
         "zero_points": ranges.zero_points,
@@ -216,4 +216,4 @@ def compensate_zero_points(run: Run, path: Path, ranges: Ranges) -> Path | None:
 
     if not ranges.zero_points:
         return None
-    return run.do("compensate", {"model": sha256_of(path), "ranges": ranges}, produce) / "tuning.npz"
+    return run.do("compensate", {"model": run.digest(path), "ranges": ranges}, produce) / "tuning.npz"

@@ -11,7 +11,7 @@ from edgehybrid.dataset import Images
 from edgehybrid.progress import listener
 from edgehybrid.records import Method, Plan, Precision, Preprocess, Ranges, Target
 from edgehybrid.stages.run import FORWARD_BATCH, Run
-from edgehybrid.store import decode, sha256_of, to_json, write_atomic
+from edgehybrid.store import decode, to_json, write_atomic
 
 if TYPE_CHECKING:
     from edgehybrid.graph import Graph
@@ -56,7 +56,7 @@ def rewrite(run: Run, exported: Path) -> Path:
         write_atomic(folder / "baseline.onnx", made.pieces())
         write_atomic(folder / "log.json", to_json(list(log)))
 
-    path = run.do("rewrite", {"model": sha256_of(exported)}, produce) / "baseline.onnx"
+    path = run.do("rewrite", {"model": run.digest(exported)}, produce) / "baseline.onnx"
     if made is not None:
         run.keep(path, made)
     return path
@@ -100,7 +100,7 @@ def calibrate(
         )
         write_atomic(folder / "ranges.json", to_json(ranges))
 
-    inputs = {**_observation_inputs(baseline, images, preprocess), "method": method, "shifted": shifted}
+    inputs = {**_observation_inputs(run, baseline, images, preprocess), "method": method, "shifted": shifted}
     chosen = run.do("ranges", inputs, choose)
     return decode(Ranges, json.loads((chosen / "ranges.json").read_bytes()))
 
@@ -120,7 +120,7 @@ def observe(run: Run, baseline: Path, images: Images, preprocess: Preprocess) ->
         )
         seen.save(folder / "observations.npz")
 
-    folder = run.do("calibrate", _observation_inputs(baseline, images, preprocess), produce)
+    folder = run.do("calibrate", _observation_inputs(run, baseline, images, preprocess), produce)
     return folder / "observations.npz"
 
 
@@ -130,9 +130,9 @@ def _quantized_tensors(model: "Graph") -> list[str]:
     return sorted({d.tensor for d in placement.plan(model, "fp32").decisions if d.kind == "activation"})
 
 
-def _observation_inputs(baseline: Path, images: Images, preprocess: Preprocess) -> dict[str, object]:
+def _observation_inputs(run: Run, baseline: Path, images: Images, preprocess: Preprocess) -> dict[str, object]:
     return {
-        "model": sha256_of(baseline),
+        "model": run.digest(baseline),
         "images": images.spec.sha256,
         "count": len(images),
         "preprocess": preprocess,
@@ -152,7 +152,7 @@ def find_peaks(run: Run, baseline: Path, images: Images, preprocess: Preprocess)
         found = calibrator.find_peaks(run.open(baseline), sample.batches(preprocess, FORWARD_BATCH))
         write_atomic(folder / "peaks.json", to_json(found))
 
-    inputs = {"model": sha256_of(baseline), "images": sample.spec.sha256, "preprocess": preprocess}
+    inputs = {"model": run.digest(baseline), "images": sample.spec.sha256, "preprocess": preprocess}
     folder = run.do("peaks", inputs, produce)
     found: dict[str, float] = json.loads((folder / "peaks.json").read_bytes())
     return found
@@ -200,12 +200,12 @@ def quantize(
         write_atomic(folder / PLAN, to_json(plan))
 
     inputs = {
-        "model": sha256_of(baseline),
+        "model": run.digest(baseline),
         "precision": precision,
         "ranges": ranges,
         "peaks": peaks,
         "keep": dict(keep),
-        "tuning": None if tuning is None else sha256_of(tuning),
+        "tuning": None if tuning is None else run.digest(tuning),
     }
     folder = run.do("quantize", inputs, produce)
     plan = decode(Plan, json.loads((folder / PLAN).read_bytes()))
@@ -234,9 +234,9 @@ def quantize_alone(run: Run, baseline: Path, ranges: Ranges, tuning: Path | None
         write_atomic(folder / PLAN, to_json(plan))
 
     inputs = {
-        "model": sha256_of(baseline),
+        "model": run.digest(baseline),
         "ranges": ranges,
-        "tuning": None if tuning is None else sha256_of(tuning),
+        "tuning": None if tuning is None else run.digest(tuning),
     }
     folder = run.do("quantize", inputs, produce)
     return folder / "model.onnx", decode(Plan, json.loads((folder / PLAN).read_bytes()))

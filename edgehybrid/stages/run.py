@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgehybrid.errors import NotReadyError
 from edgehybrid.progress import listener
 from edgehybrid.records import DeviceState, Stage
-from edgehybrid.store import run_stage
+from edgehybrid.store import run_stage, sha256_of
 
 if TYPE_CHECKING:
     from edgehybrid.graph import Graph
@@ -43,6 +43,7 @@ class Run:
 
     stages: list[Stage] = field(default_factory=list)
     _last: "tuple[Path, Graph] | None" = field(default=None, repr=False)
+    _digests: dict[Path, str] = field(default_factory=dict, repr=False)
 
     def do(self, name: str, inputs: Mapping[str, object], produce: Callable[[Path], None]) -> Path:
         """Run a stage through the cache; the folder with its files."""
@@ -56,6 +57,12 @@ class Run:
         self.stages.append(stage)
         listener().end(stage)
         return folder
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 of a file that a stage left, read once: nobody changes it while the chain lasts."""
+        if path not in self._digests:
+            self._digests[path] = sha256_of(path)
+        return self._digests[path]
 
     def open(self, path: Path) -> "Graph":
         """A graph that a stage left, to be read, not edited; the last one is kept, as stages in a row want the same."""

@@ -19,7 +19,7 @@ from edgehybrid.stages.equalization import (
 from edgehybrid.stages.gradients import weigh_outputs
 from edgehybrid.stages.quantization import calibrate
 from edgehybrid.stages.run import Run
-from edgehybrid.store import decode, sha256_of, to_json, write_atomic
+from edgehybrid.store import decode, to_json, write_atomic
 from edgehybrid.store.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: Few, refine: Refine, rou
         write_atomic(folder / "tuned.json", to_json({"ranges": refined, "adjustments": records}))
 
     inputs = {
-        "model": sha256_of(prepared),
+        "model": run.digest(prepared),
         "images": few.images.spec.sha256,
         "preprocess": few.preprocess,
         "ranges": ranges,

@@ -22,20 +22,23 @@ class Shelf(Mapping[str, NDArray[np.float32]]):
         Raises:
             ResourceError: The disk is full or cannot be written.
         """
-        self._places: dict[str, int] = {}
+        self._places: dict[str, tuple[int, tuple[int, ...]]] = {}
         folder = cache_root()
         with guarding(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open as long as this object is there
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - open as long as this object is there
             weakref.finalize(self, self._file.close)
             for name, array in arrays.items():
-                self._places[name] = self._file.tell()
-                np.save(self._file, array, allow_pickle=False)
-            self._file.flush()
+                self._places[name] = self._file.tell(), array.shape
+                left = np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint8).data
+                while len(left):  # a disk that is nearly full takes a part
+                    left = left[self._file.write(left) :]
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        self._file.seek(self._places[name])
-        found: NDArray[np.float32] = np.load(self._file, allow_pickle=False)
+        place, shape = self._places[name]
+        found = np.empty(shape, np.float32)
+        self._file.seek(place)
+        self._file.readinto(found.reshape(-1).view(np.uint8).data)
         return found
 
     def __iter__(self) -> Iterator[str]:

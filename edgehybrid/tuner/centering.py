@@ -264,13 +264,11 @@ def _try(
     split = [halves(samples[reader.product.output]) for reader in readers]
     early = _means(site, readers, [first for first, _ in split])
     none = np.zeros(site.channels, np.float32)
-    before, after = (
-        sum(
-            _error(reader.product, rows, reader.column(offset), choose_range)
-            for reader, (_, rows) in zip(readers, split, strict=True)
-        )
-        for offset in (none, early)
-    )
+    errors = [
+        _errors(reader.product, rows, [reader.column(offset) for offset in (none, early)], choose_range)
+        for reader, (_, rows) in zip(readers, split, strict=True)
+    ]
+    before, after = map(sum, zip(*errors, strict=True))
     count, everything = len(readers), _means(site, readers, [samples[reader.product.output] for reader in readers])
     before_db, after_db = decibels(count, before), decibels(count, after)
     pays = after <= FREE_GAIN * before if site.bias else after <= GAIN * before and before_db < NOISY_DB
@@ -291,14 +289,18 @@ def _means(site: _Site, readers: Sequence[_Reader], rows: Sequence[NDArray[np.fl
     return means.astype(np.float16).astype(np.float32)
 
 
-def _error(
-    product: Product, rows: NDArray[np.float32], offset: NDArray[np.float32], choose_range: ChooseRange
-) -> float:
-    """Noise over signal at the output of a reader; the signal is what varies there."""
+def _errors(
+    product: Product, rows: NDArray[np.float32], offsets: Sequence[NDArray[np.float32]], choose_range: ChooseRange
+) -> list[float]:
+    """Noise over signal at the output of a reader, per offset; the signal is what varies there."""
     exact = multiply(rows, product.weight)
-    centred = rows - offset
-    got = multiply_rounded(centred, product.weight, choose_range(centred)) + multiply(offset, product.weight)
-    return power(got - exact) / max(varying(exact), float(np.finfo(np.float64).tiny))
+    signal = max(varying(exact), float(np.finfo(np.float64).tiny))
+    found = []
+    for offset in offsets:
+        centred = rows - offset
+        got = multiply_rounded(centred, product.weight, choose_range(centred)) + multiply(offset, product.weight)
+        found.append(power(got - exact) / signal)
+    return found
 
 
 def _write(graph: Graph, site: _Site, offset: NDArray[np.float32], taken: set[str | None]) -> None:

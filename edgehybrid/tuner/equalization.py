@@ -288,7 +288,7 @@ def _columns(region: Region, product: Product, factors: NDArray[np.float32]) -> 
 
 def _try(site: _Site, tensor: str, choose_range: ChooseRange) -> tuple[Adjustment, NDArray[np.int64] | None]:
     """Exponents of factors for the site, None where the best do not pay; and the record of the attempt."""
-    exact = [multiply(site.rows[product.output], product.weight) for product in site.judged]
+    exact = [_exact(site, product) for product in site.judged]
     before = best = _errors(site, exact, np.ones(site.region.factors, np.float32), choose_range)
     alphas, centrings = (WHOLE, (False, True)) if site.early.means else (ALPHAS, (False,))
     recipe, accepted = None, False
@@ -350,21 +350,26 @@ def _exponents(site: _Site, recipe: _Recipe, known: _Known) -> NDArray[np.int64]
     return np.asarray(np.floor(STEPS * np.log2(factors)), np.int64)
 
 
-def _errors(
-    site: _Site, exact: Sequence[NDArray[np.float32]], factors: NDArray[np.float32], choose_range: ChooseRange
-) -> list[float]:
-    """Noise over signal at the output of each reader, whose exact output is given; centred where that will be done.
+def _exact(site: _Site, product: Product) -> tuple[NDArray[np.float32], float]:
+    """What a product puts out with nothing rounded, and its power: where means can go, of what varies there."""
+    y = multiply(site.rows[product.output], product.weight)
+    return y, max(varying(y) if site.early.means else power(y), float(np.finfo(np.float64).tiny))
 
-    Where it can be, the signal is what varies, as in centering.py.
-    """
+
+def _errors(
+    site: _Site,
+    exact: Sequence[tuple[NDArray[np.float32], float]],
+    factors: NDArray[np.float32],
+    choose_range: ChooseRange,
+) -> list[float]:
+    """Noise over signal at the output of each reader, of which `_exact` is given; centred where that will be done."""
     means = site.early.means
-    signals = [max(varying(y) if means else power(y), np.finfo(np.float64).tiny) for y in exact]
 
     def judge(means: Mapping[str, NDArray[np.float32]]) -> list[float]:
         found = itertools.chain.from_iterable(
             _rounded_outputs(site, group, factors, means, choose_range) for group in site.ranges
         )
-        return [power(got - true) / signal for got, true, signal in zip(found, exact, signals, strict=True)]
+        return [power(got - true) / signal for got, (true, signal) in zip(found, exact, strict=True)]
 
     plain = judge({})
     centred = judge(means) if means else []
