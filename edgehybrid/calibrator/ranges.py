@@ -202,7 +202,8 @@ def _least_error(histogram: Histogram, exponent: int = 2, slack: float = 1.0) ->
     clipped and leave (x - c)**exponent: both come from sums of moments. The nine octaves between take the table.
     Octaves in which clipping alone costs more than the maximum does are left out: usually all but three.
     """
-    top = int(np.flatnonzero(histogram.counts)[-1])
+    bins, _, _ = _occupied(histogram)
+    top = int(bins[-1])
     if EDGES[top] < _DEAD:  # all that was counted; the maximum was not
         return histogram.amax
     octaves = np.arange(top // _STEPS - _SEARCHED, top // _STEPS + 1)
@@ -210,11 +211,13 @@ def _least_error(histogram: Histogram, exponent: int = 2, slack: float = 1.0) ->
     # The bin that holds the maximum ends there, so its moments are its own.
     last, end = slice(top, top + 1), np.array([min(EDGES[top + 1], histogram.amax)])
     excess = [counts[top] * float((_moment(EDGES[last], end, k) - _moments(k)[last])[0]) for k in range(exponent + 1)]
+    lowest = int(bins[0]) // _STEPS
+    held = slice(lowest * _STEPS, (top // _STEPS + 1) * _STEPS)  # nothing lies in the octaves below and above
     sums = []
     for k in range(exponent + 1):
-        terms = counts * _moments(k)
-        terms[top] += excess[k]
-        sums.append(_sum_octaves(terms))
+        terms = counts[held] * _moments(k)[held]
+        terms[top - held.start] += excess[k]
+        sums.append(_sum_octaves(terms, lowest))
     candidates = EDGES[octaves[0] * _STEPS : (octaves[-1] + 1) * _STEPS].reshape(-1, _STEPS)
     clipped = sum(
         math.comb(exponent, k) * (-candidates) ** (exponent - k) * (sums[k][-1] - sums[k][octaves + 1])[:, np.newaxis]
@@ -244,9 +247,14 @@ def _least_error(histogram: Histogram, exponent: int = 2, slack: float = 1.0) ->
     return widest if expected_error(histogram, widest, exponent) < bound else histogram.amax
 
 
-def _sum_octaves(terms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum of the terms of all bins below each octave; the last element is the sum of all."""
-    return np.append(0.0, np.cumsum(terms.reshape(-1, _STEPS).sum(axis=1)))
+def _sum_octaves(terms: NDArray[np.float64], first: int) -> NDArray[np.float64]:
+    """Sum of the terms of all bins below each octave; the last element is the sum of all.
+
+    Args:
+        terms: From octave `first` on to the last in which there are any.
+        first: The octaves below have none.
+    """
+    return np.append(np.zeros(first + 1), np.cumsum(terms.reshape(-1, _STEPS).sum(axis=1)))
 
 
 # --- percentile and entropy ---------------------------------------------------------------------------
