@@ -52,7 +52,14 @@ def outline(model: ir.Model) -> tuple[onnx.ModelProto, Weights]:
     try:
         for name, tensor in weights.items():
             model.graph.initializers[name].const_value = ir.ExternalTensor(
-                "beside", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+                "beside",
+                0,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=name,
+                doc_string=tensor.doc_string,
+                metadata_props=dict(tensor.metadata_props),
             )
         return ir.to_proto(model), weights
     finally:

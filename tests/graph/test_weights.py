@@ -22,6 +22,7 @@ ARRAYS = {
 @pytest.fixture
 def proto() -> onnx.ModelProto:
     inits = [ir.to_proto(ir.tensor(array, name=name)) for name, array in ARRAYS.items()]
+    inits[0].doc_string = "said of a weight"
     output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, COUNT // 2])
     nodes = [onnx.helper.make_node("Identity", ["float32"], ["y"])]
     return onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [output], inits))
