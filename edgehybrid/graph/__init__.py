@@ -26,6 +26,8 @@ CHECK = "check-model FILE"
 LARGEST_FILE = 2**31 - 1  # bytes; what a protobuf message can have
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "BatchNormalization")
 """Operators whose constants are trained weights."""
+STORING = ("Constant", "Cast", "Identity")
+"""Operators that a tensor goes through before anything is computed with it."""
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 """Operators that may run in int8 here: convolutions and matrix products."""
 
@@ -386,10 +388,15 @@ def unused(name: str, taken: set[str | None]) -> str:
 
 
 def precision(graph: Graph) -> Precision:
-    """int8 with Q/DQ, fp16 with half-precision weights, fp32 otherwise."""
+    """int8 with Q/DQ, fp16 where an operator computes in half precision, fp32 otherwise.
+
+    What only stores its weights in half precision, each behind a Cast, computes in float32.
+    """
     if any(graph.nodes("QuantizeLinear")):
         return "int8"
-    return "fp16" if any(array.dtype == np.float16 for array in constants(graph)) else "fp32"
+    computing = (node for node in graph.nodes() if node.op_type not in STORING)
+    touched = (value for node in computing for value in (*node.inputs, *node.outputs) if value is not None)
+    return "fp16" if any(value.dtype == ir.DataType.FLOAT16 for value in touched) else "fp32"
 
 
 def constants(graph: Graph) -> Iterator[NDArray[np.generic]]:

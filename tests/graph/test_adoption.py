@@ -128,6 +128,28 @@ def test_a_file_that_is_already_fp16_is_refused_with_the_fix(save: Save, tmp_pat
     assert "float32" in caught.value.fix
 
 
+@pytest.mark.parametrize("stored", ["initializers", "nodes"])
+def test_weights_that_are_only_stored_in_half_precision_are_taken(save: Save, stored: str) -> None:
+    model = make()
+    casts = []
+    for tensor in list(model.graph.initializer):
+        half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{tensor.name}_half")
+        model.graph.initializer.remove(tensor)
+        if stored == "initializers":
+            model.graph.initializer.append(half)
+        else:
+            casts.append(helper.make_node("Constant", [], [half.name], value=half))
+        casts.append(helper.make_node("Cast", [half.name], [tensor.name], to=TensorProto.FLOAT))
+    for node in reversed(casts):
+        model.graph.node.insert(0, node)
+    rewritten, _ = rewrites.apply(adopt(save(model)))
+    assert not list(rewritten.nodes("Cast"))
+    weights = [node.inputs[1] for node in rewritten.nodes("Conv", "Gemm", "MatMul")]
+    assert [constant(value).dtype for value in weights if value is not None] == [np.float32] * 3
+    for before, after in zip(run(model.SerializeToString(), IMAGE), run(rewritten.to_bytes(), IMAGE), strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
 def channels_last(dims: Dims, *, scaled: bool) -> onnx.ModelProto:
     """As TensorFlow's converter writes a network: the image is turned before the first convolution."""
     model = make((dims[0], 3, 8, 8))
