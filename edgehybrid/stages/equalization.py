@@ -57,12 +57,16 @@ class Few:
     rows: int
 
     @functools.cached_property
-    def opened(self) -> "tuple[Graph, Plan]":
-        """The network and its placement."""
+    def model(self) -> "Graph":
+        """The network."""
+        return self.run.open(self.baseline)
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """Its placement."""
         from edgehybrid import placement
 
-        model = self.run.open(self.baseline)
-        return model, placement.plan(model, "fp32")
+        return placement.plan(self.model, "fp32")
 
     @functools.cached_property
     def picked(self) -> Images:
@@ -76,13 +80,14 @@ class Few:
         from edgehybrid.graph.products import find_products
 
         batches = self.picked.batches(self.preprocess, FORWARD_BATCH)
-        products = list(find_products(*self.opened).values())
-        found = calibrator.sample(self.opened[0], batches, products, len(self.picked), rows=self.rows)
+        products = list(find_products(self.model, self.plan).values())
+        found = calibrator.sample(self.model, batches, products, len(self.picked), rows=self.rows)
         return replace(found, rows=Shelf(found.rows))
 
     def close(self) -> None:
         """Make room: the network is read again when it is asked for."""
-        vars(self).pop("opened", None)
+        for name in ("model", "plan"):
+            vars(self).pop(name, None)
 
 
 def equalize_channels(run: Run, few: Few, sites: Equalize) -> Equalized:
@@ -94,7 +99,7 @@ def equalize_channels(run: Run, few: Few, sites: Equalize) -> Equalized:
 
     def produce(folder: Path) -> None:
         nonlocal made
-        model = few.opened[0]
+        model = few.model
         made, changes = _transform(few, sites)
         memory.trim(cycles=False)  # of the samples
         if made is not model and (same := _agreement(model, made, few)) < SAME_DB:
@@ -124,7 +129,7 @@ def _transform(few: Few, sites: Equalize) -> "tuple[Graph, Changes]":
     """The graph with every change that measures better, and these; the graph as it is, where none does."""
     from edgehybrid import calibrator, placement, quantizer, tuner
 
-    model, plan = few.opened
+    model, plan = few.model, few.plan
     kept, pick = few.samples, calibrator.range_of
     made, factors, records = tuner.equalize(
         model,
@@ -199,7 +204,7 @@ def align_zero_points(run: Run, few: Few, calibrated: Path, ranges: Ranges) -> t
     if not ranges.zero_points:
         return calibrated, ranges
     ranges = tuner.align(run.open(calibrated), ranges)
-    return apply_known(run, few.baseline, ranges, few.opened[0]), ranges
+    return apply_known(run, few.baseline, ranges, few.model), ranges
 
 
 def compensate_zero_points(run: Run, path: Path, ranges: Ranges) -> Path | None:

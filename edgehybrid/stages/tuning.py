@@ -117,7 +117,7 @@ def tune(run: Run, prepared: Path, ranges: Ranges, few: Few, refine: Refine, rou
         from edgehybrid.graph.tuning import save_tuning
 
         model = run.open(prepared)
-        rows = Shelf(_move_rows(few.opened[0], model, ranges, few.samples.rows))
+        rows = Shelf(_move_rows(few.model, model, ranges, few.samples.rows))
         few.close()
         plan = placement.plan(model, "fp32", uneven=ranges.uneven)
         products = list(find_products(model, plan).values())
