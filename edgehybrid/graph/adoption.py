@@ -23,6 +23,7 @@ from edgehybrid.graph import (
     shape_of,
     shapes,
 )
+from edgehybrid.graph.branching import take_branches
 from edgehybrid.graph.folding import compute_shapes
 from edgehybrid.graph.group_norm import write_group_norms
 from edgehybrid.graph.image_input import (
@@ -62,7 +63,7 @@ def adopt(
 
     Returns:
         Static shapes, standard operators only, weights no longer among the inputs nor (from 16 numbers on) in Constant
-        nodes, local functions inlined.
+        nodes, local functions inlined, and of an If whose condition is known the branch that is taken.
 
     Raises:
         GraphError: As `load`, but for opsets from 7 on; a file that is already int8 or fp16; an operator that is
@@ -76,7 +77,7 @@ def adopt(
         proto = read_proto(path)
         check_opset(proto, OLDEST)
         _normalise(proto)
-        check_operators(proto)
+        check_operators(proto, branching=True)
         put_channels_first(proto, notify)
         image = find_image(proto)
         check_structure(proto)
@@ -84,6 +85,11 @@ def adopt(
         if fixed:
             notify(f"input '{image.name}' fixed to {dims_of(image)}")
             substitute(proto, fixed)
+        proto, branches = take_branches(proto)
+        if branches:
+            notify(f"{counted(branches, 'If')} always {'goes' if branches == 1 else 'go'} one way, which is taken")
+            check_structure(proto)
+        check_operators(proto)
         graph = write_group_norms(compute_shapes(from_proto(_raised(proto, notify))))
     if narrowed := narrow_doubles(graph):
         notify(f"{counted(narrowed, 'tensor')} of float64 computed in float32, as engines have no other")

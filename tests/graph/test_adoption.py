@@ -454,11 +454,12 @@ def without_name(model: onnx.ModelProto) -> None:
 def branch(model: onnx.ModelProto) -> None:
     info = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
     body = helper.make_graph([helper.make_node("Relu", ["map"], ["out"])], "body", [], [info])
-    flag = numpy_helper.from_array(np.array(True), "flag")
-    model.graph.initializer.append(flag)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "nothing"))
     model.graph.node[1].CopyFrom(
         helper.make_node("If", ["flag"], ["active"], name="second", then_branch=body, else_branch=body)
     )
+    model.graph.node.insert(1, helper.make_node("Greater", ["most", "nothing"], ["flag"]))
+    model.graph.node.insert(1, helper.make_node("ReduceMax", ["map"], ["most"], keepdims=0))
 
 
 def custom(model: onnx.ModelProto) -> None:
