@@ -23,7 +23,7 @@ from edgehybrid.graph import (
     shape_of,
     shapes,
 )
-from edgehybrid.graph.branching import take_branches
+from edgehybrid.graph.branching import has_branches, take_branches
 from edgehybrid.graph.folding import compute_shapes
 from edgehybrid.graph.group_norm import write_group_norms
 from edgehybrid.graph.image_input import (
@@ -85,11 +85,11 @@ def adopt(
         if fixed:
             notify(f"input '{image.name}' fixed to {dims_of(image)}")
             substitute(proto, fixed)
-        proto, branches = take_branches(proto)
-        if branches:
-            notify(f"{counted(branches, 'If')} always {'goes' if branches == 1 else 'go'} one way, which is taken")
+        if has_branches(proto):
+            proto, taken = take_branches(proto)
+            check_operators(proto)
             check_structure(proto)
-        check_operators(proto)
+            notify(f"{counted(taken, 'If')} always {'goes' if taken == 1 else 'go'} one way, which is taken")
         graph = write_group_norms(compute_shapes(from_proto(_raised(proto, notify))))
     if narrowed := narrow_doubles(graph):
         notify(f"{counted(narrowed, 'tensor')} of float64 computed in float32, as engines have no other")

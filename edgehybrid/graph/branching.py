@@ -11,14 +11,17 @@ from edgehybrid.graph import Graph, constant, shapes, tidy, unused, values
 from edgehybrid.graph.folding import fold_constants
 
 
+def has_branches(proto: onnx.ModelProto) -> bool:
+    """Whether there is any If."""
+    return any(node.op_type == "If" for node in proto.graph.node)
+
+
 def take_branches(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """The network without those Ifs that always go one way, and how many they were; others stay.
 
     Args:
-        proto: Of fixed dimensions. Loses its large weights where it has an If, else it is what is returned.
+        proto: Of fixed dimensions. Loses its large weights to the result.
     """
-    if not any(node.op_type == "If" for node in proto.graph.node):
-        return proto, 0
     graph, taken = Graph(shapes.open_model(proto)), 0
     while found := _take_known(graph):
         taken, graph = taken + found, tidy(graph)

@@ -11,7 +11,6 @@ from onnx import TensorProto, helper, numpy_helper
 from edgehybrid.errors import GraphError
 from edgehybrid.graph import load
 from edgehybrid.graph.adoption import adopt
-from edgehybrid.graph.branching import take_branches
 
 IMAGE = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
 ANY = helper.make_tensor_value_info
@@ -114,6 +113,20 @@ def test_an_operator_inside_a_branch_is_looked_at_as_well(tmp_path: Path) -> Non
     assert "dice" in str(caught.value)
 
 
-def test_a_network_without_branches_is_left_alone() -> None:
-    model = helper.make_model(helper.make_graph([], "empty", [], []))
-    assert take_branches(model) == (model, 0)
+def test_an_if_that_the_image_decides_is_refused_beside_one_that_sizes_decide(tmp_path: Path) -> None:
+    model = squeezed(last=True)
+    model.graph.output[0].name = "kept"
+    same = body("same", [helper.make_node("Identity", ["scores"], ["s"])], "s")
+    other = body("less", [helper.make_node("Neg", ["scores"], ["t"])], "t")
+    model.graph.initializer.append(array("zero", 0, np.float32))
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMax", ["scores"], ["most"], keepdims=0),
+            helper.make_node("Greater", ["most", "zero"], ["positive"]),
+            helper.make_node("If", ["positive"], ["kept"], "by_image", then_branch=same, else_branch=other),
+        ]
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(GraphError, match="control flow") as caught:
+        adopt(tmp_path / "net.onnx", input_size=8)
+    assert "by_image" in str(caught.value)
