@@ -107,7 +107,7 @@ def _reach(x: NDArray[np.float32], images: int, least: NDArray[np.float32], most
     Args:
         x: What the images gave.
         images: How many they are.
-        least: The smallest value of every channel in all of them, which costs a pass that one image needs no more.
+        least: The smallest value of every channel in all of them; known, so that one image needs no pass of its own.
         most: The largest.
     """
     if images == 1 or len(x) % images:

@@ -397,11 +397,3 @@ def precision(graph: Graph) -> Precision:
     computing = (node for node in graph.nodes() if node.op_type not in STORING)
     touched = (value for node in computing for value in (*node.inputs, *node.outputs) if value is not None)
     return "fp16" if any(value.dtype == ir.DataType.FLOAT16 for value in touched) else "fp32"
-
-
-def constants(graph: Graph) -> Iterator[NDArray[np.generic]]:
-    """The arrays of initializers, and of Constant nodes, in which some exporters keep weights."""
-    made = (node.outputs[0] for node in graph.nodes("Constant"))
-    for value in (*graph.body.initializers.values(), *made):
-        if (array := constant(value)) is not None:
-            yield array

@@ -23,22 +23,15 @@ def take_branches(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         proto: Of fixed dimensions. Loses its large weights to the result.
     """
     graph, taken = Graph(shapes.open_model(proto)), 0
-    while found := _take_known(graph):
-        taken, graph = taken + found, tidy(graph)
-    return ir.to_proto(graph.model), taken
-
-
-def _take_known(graph: Graph) -> int:
-    """Put the nodes of each known branch in the place of its If, in place; how many, after all that can be folded."""
-    while fold_constants(graph):
-        graph.model = tidy(graph).model
-    found = 0
-    for node in tuple(graph.nodes("If")):
-        condition = constant(node.inputs[0])
-        if condition is not None:
-            _inline(graph, node, "then_branch" if condition.item() else "else_branch")
-            found += 1
-    return found
+    while True:
+        while fold_constants(graph):
+            graph = tidy(graph)
+        known = {node: flag for node in graph.nodes("If") if (flag := constant(node.inputs[0])) is not None}
+        if not known:
+            return ir.to_proto(graph.model), taken
+        for node, flag in known.items():
+            _inline(graph, node, "then_branch" if flag.item() else "else_branch")
+        graph, taken = tidy(graph), taken + len(known)
 
 
 def _inline(graph: Graph, node: ir.Node, name: str) -> None:
@@ -48,8 +41,6 @@ def _inline(graph: Graph, node: ir.Node, name: str) -> None:
     branch.outputs.clear()
     branch.initializers.clear()
     branch.remove(inner)
-    for each in inner:
-        each.domain = "" if each.domain == "ai.onnx" else each.domain
     for weight in weights:
         weight.name = unused(weight.name or "weight", names)
         graph.body.register_initializer(weight)

@@ -1,10 +1,13 @@
 """Count weights, and multiply-accumulates as papers do."""
 
 import math
+from collections.abc import Iterator
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from edgehybrid.graph import PRODUCTS, Graph, constants, shape_of
+from edgehybrid.graph import PRODUCTS, Graph, constant, shape_of
 from edgehybrid.graph.structure import input_of
 
 COUNTED = (*PRODUCTS, "ConvTranspose")
@@ -13,7 +16,15 @@ COUNTED = (*PRODUCTS, "ConvTranspose")
 
 def count_params(graph: Graph) -> int:
     """Number of float weights."""
-    return sum(array.size for array in constants(graph) if array.dtype.kind == "f")
+    return sum(array.size for array in _constants(graph) if array.dtype.kind == "f")
+
+
+def _constants(graph: Graph) -> Iterator[NDArray[np.generic]]:
+    """The arrays of initializers, and of Constant nodes, in which some exporters keep weights."""
+    made = (node.outputs[0] for node in graph.nodes("Constant"))
+    for value in (*graph.body.initializers.values(), *made):
+        if (array := constant(value)) is not None:
+            yield array
 
 
 def count_macs(graph: Graph) -> int:

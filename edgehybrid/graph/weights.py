@@ -81,14 +81,14 @@ def pieces(model: ir.Model) -> Iterator[bytes]:
     del graph.initializer[:]
     proto.ClearField("graph")
     body = graph.SerializeToString(deterministic=True)
-    starts = [_start(tensor, weights.get(tensor.name)) for tensor in tensors]
-    sizes = [weights[tensor.name].nbytes if tensor.name in weights else 0 for tensor in tensors]
-    size = len(body) + sum(map(len, starts)) + sum(sizes)
+    left = [weights.get(tensor.name) for tensor in tensors]
+    starts = [_start(tensor, weight) for tensor, weight in zip(tensors, left, strict=True)]
+    size = len(body) + sum(map(len, starts)) + sum(weight.nbytes for weight in weights.values())
     yield proto.SerializeToString(deterministic=True) + _head(_GRAPH, size) + body
-    for tensor, start in zip(tensors, starts, strict=True):
+    for start, weight in zip(starts, left, strict=True):
         yield start
-        if tensor.name in weights:
-            yield weights[tensor.name].tobytes()
+        if weight is not None:
+            yield weight.tobytes()
 
 
 def _start(tensor: onnx.TensorProto, weight: ir.TensorProtocol | None) -> bytes:

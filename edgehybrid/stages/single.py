@@ -30,7 +30,7 @@ def of_one_image(run: Run, source: Source, made: Exported, images: Images, basel
 
     listener().note("calibrating one image at a time, so that scales do not depend on --batch: exported once more")
     single = rewrite(run, export(run, replace(source, batch=1), images, made).path)
-    if graph.load(single).fingerprint() == graph.load(baseline).fingerprint():
+    if run.open(single).fingerprint() == graph.load(baseline).fingerprint():
         return single
     listener().note(
         f"calibrated {source.batch} images at a time, as the network has other layers for one: scales can differ in "

@@ -28,7 +28,7 @@ from edgehybrid.graph.structure import MOVES, computed, input_of, residual_maker
 from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Plan
 from edgehybrid.tuner.channels import find_region
-from edgehybrid.tuner.local import ChooseRange, halves, multiply, multiply_rounded, power, varying
+from edgehybrid.tuner.local import TINY, ChooseRange, halves, multiply, multiply_rounded, power, varying
 
 FREE_GAIN = 0.8
 """What has a bias is centred where the error at its int8 readers falls to this part of what it was, or less: 1 dB."""
@@ -264,11 +264,12 @@ def _try(
     split = [halves(samples[reader.product.output]) for reader in readers]
     early = _means(site, readers, [first for first, _ in split])
     none = np.zeros(site.channels, np.float32)
-    errors = [
-        _errors(reader.product, rows, [reader.column(offset) for offset in (none, early)], choose_range)
-        for reader, (_, rows) in zip(readers, split, strict=True)
-    ]
-    before, after = map(sum, zip(*errors, strict=True))
+    before = after = 0.0
+    for reader, (_, rows) in zip(readers, split, strict=True):
+        exact = multiply(rows, reader.product.weight)
+        signal = max(varying(exact), TINY)
+        before += _error(reader.product, rows, exact, reader.column(none), choose_range) / signal
+        after += _error(reader.product, rows, exact, reader.column(early), choose_range) / signal
     count, everything = len(readers), _means(site, readers, [samples[reader.product.output] for reader in readers])
     before_db, after_db = decibels(count, before), decibels(count, after)
     pays = after <= FREE_GAIN * before if site.bias else after <= GAIN * before and before_db < NOISY_DB
@@ -289,18 +290,17 @@ def _means(site: _Site, readers: Sequence[_Reader], rows: Sequence[NDArray[np.fl
     return means.astype(np.float16).astype(np.float32)
 
 
-def _errors(
-    product: Product, rows: NDArray[np.float32], offsets: Sequence[NDArray[np.float32]], choose_range: ChooseRange
-) -> list[float]:
-    """Noise over signal at the output of a reader, per offset; the signal is what varies there."""
-    exact = multiply(rows, product.weight)
-    signal = max(varying(exact), float(np.finfo(np.float64).tiny))
-    found = []
-    for offset in offsets:
-        centred = rows - offset
-        got = multiply_rounded(centred, product.weight, choose_range(centred)) + multiply(offset, product.weight)
-        found.append(power(got - exact) / signal)
-    return found
+def _error(
+    product: Product,
+    rows: NDArray[np.float32],
+    exact: NDArray[np.float32],
+    offset: NDArray[np.float32],
+    choose_range: ChooseRange,
+) -> float:
+    """Power of the error at the output of a reader, whose exact output is given."""
+    centred = rows - offset
+    got = multiply_rounded(centred, product.weight, choose_range(centred)) + multiply(offset, product.weight)
+    return power(got - exact)
 
 
 def _write(graph: Graph, site: _Site, offset: NDArray[np.float32], taken: set[str | None]) -> None:

@@ -38,7 +38,7 @@ from edgehybrid.printable import counted
 from edgehybrid.records import Adjustment, Equalize, Plan
 from edgehybrid.tuner.centering import FREE_GAIN, find_means
 from edgehybrid.tuner.channels import find_region
-from edgehybrid.tuner.local import ChooseRange, halves, multiply, multiply_rounded, power, varying
+from edgehybrid.tuner.local import TINY, ChooseRange, halves, multiply, multiply_rounded, power, varying
 from edgehybrid.tuner.region import Region, write_factors
 
 ALPHAS = (0.5, 0.75, 1.0)
@@ -353,7 +353,7 @@ def _exponents(site: _Site, recipe: _Recipe, known: _Known) -> NDArray[np.int64]
 def _exact(site: _Site, product: Product) -> tuple[NDArray[np.float32], float]:
     """What a product puts out with nothing rounded, and its power: where means can go, of what varies there."""
     y = multiply(site.rows[product.output], product.weight)
-    return y, max(varying(y) if site.early.means else power(y), float(np.finfo(np.float64).tiny))
+    return y, max(varying(y) if site.early.means else power(y), TINY)
 
 
 def _errors(

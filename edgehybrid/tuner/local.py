@@ -10,6 +10,9 @@ from edgehybrid.records import LEVELS
 ChooseRange = Callable[[NDArray[np.float32]], float]
 """Sampled values -> amax."""
 
+TINY = float(np.finfo(np.float64).tiny)
+"""Power that a signal has at least: noise is divided by it."""
+
 WeightScales = Callable[[NDArray[np.float32], int], NDArray[np.float32]]
 """(weight, axis of its output channels) -> one scale per channel; the quantizer's own."""
 

@@ -18,6 +18,7 @@ from edgehybrid.graph.structure import find_read
 from edgehybrid.graph.tuning import Tuning
 from edgehybrid.records import Adjustment, Plan, Ranges, Rounding
 from edgehybrid.tuner.local import (
+    TINY,
     WeightScales,
     halves,
     multiply,
@@ -30,7 +31,6 @@ from edgehybrid.tuner.rounding import fitted, optimise_rounding
 
 GAIN = 0.9
 """Another range is taken where the error at its readers falls to this part, or less: above that it is chance."""
-_TINY = float(np.finfo(np.float64).tiny)
 
 
 def refine(
@@ -100,7 +100,7 @@ class _Layer:
         self.scales = scales_of(weight, weight_scales)
         self.rounded = round_weight(weight, self.scales)
         self.exact = multiply(rows, weight)
-        self.signal = max(power(self.exact), _TINY)
+        self.signal = max(power(self.exact), TINY)
 
     def difference(self, amax: float, weight: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """What quantization adds to the output, (groups, rows, out)."""
@@ -161,7 +161,7 @@ def _finish(layer: _Layer, amax: float, rounding: Rounding, tuning: Tuning, reco
         middle = fitted(layer.rows)
         before, after = power(difference[:, middle:]), power(other[:, middle:])
         accepted = after < before
-        signal = max(power(layer.exact[:, middle:]), _TINY)
+        signal = max(power(layer.exact[:, middle:]), TINY)
         records.append(
             Adjustment(
                 "rounding",

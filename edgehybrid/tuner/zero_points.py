@@ -32,6 +32,7 @@ from edgehybrid.graph.tuning import Tuning
 from edgehybrid.printable import counted
 from edgehybrid.records import LEVELS, Adjustment, Plan, Ranges
 from edgehybrid.tuner.local import (
+    TINY,
     ChooseRange,
     WeightScales,
     halves,
@@ -229,7 +230,7 @@ def _try(
     for product, (_, rows) in zip(judged, split, strict=True):
         rounded = round_weight(product.weight, scales_of(product.weight, weight_scales))
         exact = multiply(rows, product.weight)
-        signal = max(varying(exact), float(np.finfo(np.float64).tiny))
+        signal = max(varying(exact), TINY)
         before += _error(rows, exact, rounded, 0.0, choose_range) / signal
         after += _error(rows, exact, rounded, early, choose_range) / signal
     count = len(judged)
